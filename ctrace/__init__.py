@@ -1,0 +1,23 @@
+"""Channel Tracing and Attribution: which channels, regions, parts and training images made the model say this?"""
+
+from ctrace.affinity import Graph, PrecomputedGraph, bandwidth, cosine_affinity, rbf_affinity
+from ctrace.diagnose import diagnose
+from ctrace.kway import kway_ncut
+from ctrace.ncut import Ncut, ncut_eigenvectors
+from ctrace.photos import GridFeatures, filter_bank, load_images_helper, load_photo, photo_names, prepare_grid_features, timm_features
+from ctrace.tracing import (
+    ChannelTrace,
+    channel_gradient_from_cluster,
+    differentiable_kway_ncut,
+    extract_topk_maps,
+    rank_channels,
+    reshape_for_view,
+    trace_channels,
+)
+
+__all__ = [
+    "Graph", "PrecomputedGraph", "bandwidth", "cosine_affinity", "rbf_affinity", "diagnose", "kway_ncut", "Ncut", "ncut_eigenvectors",
+    "GridFeatures", "filter_bank", "load_images_helper", "load_photo", "photo_names", "prepare_grid_features", "timm_features",
+    "ChannelTrace", "trace_channels", "differentiable_kway_ncut", "channel_gradient_from_cluster", "rank_channels",
+    "reshape_for_view", "extract_topk_maps",
+]  # fmt: skip

@@ -1,0 +1,68 @@
+"""More points than the exact graph takes: landmarks spread over the data, and interpolation from them.
+
+The columns are solved exactly on the landmarks (Fowlkes et al. 2004 call the idea Nystrom) and carried to every other point
+by weights that sum to one, so that a constant column stays constant.
+"""
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["farthest_points", "propagate"]
+
+CANDIDATES = 8  # times the landmarks: the rows that farthest-point sampling chooses from
+CHUNK_BYTES = 2**26
+
+
+def farthest_points(x: Tensor, m: int, seed: int = 0) -> Tensor:
+    """Indices ``(m,)`` of rows spread over the data, each the farthest from those before it.
+
+    At most ``8 m`` candidate rows are looked at, drawn at random, so that the cost is ``O(m^2 c)`` whatever ``n``.
+
+    Raises:
+        ValueError: more landmarks than rows.
+    """
+    if not 1 <= m <= len(x):
+        raise ValueError(f"landmarks: expected between 1 and the {len(x)} rows, received {m}.")
+    shuffled = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: CANDIDATES * m].to(x.device)
+    rows = x[shuffled]
+    chosen = torch.zeros(m, dtype=torch.long, device=x.device)
+    nearest = (rows - rows[0]).square().sum(1)
+    for i in range(1, m):
+        chosen[i] = nearest.argmax()
+        nearest = torch.minimum(nearest, (rows - rows[chosen[i]]).square().sum(1))
+    return shuffled[chosen]
+
+
+def propagate(values: Tensor, landmarks: Tensor, x: Tensor, n_neighbors: int = 16, pinned: Tensor | None = None) -> Tensor:
+    """Interpolates ``values (m, k)``, known at ``landmarks (m, c)``, to the rows of ``x (n, c)``: ``(n, k)``.
+
+    Each row takes a weighted mean over its nearest landmarks with weights ``softmax(-|x - l|^2 / (2 s^2))``, ``s`` half the
+    distance to the last of them (held constant in the gradient). A row equal to a landmark takes that landmark's value.
+    Differentiable in all three tensors; memory ``O(n k)`` plus a chunk, also with gradients.
+
+    Args:
+        pinned: the rows of ``x`` that the landmarks are ``(m,)``, when known; they take their values as they are.
+    """
+    n_neighbors = min(n_neighbors, len(landmarks))
+    rows = max(1, CHUNK_BYTES // (x.element_size() * max(len(landmarks), n_neighbors * x.shape[1])))
+    tracked = torch.is_grad_enabled() and any(t.requires_grad for t in (values, landmarks, x))
+    out = []
+    for part in x.split(rows):
+        if tracked:  # recomputed in the backward pass, so that no chunk's (rows, neighbours, c) tensors are kept
+            out.append(checkpoint(_interpolate, values, landmarks, part, n_neighbors, use_reentrant=False))
+        else:
+            out.append(_interpolate(values, landmarks, part, n_neighbors))
+    result = torch.cat(out)
+    return result if pinned is None else result.index_copy(0, pinned, values)
+
+
+def _interpolate(values: Tensor, landmarks: Tensor, x: Tensor, n_neighbors: int) -> Tensor:
+    with torch.no_grad():
+        near = torch.cdist(x, landmarks).topk(n_neighbors, largest=False).indices  # (r, p)
+    squared = (x[:, None] - landmarks[near]).square().sum(2)  # (r, p); differences, not products: exact zeros stay zero
+    scale = (squared.detach().amax(1, keepdim=True) / 4).clamp_min(torch.finfo(x.dtype).tiny)  # all copies: weights stay equal
+    weights = torch.softmax(-squared / (2 * scale), dim=1)
+    same = squared.detach() == 0  # (r, p)
+    weights = torch.where(same.any(1, keepdim=True), same / same.sum(1, keepdim=True).clamp_min(1), weights)
+    return (weights[:, :, None] * values[near]).sum(1)
