@@ -2,9 +2,12 @@
 
 from ctrace.affinity import Graph, PrecomputedGraph, bandwidth, cosine_affinity, rbf_affinity
 from ctrace.diagnose import diagnose
+from ctrace.features import GridFeatures
+from ctrace.filterbank import filter_bank
 from ctrace.kway import kway_ncut
 from ctrace.ncut import Ncut, ncut_eigenvectors
-from ctrace.photos import GridFeatures, filter_bank, load_images_helper, load_photo, photo_names, prepare_grid_features, timm_features
+from ctrace.photos import load_images_helper, load_photo, photo_names
+from ctrace.token_features import prepare_grid_features, timm_features
 from ctrace.tracing import (
     ChannelTrace,
     channel_gradient_from_cluster,

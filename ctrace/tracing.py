@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from ctrace.affinity import Graph, check_features
+from ctrace.features import GridFeatures
 from ctrace.kway import kway_ncut
 from ctrace.ncut import Ncut, Spectrum, eigenvector_factors
-from ctrace.photos import GridFeatures, load_images_helper, prepare_grid_features
+from ctrace.photos import load_images_helper
+from ctrace.token_features import prepare_grid_features
 
 __all__ = [
     "trace_channels", "ChannelTrace", "segment_strength", "ablate", "best_overlap",

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from reference import central_difference, leading_eigenvectors, rbf_weights, relative_error, subspace_angle
+from reference import central_difference, leading_eigenvectors, relative_error, subspace_angle
 
 from ctrace import Graph, Ncut, PrecomputedGraph, bandwidth, kway_ncut, ncut_eigenvectors
 

@@ -1,0 +1,62 @@
+# make test   environment, unit tests, doctests, pair check, every notebook
+# make book   environment, every notebook that has not run yet, HTML in _build/html, checks of that HTML
+# Options: PYTHON=python3.12  VENV=.venv  CONSTRAINTS=constraints.txt  TORCH_INDEX=<wheel index for another torch build>
+
+PYTHON      ?= python3
+VENV        ?= .venv
+CONSTRAINTS ?= constraints.txt
+TORCH_INDEX ?=
+BIN         := $(VENV)/bin
+STAMP       := $(VENV)/.installed
+CELL_SECONDS := 600
+
+.PHONY: help test book browser sync links colab clean
+
+help:
+	@echo "make test     environment, unit tests, doctests, pair check, every notebook"
+	@echo "make book     the book, in _build/html/index.html"
+	@echo "make browser  every page and every gallery tab in Chromium, after make book"
+	@echo "make sync     notebooks/*.py -> notebooks/*.ipynb"
+	@echo "make links    links to other sites, after make book (needs a network)"
+	@echo "make colab    the notebooks alone, in an empty folder and a new environment"
+	@echo "make clean    remove what was built; the environment stays"
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "ctrace needs Python 3.11 or newer, '$(PYTHON)' is older. Try: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || test -x $(BIN)/python || \
+	  { echo "'$(PYTHON)' cannot make environments. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install -q torch torchvision --index-url $(TORCH_INDEX))
+	$(BIN)/python -m pip install -q -e '.[book,test]' -c $(CONSTRAINTS)
+	@touch $@
+
+test: $(STAMP)
+	$(BIN)/python tools/fresh_cache.py
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=$(CELL_SECONDS) --durations=0 notebooks
+
+book: $(STAMP)
+	$(BIN)/python tools/fresh_cache.py
+	@# --all: Sphinx repeats a warning only when it reads the page again, so a partial build could hide one.
+	$(BIN)/jupyter-book build . --all -W --keep-going
+	$(BIN)/python tools/check_notebooks.py
+	$(BIN)/python tools/check_html.py _build/html
+	@echo "The book is in _build/html/index.html"
+
+browser: $(STAMP)
+	$(BIN)/python tools/browser_check.py --self-test
+	$(BIN)/python tools/browser_check.py _build/html
+
+sync: $(STAMP)
+	$(BIN)/python tools/sync_notebooks.py
+
+links: $(STAMP)
+	$(BIN)/python tools/check_links.py _build/html
+
+colab: $(STAMP)
+	$(BIN)/python tools/colab_check.py
+
+clean:
+	rm -rf _build build dist *.egg-info .pytest_cache
+	find ctrace tests tools book -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,238 @@
+"""Claims about figures: what is drawn, under which scale, and that nothing outside the figure changes."""
+
+import os
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ctrace import viz
+
+H, W = 6, 9
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8))
+SEGMENTS = torch.arange(3).repeat_interleave(3).expand(H, W)
+MASK = SEGMENTS == 1
+MAPS = torch.randn(5, H, W, generator=torch.Generator().manual_seed(0))
+NAMES = ["a* green-red", "b* blue-yellow", "horizontal texture 16 px", "ch 3", "position x"]
+GRAPH = torch.tensor([[0.0, 1, 0.2], [1, 0, 0], [0.2, 0, 0]])
+
+
+def everything() -> dict:
+    return {
+        "photos": viz.show_photos([PHOTO, PHOTO.rotate(90, expand=True)], ["one", "two"]),
+        "segments": viz.show_segments(PHOTO, SEGMENTS),
+        "maps": viz.show_maps(MAPS, unit="score", outline=MASK),
+        "eigenvectors": viz.show_eigenvectors(torch.randn(2 * H * W, 4), (H, W), [1, 0.9, 0.8, 0.7], image=1),
+        "spectrum": viz.show_spectrum(torch.tensor([1, 0.95, 0.9, 0.4, 0.3])),
+        "graph": viz.show_graph(GRAPH, [(0, 0), (1, 0), (0, 1)], cut=[0, 0, 1]),
+        "matrix": viz.show_matrix(torch.randn(3, 4), "value", "x", "y"),
+        "trace": viz.show_trace(PHOTO, MASK, MAPS, NAMES, range(5), [3e-4, 2e-4, 1e-4, 1e-5, -1e-5]),
+        "joint trace": viz.show_joint_trace([PHOTO, PHOTO], torch.stack([MASK, ~MASK]), torch.randn(2, H, W, 5), NAMES),
+        "ranking": viz.show_ranking(torch.linspace(-1, 1, 9), [f"ch {i}" for i in range(9)], top=3),
+        "curves": viz.show_curves([1, 10, 100], [[1, 2, 3], [3, 2, 1]], ["up", "down"], "n", "time (s)", logx=True),
+        "scatter": viz.show_scatter(torch.randn(9), torch.randn(9), "predicted", "measured"),
+    }
+
+
+def titles(figure) -> list[str]:
+    return [ax.get_title() for ax in figure.axes if ax.get_title()]
+
+
+def texts(ax) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def scales(figure) -> set:
+    """Colour limits of the drawn scalar maps, photographs (three colours) and colour bars left out."""
+    return {image.get_clim() for ax in figure.axes for image in ax.images if np.ndim(image.get_array()) == 2}
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict:
+    return everything()
+
+
+@pytest.mark.parametrize("name", sorted(everything()))
+def test_every_figure_shows_itself_as_a_png_on_white(figures, name):
+    png = figures[name]._repr_png_()
+    assert isinstance(figures[name], Figure) and png.startswith(b"\x89PNG")
+    assert figures[name].get_facecolor()[:3] == (1, 1, 1)
+
+
+def test_no_figure_is_wider_than_the_column(figures):
+    assert all(figure.get_figwidth() <= viz.WIDTH + 1e-9 for figure in figures.values())
+
+
+def test_drawing_changes_no_setting():
+    with matplotlib.rc_context({"font.size": 7.7, "axes.grid": True, "figure.facecolor": "pink"}):
+        before = dict(matplotlib.rcParams)
+        everything()
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_drawing_never_loads_pyplot():
+    code = ("import sys; from ctrace import viz; viz.show_spectrum([1, .5, .4])._repr_png_(); "
+            "assert 'matplotlib.pyplot' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_photographs_fill_rows_of_equal_height_without_distortion(figures):
+    figure = figures["photos"]
+    boxes = [ax.get_position().size * figure.get_size_inches() for ax in figure.axes]
+    assert boxes[0][1] == pytest.approx(boxes[1][1])
+    assert boxes[0][0] / boxes[0][1] == pytest.approx(90 / 60) and boxes[1][0] / boxes[1][1] == pytest.approx(60 / 90)
+
+
+def test_many_photographs_stay_inside_the_figure():
+    figure = viz.show_photos([PHOTO] * 7)
+    for ax in figure.axes:
+        box = ax.get_position()
+        assert box.x0 >= -1e-9 and box.x1 <= 1 + 1e-9 and box.y0 >= 0 and box.y1 <= 1 + 1e-9
+    first, last = figure.axes[0].get_position(), figure.axes[-1].get_position()
+    caption = 0.26 / figure.get_figheight()
+    assert last.y0 == pytest.approx(caption) and last.y1 <= first.y0 - caption + 1e-9, "no room for the titles below"
+
+
+def test_each_segment_is_numbered_inside_itself():
+    figure = viz.show_segments(PHOTO, SEGMENTS)
+    for text in figure.axes[1].texts:
+        x, y = text.get_position()
+        assert SEGMENTS[int(y), int(x)] == int(text.get_text())
+    assert texts(figure.axes[1]) == ["0", "1", "2"]
+
+
+def test_a_segment_has_the_same_colour_in_every_segmentation():
+    only_two = np.where(SEGMENTS == 2, 2, -1)
+    colours = viz._coloured(SEGMENTS.numpy(), None)[0, 8], viz._coloured(only_two, None)[0, 8]
+    assert np.array_equal(*colours) and np.array_equal(colours[0], viz.segment_colour(2))
+
+
+def test_a_cell_without_a_segment_is_blank():
+    without = np.where(SEGMENTS == 2, -1, SEGMENTS)
+    assert (viz._coloured(without, viz._rgb(PHOTO))[:, 60:] == 1).all()
+    assert (viz._coloured(without, None)[:, 6:] == 1).all()
+    assert texts(viz.show_segments(PHOTO, without).axes[1]) == ["0", "1"]
+
+
+def test_borders_run_between_segments_and_nowhere_else():
+    lines = viz._borders(np.array([[0, 0], [0, 1]]))
+    assert sorted(lines) == [((1, 1), (1, 2)), ((1, 1), (2, 1))]
+
+
+def test_several_segmentations_each_have_their_title():
+    figure = viz.show_segments(PHOTO, [SEGMENTS, SEGMENTS], ["k = 3", "again"])
+    assert titles(figure) == ["photograph", "k = 3", "again"]
+
+
+@pytest.mark.parametrize("name", ["maps", "eigenvectors", "trace", "joint trace"])
+def test_all_signed_maps_of_a_figure_share_one_symmetric_scale(figures, name):
+    (low, high), = scales(figures[name])
+    assert low == -high < 0
+
+
+def test_a_map_without_evidence_is_blank_and_says_so():
+    figure = viz.show_maps([torch.full((H, W), torch.nan), MAPS[0]], unit="score")
+    assert np.ma.getmaskarray(figure.axes[0].images[0].get_array()).all()
+    assert texts(figure.axes[0]) == ["no evidence"] and texts(figure.axes[1]) == []
+
+
+def test_eigenvectors_of_the_second_image_are_its_rows():
+    U = torch.randn(2 * H * W, 3)
+    figure = viz.show_eigenvectors(U, (H, W), image=1)
+    assert np.allclose(figure.axes[2].images[0].get_array(), U[H * W:, 2].reshape(H, W))
+
+
+def test_the_spectrum_marks_the_widest_gap_unless_told():
+    assert titles(viz.show_spectrum([1, 0.95, 0.9, 0.4, 0.3]))[1] == "gap at k = 3: 0.5000"
+    assert titles(viz.show_spectrum([1, 0.95, 0.9, 0.4, 0.3], k=2))[1] == "gap at k = 2: 0.0500"
+
+
+def test_edge_widths_follow_the_weights_and_cut_edges_are_dashed():
+    ax = viz.show_graph(GRAPH, [(0, 0), (1, 0), (0, 1)], cut=[0, 0, 1]).axes[0]
+    strong, weak = ax.lines
+    assert strong.get_linewidth() > weak.get_linewidth()
+    assert strong.get_linestyle() == "-" and weak.get_linestyle() == "--"
+
+
+def test_a_matrix_with_a_negative_entry_gets_a_symmetric_scale():
+    (low, high), = scales(viz.show_matrix([[1.0, -3.0]]))
+    assert (low, high) == (-3, 3)
+    assert scales(viz.show_matrix([[1.0, 3.0]])) == {(0, 3)}
+
+
+def test_trace_panels_are_titled_with_rank_channel_number_and_name(figures):
+    found = titles(figures["trace"])
+    assert found[:2] == ["photograph", "segment, 33% of the photograph"]
+    assert found[3:] == ["top 1 · ch 0\na* green-red", "top 2 · ch 1\nb* blue-yellow",
+                         "top 3 · ch 2\nhorizontal texture\n16 px", "top 4 · ch 3", "top 5 · ch 4\nposition x"]
+
+
+def test_trace_maps_show_the_channels_in_the_given_order(figures):
+    drawn = [ax.images[0].get_array() for ax in figures["trace"].axes if ax.get_title().startswith("top")]
+    assert all(np.allclose(d, m) for d, m in zip(drawn, MAPS)) and len(drawn) == 5
+
+
+def test_the_outline_of_the_segment_is_drawn_on_every_trace_map(figures):
+    panels = [ax for ax in figures["trace"].axes if ax.get_title().startswith("top")]
+    assert all(len(ax.collections[0].get_segments()) == 2 * H for ax in panels)
+
+
+def test_the_segment_panel_shows_the_photograph_inside_and_a_ghost_outside():
+    rgb, shown = viz._rgb(PHOTO), viz._faded(viz._rgb(PHOTO), MASK.numpy())
+    assert np.array_equal(shown[:, 30:60], rgb[:, 30:60])
+    assert shown[:, :30].min() > 0.8 and np.ptp(shown[:, :30], axis=-1).max() == 0
+
+
+def test_bars_carry_their_numbers_and_a_common_power_of_ten(figures):
+    bars = next(ax for ax in figures["trace"].axes if "attribution" in ax.get_title())
+    assert r"\times 10^{-4}" in bars.get_title()
+    assert texts(bars) == ["+3.00", "+2.00", "+1.00", "+0.10", "\N{MINUS SIGN}0.10"]
+
+
+def test_a_ranking_shows_support_in_red_then_inhibition_in_blue(figures):
+    ax = figures["ranking"].axes[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["ch 8", "ch 7", "ch 6", "ch 2", "ch 1", "ch 0"]
+    colours = [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
+    assert colours == [viz.POSITIVE] * 3 + [viz.NEGATIVE] * 3
+
+
+def test_axes_of_curves_and_scatters_are_labelled(figures):
+    for name, expected in (("curves", ("n", "time (s)")), ("scatter", ("predicted", "measured"))):
+        ax = figures[name].axes[0]
+        assert (ax.get_xlabel(), ax.get_ylabel()) == expected
+    assert figures["curves"].axes[0].get_xscale() == "log"
+
+
+def test_the_identity_line_spans_equal_axes(figures):
+    ax = figures["scatter"].axes[0]
+    assert ax.get_xlim() == ax.get_ylim() and np.array_equal(*ax.lines[0].get_data())
+
+
+def test_tensors_with_gradients_are_drawn_and_keep_their_graph():
+    scores = torch.tensor([1.0, -1.0], requires_grad=True)
+    viz.show_ranking(scores * 2, ["a", "b"])
+    assert scores.requires_grad and scores.grad is None
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: viz.show_segments(PHOTO, SEGMENTS.flatten()), "reshape"),
+    (lambda: viz.show_segments(PHOTO, [SEGMENTS], ["a", "b"]), "expected 1 titles"),
+    (lambda: viz.show_segments(torch.zeros(2, 3, 4, 4), SEGMENTS), "RGB image"),
+    (lambda: viz.show_eigenvectors(torch.randn(H * W + 1, 2), (H, W)), "rows"),
+    (lambda: viz.show_eigenvectors(torch.randn(H * W, 2), (H, W), image=1), "image = 1"),
+    (lambda: viz.show_spectrum([1, 0.5], k=2), "received k = 2"),
+    (lambda: viz.show_graph(GRAPH, [(0, 0)]), r"positions \(n, 2\)"),
+    (lambda: viz.show_ranking([0.0, 0.0], ["a", "b"]), "nothing to rank"),
+    (lambda: viz.show_ranking([1.0], ["a", "b"]), "expected 1 names"),
+    (lambda: viz.show_scatter([1, 2], [1], "x", "y"), "same length"),
+    (lambda: viz.show_trace(PHOTO, MASK, MAPS, NAMES[:3]), "expected 5 names"),
+    (lambda: viz.show_joint_trace([PHOTO], MASK[None].expand(2, H, W), torch.zeros(2, H, W, 5), NAMES), "1 images"),
+])
+def test_shapes_that_do_not_fit_are_refused_in_words(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

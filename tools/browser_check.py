@@ -1,0 +1,303 @@
+"""Read the built book in a real browser.
+
+    python tools/browser_check.py _build/html      every page, light and dark, wide and narrow
+    python tools/browser_check.py --self-test      pages with one planted fault each: is every fault reported?
+
+On every page: the console stays empty, nothing is fetched from another host, every picture loads, the page follows the
+light or dark setting of the system, and at 390 px nothing makes it scroll sideways. In every gallery: each tab shows
+exactly one picture, loaded, and not the one of another tab; the arrow keys move through the tabs.
+"""
+import argparse
+import functools
+import shutil
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # for tools.check_notebooks, when this file is run as a script
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
+
+# The book's tab sets come from sphinx-design, those in Jupyter and Colab from ctrace.gallery; both are radio buttons.
+GALLERIES = ".sd-tab-set, .ctrace-gallery"
+SHOWN_PICTURES = """set => [...set.querySelectorAll('img')]
+    .filter(img => img.getClientRects().length > 0 && getComputedStyle(img).visibility === 'visible')
+    .map(img => ({src: img.currentSrc || img.src, loaded: img.complete && img.naturalWidth > 1}))"""
+WIDEST = """() => { const seen = [];
+    for (const el of document.querySelectorAll('body *')) {
+        const box = el.getBoundingClientRect();
+        if (box.right > innerWidth + 1 && box.width > 0) seen.push(el.tagName.toLowerCase() + '.' + el.className);
+    }
+    return seen.slice(0, 3).join(', '); }"""
+BROKEN_PICTURES = """() => [...document.images].filter(img => img.loading !== 'lazy' || img.complete)
+    .filter(img => !(img.complete && img.naturalWidth > 0)).map(img => img.getAttribute('src'))"""
+
+
+@contextmanager
+def served(folder: Path):
+    """The address at which a folder is served while the block runs."""
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def find_browser() -> str:
+    for name in BROWSERS:
+        path = shutil.which(name)
+        if path:
+            return path
+    sys.exit(f"No browser found (looked for {', '.join(BROWSERS)}). On Debian: apt-get install chromium")
+
+
+@contextmanager
+def browser():
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=find_browser(), headless=True, args=QUIET)
+        try:
+            yield running
+        finally:
+            running.close()
+
+
+@contextmanager
+def watched_page(running, base: str, scheme: str, problems: list[str]):
+    """A new page whose console, failed answers and requests to other hosts end up in `problems`."""
+    context = running.new_context(viewport=WIDE, color_scheme=scheme)
+    page = context.new_page()
+    page.set_default_timeout(5000)
+
+    def route(request_route):
+        url = request_route.request.url
+        if url.startswith((base, "data:", "blob:")):
+            request_route.continue_()
+        else:
+            problems.append(f"asks another host: {url}")
+            request_route.abort()
+
+    page.route("**/*", route)
+    page.on("console", lambda message: problems.append(f"console {message.type}: {message.text}")
+            if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(f"script error: {error}"))
+    page.on("response", lambda answer: problems.append(f"answer {answer.status}: {answer.url}")
+            if answer.status >= 400 else None)
+    try:
+        yield page
+    finally:
+        context.close()
+
+
+def check_page(running, base: str, name: str, scheme: str, patience: int) -> tuple[int, list[str]]:
+    """Number of galleries on a page, and its problems under one colour scheme."""
+    problems: list[str] = []
+    with watched_page(running, base, scheme, problems) as page:
+        page.goto(f"{base}/{name}", wait_until="load")
+        page.wait_for_timeout(150)  # scripts that start after the load event
+        problems += theme_problems(page, scheme)
+        problems += [f"picture does not load: {source}" for source in page.evaluate(BROKEN_PICTURES)]
+        problems += maths_problems(page, patience)
+        count, found = galleries(page)
+        problems += found + width_problems(page)
+    return count, [f"{name} ({scheme}): {problem}" for problem in dict.fromkeys(problems)]
+
+
+def theme_problems(page, scheme: str) -> list[str]:
+    theme = page.evaluate("document.documentElement.dataset.theme || null")
+    if theme not in (None, scheme):
+        return [f"the system is {scheme}, the page is {theme}"]
+    return []
+
+
+def maths_problems(page, patience: int) -> list[str]:
+    """Formulas that stayed source text."""
+    if page.query_selector(".math") is None:
+        return []
+    try:
+        page.wait_for_selector("mjx-container", state="attached", timeout=1000 * patience)
+    except Exception:  # whatever kept MathJax away, the reader sees raw TeX
+        return ["formulas are not rendered"]
+    broken = page.evaluate("[...document.querySelectorAll('mjx-merror, [data-mjx-error]')].map(e => e.textContent)")
+    return [f"formula with an error: {text}" for text in broken]
+
+
+def width_problems(page) -> list[str]:
+    page.set_viewport_size(NARROW)
+    page.wait_for_timeout(100)
+    width = page.evaluate("document.documentElement.scrollWidth")
+    if width > NARROW["width"]:
+        return [f"at {NARROW['width']} px the page is {width} px wide ({page.evaluate(WIDEST)})"]
+    return []
+
+
+def galleries(page) -> tuple[int, list[str]]:
+    sets = [found for found in page.query_selector_all(GALLERIES) if found.query_selector("img")]
+    return len(sets), [problem for number, found in enumerate(sets, 1) for problem in gallery_problems(page, found, number)]
+
+
+def gallery_problems(page, tab_set, number: int) -> list[str]:
+    """Click every tab, then walk through the tabs with the arrow key."""
+    inputs = tab_set.query_selector_all(":scope > input[type=radio]")
+    if len(inputs) < 2:
+        return [f"gallery {number} has {len(inputs)} tabs"]
+    problems, sources = [], []
+    for index, radio in enumerate(inputs, 1):
+        label = tab_set.query_selector(f':scope > label[for="{radio.get_attribute("id")}"]')
+        if label is None:
+            return [f"gallery {number}, tab {index} has no label"]
+        label.click()
+        shown = tab_set.evaluate(SHOWN_PICTURES)
+        if len(shown) != 1:
+            problems.append(f"gallery {number}, tab {index} shows {len(shown)} pictures, not one")
+        problems += [f"gallery {number}, tab {index}: its picture is not loaded" for item in shown if not item["loaded"]]
+        sources.append(tuple(item["src"] for item in shown))
+    if len(set(sources)) < len(sources):
+        problems.append(f"gallery {number}: two tabs show the same picture")
+    return problems + arrow_key_problems(page, tab_set, inputs, number)
+
+
+def arrow_key_problems(page, tab_set, inputs, number: int) -> list[str]:
+    inputs[0].evaluate("radio => { radio.click(); radio.focus(); }")
+    for index, radio in enumerate(inputs[1:], 2):
+        before = tab_set.evaluate(SHOWN_PICTURES)
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(30)
+        if not radio.is_checked() or tab_set.evaluate(SHOWN_PICTURES) == before:
+            return [f"gallery {number}: the right arrow does not move to tab {index}"]
+    return []
+
+
+def pages_of(folder: Path) -> list[str]:
+    """Pages a reader stays on: no sample pages of a theme, no redirects (their targets are in the list themselves)."""
+    paths = [path for path in sorted(folder.rglob("*.html")) if not path.relative_to(folder).parts[0].startswith("_")]
+    stays = [path for path in paths if 'http-equiv="refresh"' not in path.read_text(encoding="utf-8").lower()]
+    return [path.relative_to(folder).as_posix() for path in stays]
+
+
+def check_site(folder: Path, report=print, patience: int = 20) -> tuple[int, list[str]]:
+    """Galleries seen, and problems, over all pages of a folder in both colour schemes.
+
+    `patience` is how many seconds the formulas of a page may take to appear.
+    """
+    names = pages_of(folder)
+    if not names:
+        return 0, [f"{folder} holds no HTML page. Build the book first: make book"]
+    total, problems = 0, []
+    with served(folder) as base, browser() as running:
+        for name in names:
+            for scheme in ("light", "dark"):
+                count, found = check_page(running, base, name, scheme, patience)
+                problems += found
+            total += count
+            report(f"{name}: {count} galleries")
+    return total, problems
+
+
+def notebook_outputs(folder: Path) -> int:
+    """Write each executed notebook's plain-HTML outputs, which is what Jupyter and Colab show, as pages of their own."""
+    from tools.check_notebooks import cached_run
+
+    count = 0
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        run = cached_run(path, ROOT / "_build" / ".jupyter_cache")
+        outputs = [output for cell in (run.cells if run else []) for output in cell.get("outputs", [])]
+        twins = [output.data["text/html"] for output in outputs if 'class="ctrace-gallery"' in output.get("data", {}).get("text/html", "")]
+        if twins:
+            (folder / f"{path.stem}.html").write_text(as_page("".join(twins)), encoding="utf-8")
+            count += len(twins)
+    return count
+
+
+def as_page(body: str) -> str:
+    # The empty icon keeps the browser from asking for /favicon.ico, which would be an error on the console.
+    return ('<!doctype html><html lang="en"><head><meta charset="utf-8"><title>page</title><link rel="icon" href="data:,">'
+            f'<meta name="viewport" content="width=device-width"></head><body>{body}</body></html>')
+
+
+# ---- self-test -------------------------------------------------------------------------------------------------------
+
+def _dot(colour: str) -> str:
+    svg = f"%3Csvg xmlns='http://www.w3.org/2000/svg' width='40' height='40'%3E%3Crect width='40' height='40' fill='{colour}'/%3E%3C/svg%3E"
+    return f"data:image/svg+xml,{svg}"
+
+
+def _tabs(first: str, second: str, rule: str = "", group: str = "g") -> str:
+    style = ("<style>.ctrace-gallery img{display:none} .ctrace-gallery input:checked+label+img{display:inline}" + rule + "</style>")
+    tabs = "".join(f'<input type="radio" name="{name}" id="t{i}"{" checked" if i == 1 else ""}><label for="t{i}">Tab {i}</label>'
+                   f'<img alt="a dot" src="{source}">' for i, (name, source) in enumerate(((group, first), ("g", second)), 1))
+    return f'{style}<div class="ctrace-gallery">{tabs}</div>'
+
+
+def planted() -> dict[str, tuple[str, str]]:
+    """Page body -> a piece of the sentence that must be reported ('' where nothing may be)."""
+    red, blue = _dot("red"), _dot("blue")
+    return {
+        "sound": (_tabs(red, blue), ""),
+        "console": ("<script>console.error('planted')</script>", "console error: planted"),
+        "script": ("<script>missing.call()</script>", "script error"),
+        "host": ('<img alt="a dot" src="http://other.invalid/a.png">', "asks another host"),
+        "file": ('<img alt="a dot" src="none.png">', "picture does not load"),
+        "wide": ('<div style="width:900px">wide</div>', "at 390 px"),
+        "theme": ("<script>document.documentElement.dataset.theme='light'</script>", "the system is dark"),
+        "maths": ('<span class="math">\\(x\\)</span>', "formulas are not rendered"),
+        "same": (_tabs(red, red), "two tabs show the same picture"),
+        "both": (_tabs(red, blue, ".ctrace-gallery img{display:inline !important}"), "shows 2 pictures"),
+        "none": (_tabs(red, blue, ".ctrace-gallery img{display:none !important}"), "shows 0 pictures"),
+        "unloaded": (_tabs(red, "none.png"), "its picture is not loaded"),
+        "keys": (_tabs(red, blue, group="other"), "the right arrow does not move"),
+        "single": ('<div class="ctrace-gallery"><input type="radio"><img alt="a dot" src="' + red + '"></div>', "has 1 tabs"),
+    }
+
+
+def self_test() -> list[str]:
+    """Planted faults that went unreported, and reports on a sound page."""
+    missed = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (body, _) in planted().items():
+            (Path(folder) / f"{name}.html").write_text(as_page(body), encoding="utf-8")
+        _, problems = check_site(Path(folder), report=lambda line: None, patience=1)
+    for name, (_, expected) in planted().items():
+        own = [problem for problem in problems if problem.startswith(f"{name}.html")]
+        if not expected and own:
+            missed.append(f"reported on a sound page: {own}")
+        if expected and not any(expected in problem for problem in own):
+            missed.append(f"planted fault '{name}' was not reported ('{expected}'), only {own}")
+    return missed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--self-test", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.self_test:
+        sys.exit("\n".join(self_test()) or print(f"browser check: reports all {len(planted()) - 1} planted faults"))
+    if arguments.folder is None:
+        parser.error("which folder? After make book: _build/html")
+    count, problems = check_site(arguments.folder)
+    if count == 0:
+        problems.append("no gallery on any page, although the book has some")
+    with tempfile.TemporaryDirectory() as folder:
+        twins = notebook_outputs(Path(folder))
+        problems += check_site(Path(folder))[1] if twins else ["no executed notebook holds a gallery"]
+    if problems:
+        sys.exit("\n".join([*problems, f"{len(problems)} problems"]))
+    print(f"browser: {count} galleries in the book and {twins} in the notebooks work; no page complains")
+
+
+if __name__ == "__main__":
+    main()
