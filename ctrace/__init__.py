@@ -1,11 +1,13 @@
 """Channel Tracing and Attribution: which channels, regions, parts and training images made the model say this?"""
 
-from ctrace.affinity import Graph, PrecomputedGraph, bandwidth, cosine_affinity, rbf_affinity
+from ctrace.affinity import bandwidth, cosine_affinity, rbf_affinity
 from ctrace.diagnose import diagnose
+from ctrace.eigenvectors import ncut_eigenvectors
 from ctrace.features import GridFeatures
 from ctrace.filterbank import filter_bank
+from ctrace.graph import Graph, PrecomputedGraph
 from ctrace.kway import kway_ncut
-from ctrace.ncut import Ncut, ncut_eigenvectors
+from ctrace.ncut import Ncut
 from ctrace.photos import load_images_helper, load_photo, photo_names
 from ctrace.token_features import prepare_grid_features, timm_features
 from ctrace.tracing import (

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ctrace.affinity import Graph, PrecomputedGraph
-from ctrace.ncut import _solve
+from ctrace.eigenvectors import solve
+from ctrace.graph import Graph, PrecomputedGraph
 
 __all__ = ["diagnose", "Diagnosis"]
 
@@ -55,7 +55,7 @@ def diagnose(graph: Graph | PrecomputedGraph | Tensor, n_eig: int = 12, seed: in
         raise ValueError(f"diagnose: expected at least 3 points, received {graph.n}; two points have only one possible cut.")
     n_eig = max(2, min(n_eig, graph.n - 1))
     with torch.no_grad():
-        _, spectrum = _solve(graph, n_eig, seed)
+        _, spectrum = solve(graph, n_eig, seed)
     eigval = torch.cat([spectrum.eigval, spectrum.eigval.new_tensor([spectrum.next_eigval])])
     gaps = eigval[:-1] - eigval[1:]
     components = int((eigval > 1 - spectrum.rounding).sum())

@@ -22,7 +22,7 @@ def kway_ncut(eigvec: Tensor, n_clusters: int | None = None, return_rotation: bo
     point keeps its column. Differentiable in ``eigvec``, through the rotation too, with the assignment held fixed.
 
     Args:
-        eigvec: ``U (n, m)``, orthonormal columns, from `ctrace.ncut`.
+        eigvec: ``U (n, m)``, orthonormal columns, from `ctrace.eigenvectors`.
         n_clusters: k; the first k columns are used. All m when ``None``.
         return_rotation: also return ``R (k, k)``.
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ctrace.affinity import Graph, check_features
+from ctrace.affinity import check_features
+from ctrace.eigenvectors import Spectrum, eigenvector_factors
 from ctrace.features import GridFeatures
+from ctrace.graph import Graph
 from ctrace.kway import kway_ncut
-from ctrace.ncut import Ncut, Spectrum, eigenvector_factors
+from ctrace.ncut import Ncut
 from ctrace.photos import load_images_helper
 from ctrace.token_features import prepare_grid_features
 

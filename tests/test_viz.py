@@ -35,6 +35,7 @@ def everything() -> dict:
         "joint trace": viz.show_joint_trace([PHOTO, PHOTO], torch.stack([MASK, ~MASK]), torch.randn(2, H, W, 5), NAMES),
         "ranking": viz.show_ranking(torch.linspace(-1, 1, 9), [f"ch {i}" for i in range(9)], top=3),
         "curves": viz.show_curves([1, 10, 100], [[1, 2, 3], [3, 2, 1]], ["up", "down"], "n", "time (s)", logx=True),
+        "curve panels": viz.show_curve_panels([1, 2, 3], [("left", "gradient", {"a": [1, 2, 3]}), ("right", "error", {"b": [3, 2, 1]})], "gap"),
         "scatter": viz.show_scatter(torch.randn(9), torch.randn(9), "predicted", "measured"),
     }
 

@@ -1,0 +1,225 @@
+"""Affinity graphs, and products with ``W`` that never need ``W``.
+
+A graph is used in two ways only: multiplied by a few columns (``graph.matmul``), and asked how a loss changes with the
+features when the loss's derivative with respect to ``W`` has low rank (``graph.vjp``). Both work on tiles of rows, so a graph
+too large for memory costs time instead: its tiles are computed again for each product.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ctrace.affinity import bandwidth, check_bandwidth, check_features, cosine_affinity, rbf_affinity, row_tiles
+
+__all__ = ["Graph", "PrecomputedGraph"]
+
+EXPONENT_DIGITS = 1e-4  # rounding allowed in an exponent; features far from each other on the scale of sigma cost more digits
+
+
+class _Deferring:
+    """Lets backward passes hand over the factors of ``dl/dW`` instead of a gradient, so that several can share one pass."""
+
+    _collected = None
+
+    @contextmanager
+    def deferred(self):
+        """Within this context a backward pass puts its ``(left, right)`` into the list it yields and sends nothing to ``x``."""
+        self._collected = []
+        try:
+            yield self._collected
+        finally:
+            self._collected = None
+
+    def send(self, left: Tensor, right: Tensor) -> Tensor | None:
+        """Gradient for ``x``, or ``None`` while deferred."""
+        if self._collected is None:
+            return self.vjp(left, right)
+        self._collected.append((left, right))
+        return None
+
+
+class Graph(_Deferring):
+    """The affinity graph over the rows of ``x``: weights ``W (n, n)``, degrees ``d = W 1``.
+
+    Attributes:
+        x: features ``(n, c)``, as given (with their autograd history).
+        sigma: the bandwidth in use (a tensor; ``None`` for a callable affinity).
+        degree: ``d (n,)``, detached.
+        stored: whether ``W`` is held; if not, its tiles are computed again for each product.
+
+    Args:
+        x: features ``(n, c)``, float32 or float64.
+        sigma: bandwidth or rule, see `bandwidth`; for ``"cosine"`` a number (0.5 when ``None``); ``None`` is ``"local"`` for rbf.
+        affinity: ``"rbf"``, ``"cosine"``, or a differentiable symmetric function ``(r, c), (n, c) -> (r, n)``.
+        memory_limit: bytes that ``W`` may take; beyond it the graph is matrix-free.
+        seed: for the rows that a bandwidth rule looks at.
+
+    Raises:
+        ValueError: bad features (`check_features`), bandwidth or affinity; an affinity that is negative, asymmetric or not
+            finite; a node without any weight.
+
+    Float32 features that spread over hundreds of bandwidths get their distances in float64, one tile at a time.
+    """
+
+    def __init__(self, x: Tensor, sigma=None, affinity: str | Callable = "rbf", memory_limit: int = 2**30, seed: int = 0):
+        self.x = check_features(x)
+        self.sigma, self._pair = _make_pair(x, sigma, affinity, seed)
+        with torch.no_grad():
+            self.stored = self.n**2 * x.element_size() <= memory_limit
+            self._weights = self._fill(x.new_empty(self.n, self.n)) if self.stored else None
+            if callable(affinity):
+                self._check_callable()
+            self.degree = self.matmul(torch.ones_like(x[:, :1]))[:, 0]
+        _check_degree(self.degree)
+
+    @property
+    def n(self) -> int:
+        """Number of points."""
+        return len(self.x)
+
+    def weights(self) -> Tensor:
+        """``W (n, n)`` in full, differentiable: for small graphs, pictures and tests."""
+        return self._pair(self.x, self.x, slice(None))
+
+    def matmul(self, v: Tensor) -> Tensor:
+        """``W v`` for ``v (n, m)``, without gradient."""
+        with torch.no_grad():
+            if self.stored:
+                return self._weights @ v
+            return torch.cat([self._pair(self.x[rows], self.x, rows) @ v for rows in row_tiles(self.n, self.x)])
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        """``W v``, differentiable in the features and in ``v``; the gradient is computed tile by tile."""
+        return _GraphProduct.apply(self.x, v, self)
+
+    def vjp(self, left: Tensor, right: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Gradient of a loss with ``dl/dW = (left right^T + right left^T) / 2``, both ``(n, m)``.
+
+        ``W`` and ``dl/dW`` are symmetric, so the derivative through the columns equals the one through the rows:
+        ``dl/dx_i = 2 sum_j (dl/dW)_ij dw(x_i, x_j)/dx_i``, and one tile of rows is enough at a time.
+
+        Args:
+            left, right: the factors.
+            rows: points whose gradient is wanted ``(r,)``; the cost is proportional to their number. All when ``None``.
+
+        Returns:
+            ``(n, c)``, or ``(r, c)``.
+        """
+        rows = torch.arange(self.n, device=self.x.device) if rows is None else rows
+        grad = self.x.new_empty(len(rows), self.x.shape[1])
+        mine, theirs = torch.cat([left, right], 1), torch.cat([right, left], 1)
+        for part in row_tiles(len(rows), self.x, self.n):
+            with torch.enable_grad():
+                x_rows = self.x[rows[part]].detach().requires_grad_()
+                tile = self._pair(x_rows, self.x.detach(), rows[part])
+            (grad[part],) = torch.autograd.grad(tile, x_rows, mine[rows[part]] @ theirs.T)
+        return grad
+
+    def _fill(self, weights: Tensor) -> Tensor:
+        for rows in row_tiles(self.n, self.x):
+            weights[rows] = self._pair(self.x[rows], self.x, rows)
+        return weights
+
+    def _check_callable(self) -> None:
+        few = self._pair(self.x[:64], self.x[:64], slice(0, 64))
+        if not bool(torch.isfinite(few).all()) or bool((few < 0).any()):
+            raise ValueError("affinity: the function returned a negative, NaN or infinite weight. Weights must be finite and >= 0.")
+        if not torch.allclose(few, few.T, rtol=1e-4, atol=1e-6):
+            raise ValueError("affinity: the function is not symmetric, w(x, y) != w(y, x). A cut needs an undirected graph.")
+
+
+class PrecomputedGraph(_Deferring):
+    """A graph given by its weights ``W (n, n)``; the derivative is taken with respect to ``W`` itself.
+
+    Raises:
+        ValueError: weights that are not square, symmetric, finite and non-negative, or a node without any weight.
+    """
+
+    sigma = None
+    stored = True
+
+    def __init__(self, weights: Tensor):
+        self.x = check_features(weights)
+        w = weights.detach()
+        if w.shape[0] != w.shape[1] or not torch.allclose(w, w.T, rtol=1e-4, atol=1e-7):
+            raise ValueError(f"weights: expected a symmetric (n, n) matrix, received shape {tuple(w.shape)}. Use (W + W.T) / 2.")
+        if bool((w < 0).any()):
+            raise ValueError("weights: expected non-negative entries. A normalized cut has no meaning for negative weights.")
+        self.degree = w.sum(1)
+        _check_degree(self.degree)
+
+    @property
+    def n(self) -> int:
+        """Number of points."""
+        return len(self.x)
+
+    def weights(self) -> Tensor:
+        """``W (n, n)``, differentiable."""
+        return self.x
+
+    def matmul(self, v: Tensor) -> Tensor:
+        """``W v`` for ``v (n, m)``, without gradient."""
+        return self.x.detach() @ v
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        """``W v``, differentiable in the weights and in ``v``."""
+        return _GraphProduct.apply(self.x, v, self)
+
+    def vjp(self, left: Tensor, right: Tensor) -> Tensor:
+        """``dl/dW (n, n)``, symmetric."""
+        half = left @ right.T / 2
+        return half + half.T
+
+
+def _make_pair(x: Tensor, sigma, affinity, seed):
+    """The bandwidth in use, and the function ``(x_rows, x, rows) -> W[rows]``."""
+    if callable(affinity):
+        if sigma is not None:
+            raise ValueError("sigma: a callable affinity carries its own bandwidth; leave sigma out, or use affinity='rbf'.")
+        return None, lambda a, b, rows: affinity(a, b)
+    if affinity == "cosine":
+        value = 0.5 if sigma is None else sigma
+        if isinstance(value, (str, Tensor)):
+            raise ValueError(f"sigma: affinity='cosine' takes a number (default 0.5), received {value!r}.")
+        return check_bandwidth(x.new_tensor(value), len(x)), lambda a, b, rows: cosine_affinity(a, b, value)
+    if affinity != "rbf":
+        raise ValueError(f"affinity: expected 'rbf', 'cosine' or a function, received {affinity!r}.")
+    scale = bandwidth(x, "local" if sigma is None else sigma, seed)
+    spread = ((x.detach() - x.detach().mean(0)).square().sum(1) / scale.square()).max()
+    precision = torch.float64 if spread * torch.finfo(x.dtype).eps > EXPONENT_DIGITS else x.dtype
+    return scale, partial(_rbf_tile, scale.to(precision), precision)
+
+
+def _rbf_tile(scale: Tensor, precision: torch.dtype, x_rows: Tensor, x: Tensor, rows: slice) -> Tensor:
+    tile = rbf_affinity(x_rows.to(precision), x.to(precision), scale if scale.ndim == 0 else scale[rows], scale)
+    return tile.to(x.dtype)
+
+
+def _check_degree(degree: Tensor) -> None:
+    if not bool((degree > 0).all()):
+        lonely = int((degree <= 0).sum())
+        raise ValueError(
+            f"graph: {lonely} of {len(degree)} nodes have no weight to any node, themselves included, so they belong to no segment. "
+            "Remove them, or use a wider bandwidth."
+        )
+
+
+class _GraphProduct(torch.autograd.Function):
+    """``W v`` with ``dl/dW = (g v^T + v g^T) / 2`` and ``dl/dv = W g`` (``W`` is symmetric)."""
+
+    @staticmethod
+    def forward(ctx, x, v, graph):
+        ctx.graph = graph
+        ctx.save_for_backward(v)
+        return graph.matmul(v)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        (v,) = ctx.saved_tensors
+        dx = ctx.graph.send(g, v) if ctx.needs_input_grad[0] else None
+        dv = ctx.graph.matmul(g) if ctx.needs_input_grad[1] else None
+        return dx, dv, None
