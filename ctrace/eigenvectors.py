@@ -105,8 +105,8 @@ def solve(graph: Graph | PrecomputedGraph, k: int, seed: int = 0) -> tuple[Tenso
     if graph.n <= max(DENSE_UP_TO, 4 * (k + SPARE)):
         S = (root * graph.matmul(torch.eye(graph.n, dtype=root.dtype, device=root.device)) * root.T).double()
         eigval, eigvec = torch.linalg.eigh((S + S.T) / 2)
+        residual = float((S @ eigvec[:, -k:] - eigvec[:, -k:] * eigval[-k:]).norm(dim=0).max())
         eigval, eigvec = eigval.flip(0).to(root.dtype), eigvec.flip(1).to(root.dtype)
-        residual = torch.finfo(root.dtype).eps
     else:
         eigvec, eigval, residual = _block_krylov(lambda v: root * graph.matmul(root * v), 1 / root, k, seed)
     stop = min(k + SPARE, eigvec.shape[1])

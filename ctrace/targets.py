@@ -1,0 +1,238 @@
+"""What is asked: one score per image, from the model's output.
+
+A classifier is asked for a class, an embedding model for a similarity. Every method that follows gradients asks through here,
+so that a question without an answer is recognised once, in the same words: a saturated score has no gradient to follow.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ctrace.inputs import at_least_float32
+
+__all__ = ["SIMILARITIES", "Target", "make_target", "saturation"]
+
+
+def _cosine(e: Tensor, references: Tensor) -> Tensor:
+    return F.cosine_similarity(e[:, None], references, dim=-1)
+
+
+def _dot(e: Tensor, references: Tensor) -> Tensor:
+    return (e[:, None] * references).sum(-1)
+
+
+def _euclidean(e: Tensor, references: Tensor) -> Tensor:
+    return -(e[:, None] - references).square().sum(-1)  # squared: same map up to a factor, and no kink where the distance is 0
+
+
+SIMILARITIES = {"cosine": _cosine, "dot": _dot, "euclidean": _euclidean}
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One question per image; calling it with the model's output ``(b, d)`` gives the scores ``(b,)``.
+
+    Attributes:
+        kind: ``"class"``, ``"norm"``, ``"callable"`` or a key of `SIMILARITIES`.
+        words: per image, the question in words.
+        index: class per image ``(b,)``.
+        references, baselines: ``(b, r, d)``; the score is the mean similarity to the first minus that to the second.
+        function: the caller's own.
+    """
+
+    kind: str
+    words: list[str]
+    index: Tensor | None = None
+    references: Tensor | None = None
+    baselines: Tensor | None = None
+    function: Callable | None = None
+
+    def __call__(self, output: Tensor) -> Tensor:
+        if self.kind == "callable":
+            return _one_score_each(self.function(output), output)
+        if self.kind == "class":
+            return output.gather(1, self.index[:, None])[:, 0]
+        e = at_least_float32(output)
+        if self.kind == "norm":
+            return e.norm(dim=1)
+        score = SIMILARITIES[self.kind](e, self.references).mean(1)
+        return score if self.baselines is None else score - SIMILARITIES[self.kind](e, self.baselines).mean(1)
+
+    def of(self, i: int, copies: int = 1) -> "Target":
+        """The question for image ``i``, asked of ``copies`` versions of it."""
+        rows = {key: getattr(self, key)[[i] * copies] for key in ("index", "references", "baselines") if getattr(self, key) is not None}
+        return replace(self, words=[self.words[i]] * copies, **rows)
+
+
+def make_target(output: Tensor, target=None, target_embedding=None, baseline_embedding=None) -> Target:
+    """The question for this output.
+
+    Args:
+        output: ``(b, d)``, logits or embeddings.
+        target: a class index for all images, one per image (sequence or tensor ``(b,)``), ``"predicted"``, ``"norm"``, or a callable
+            from the output to ``(b,)``. With ``target_embedding``: ``"cosine"`` (default), ``"dot"`` or ``"euclidean"``.
+        target_embedding: ``(d,)`` for all images, ``(b, d)`` one per image, ``(b, r, d)`` or ``(1, r, d)``: r references each, whose
+            similarities are averaged; for a single image ``(r, d)`` too.
+        baseline_embedding: the same shapes; its similarity is subtracted (contrast).
+
+    Raises:
+        ValueError: with what was expected, what came, and what to do.
+
+    >>> make_target(torch.eye(3), [2, 0, 1])(torch.arange(9.0).view(3, 3))
+    tensor([2., 3., 7.])
+    """
+    if target_embedding is not None:
+        return _similarity_target(output, target, target_embedding, baseline_embedding)
+    if baseline_embedding is not None:
+        raise ValueError("baseline_embedding: received without a target_embedding. A contrast is the similarity to one minus the other.")
+    if target is None:
+        target = "norm"
+        warnings.warn(
+            "no target: explaining the norm of the output, as for an embedding without a reference. For a classifier pass target=class "
+            "or 'predicted'; for a pair pass target_embedding; target='norm' keeps this and silences the warning.",
+            stacklevel=2,
+        )
+    if callable(target):
+        return Target("callable", [getattr(target, "__name__", "callable")] * len(output), function=target)
+    _check_rows(output)
+    if isinstance(target, str) and target == "norm":
+        return Target("norm", ["norm of the output"] * len(output))
+    index = _class_index(output, target)
+    return Target("class", [f"class {int(k)}" for k in index], index=index)
+
+
+def _class_index(output: Tensor, target) -> Tensor:
+    b, n_classes = output.shape
+    if isinstance(target, str):
+        if target != "predicted":
+            hint = " This one needs a target_embedding." if target in SIMILARITIES else ""
+            raise ValueError(f"target: expected a class index, 'predicted', 'norm' or a callable, received {target!r}.{hint}")
+        return output.argmax(1)
+    index = torch.as_tensor(target, device=output.device)
+    if index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool:
+        raise ValueError(f"target: expected whole class numbers, received {index.dtype}. Embeddings go into target_embedding.")
+    if index.ndim == 0:
+        index = index.expand(b)
+    if index.shape != (b,):
+        raise ValueError(
+            f"target: expected one class for each of the {b} images, received shape {tuple(index.shape)}. "
+            "Pass a list of that length, or a single int to ask all images about the same class."
+        )
+    if bool((index < 0).any()) or bool((index >= n_classes).any()):
+        raise ValueError(f"target: classes run from 0 to {n_classes - 1}, received {index.tolist()}.")
+    return index.long()
+
+
+def _similarity_target(output: Tensor, kind, target_embedding, baseline_embedding) -> Target:
+    kind = "cosine" if kind is None else kind
+    if not isinstance(kind, str) or kind not in SIMILARITIES:
+        raise ValueError(
+            f"target: with a target_embedding it names the similarity, one of {', '.join(SIMILARITIES)}; received {kind!r}. "
+            "Pass either a class or an embedding."
+        )
+    _check_rows(output)
+    references = _references(target_embedding, output, kind, "target_embedding")
+    words = f"{kind} similarity to {references.shape[1]} reference(s)"
+    if baseline_embedding is None:
+        return Target(kind, [words] * len(output), references=references)
+    baselines = _references(baseline_embedding, output, kind, "baseline_embedding")
+    words += f" minus {kind} similarity to {baselines.shape[1]} baseline(s)"
+    return Target(kind, [words] * len(output), references=references, baselines=baselines)
+
+
+def _references(given, output: Tensor, kind: str, name: str) -> Tensor:
+    """``(b, r, d)`` from the shapes `make_target` accepts."""
+    given = torch.as_tensor(given, device=output.device).detach().to(at_least_float32(output).dtype)
+    (b, d), shape = output.shape, tuple(given.shape)
+    if given.ndim == 1:
+        given = given[None, None]
+    elif given.ndim == 2:
+        given = given[None] if b == 1 else given[:, None]
+    if given.ndim != 3 or given.shape[0] not in (1, b) or given.shape[1] == 0 or given.shape[2] != d:
+        raise ValueError(
+            f"{name}: expected ({d},) for all images, ({b}, {d}) one per image, or (1, r, {d}) for r references; received {shape}. "
+            "Is it from another model? A gallery is written gallery[None]."
+        )
+    if not bool(torch.isfinite(given).all()) or (kind == "cosine" and bool((given.norm(dim=2) == 0).any())):
+        raise ValueError(f"{name}: holds NaN, infinity or a zero vector, and no direction can be compared with that.")
+    return given.expand(b, -1, -1)
+
+
+def _one_score_each(score, output: Tensor) -> Tensor:
+    b = len(output)
+    if not isinstance(score, Tensor) or score.shape != (b,):
+        got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+        raise ValueError(f"target: the callable must return one score per image, shape ({b},), from the whole output; it returned {got}.")
+    if output.requires_grad and not score.requires_grad:
+        raise ValueError("target: the callable's score does not come from the output by torch operations (.item(), numpy, detach?).")
+    return score
+
+
+def _check_rows(output: Tensor) -> None:
+    if output.ndim != 2:
+        raise ValueError(
+            f"the model's output has shape {tuple(output.shape)}; classes and embeddings are rows (b, d). Pass a callable that makes one "
+            "score per image of it, for example lambda out: out[:, k].mean((1, 2))."
+        )
+
+
+def saturation(output: Tensor, score: Tensor, target: Target, pull: Callable[[Tensor], Tensor]) -> list[str]:
+    """Per image, why the score cannot change, or ``""`` where it can.
+
+    Two causes. The score is flat at the output: a pair of equal embeddings, two equal references, a probability of exactly 1. Or
+    its slope points along the embedding only, and the model holds the length of its embedding fixed (it normalises), so that
+    no input can follow: then the radial direction, pulled back through the model, is rounding noise beside any other.
+
+    Args:
+        pull: from a cotangent ``(b, d)`` at the output to its gradient at the place of interest, first axis ``b``.
+    """
+    (slope,) = torch.autograd.grad(score.sum(), output, retain_graph=True, allow_unused=True)
+    slope = torch.zeros_like(output) if slope is None else slope
+    slope, e = at_least_float32(slope).flatten(1), at_least_float32(output.detach()).flatten(1)  # (b, d)
+    if target.kind in ("class", "callable"):
+        flat = slope.norm(dim=1) == 0
+    else:
+        coarsest = output.dtype if output.dtype != torch.float64 else torch.float32  # references are stored in float32 as a rule
+        tolerance = torch.finfo(coarsest).eps ** 0.5
+        flat = slope.norm(dim=1) <= tolerance * _natural_slope(target, e)
+        unit = e / e.norm(dim=1, keepdim=True).clamp_min(torch.finfo(e.dtype).tiny)
+        tangent = slope - (slope * unit).sum(1, keepdim=True) * unit
+        radial_only = ~flat & (tangent.norm(dim=1) <= tolerance * slope.norm(dim=1))
+        if bool(radial_only.any()):
+            flat = flat | (radial_only & _length_is_fixed(unit, output, pull, tolerance))
+    return [_reason(target, i) if stuck else "" for i, stuck in enumerate(flat.tolist())]
+
+
+def _natural_slope(target: Target, e: Tensor) -> Tensor:
+    """What the slope of this score at the embedding would be away from saturation ``(b,)``."""
+    if target.kind == "norm":
+        return torch.ones_like(e[:, 0])
+    if target.kind == "cosine":
+        return 1 / e.norm(dim=1)
+    return target.references.norm(dim=2).mean(1)
+
+
+def _length_is_fixed(unit: Tensor, output: Tensor, pull: Callable, tolerance: float) -> Tensor:
+    other = torch.randn(unit.shape[1], generator=torch.Generator().manual_seed(0)).to(unit)
+    other = (other / other.norm()).expand_as(unit)
+    along, across = (pull(v.to(output.dtype)).flatten(1).norm(dim=1) for v in (unit, other))
+    return along <= tolerance * across
+
+
+def _reason(target: Target, i: int) -> str:
+    if target.kind == "norm":
+        why = "the model normalises its embedding, so its norm is the same for every image and has no gradient. Ask for a similarity."
+    elif target.kind not in SIMILARITIES:
+        why = "the score does not respond to the model's output. A probability that has reached 0 or 1, or a constant? Use the logit."
+    elif target.baselines is not None:
+        why = "the two sides cancel. Are reference and baseline the same? Contrast two different identities."
+    else:
+        why = (
+            "the image and its reference have the same embedding (or opposite ones, or the embedding is zero), where a similarity "
+            "is at its extreme and flat. Compare two different images."
+        )
+    return f"{target.words[i]}: {why}"
