@@ -7,6 +7,8 @@ VENV        ?= .venv
 CONSTRAINTS ?= constraints.txt
 TORCH_INDEX ?=
 BIN         := $(VENV)/bin
+# Idle threads sleep instead of spinning: on shared cores spinning costs many times the work itself.
+export OMP_WAIT_POLICY ?= passive
 STAMP       := $(VENV)/.installed
 CELL_SECONDS := 600
 

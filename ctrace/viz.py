@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb
+from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
@@ -732,28 +733,29 @@ def show_curve_panels(x, panels: Sequence[tuple[str, str, Mapping]], xlabel: str
 
 
 @_styled
-def show_cut(image, segments, U, eigenvalues, maps: int = 5, columns: int = 4) -> Picture:
+def show_cut(image, segments, U, eigenvalues, maps: int = 5, first: int = 2, columns: int = 4) -> Picture:
     """A photograph, its segments, the photograph repainted in their mean colours, and the eigenvectors behind them.
 
     Args:
         image: PIL image or array ``(height, width, 3)``.
         segments: integers ``(h, w)``.
-        U: eigenvectors ``(h * w, m)``. The first is the same for every cut of one graph and is left out.
+        U: eigenvectors ``(h * w, m)``.
         eigenvalues: ``(m,)``, descending.
-        maps: eigenvectors drawn, from the second on, under one symmetric scale.
+        maps: eigenvectors drawn, under one symmetric scale.
+        first: number of the first one drawn. Number 1 is the square root of the degree, whatever the picture.
         columns: panels in a row.
     """
     image, segments = _rgb(image), _array(segments, 2, "segments").astype(int)
     U, lam = _array(U, 2, "U").astype(float), _array(eigenvalues, 1, "eigenvalues")
-    drawn_maps = [U[:, j].reshape(segments.shape) for j in range(1, min(maps + 1, U.shape[1]))]
+    drawn_maps = [u.reshape(segments.shape) for u in U.T[first - 1:first - 1 + maps]]
     figure, axes = _grid_axes(3 + len(drawn_maps), image.shape[0] / image.shape[1], columns, extra=0.75)
     _photo(axes[0], image, segments.shape, "photograph")
     _photo(axes[1], _coloured(segments, image), segments.shape, f"{len(np.unique(segments))} segments")
     axes[1].add_collection(LineCollection(_borders(segments), colors="white", linewidths=0.9, capstyle="round"))
     _number(axes[1], segments, [str(i) for i in range(segments.max() + 1)])
     _photo(axes[2], _repainted(segments, image), segments.shape, "mean colour of each")
-    for j, (ax, values) in enumerate(zip(axes[3:], drawn_maps), 1):
-        drawn = _map(ax, values, _limit(drawn_maps), rf"eigenvector {j + 1}, $\lambda$ = {lam[j]:.3f}")
+    for j, (ax, values) in enumerate(zip(axes[3:], drawn_maps), first):
+        drawn = _map(ax, values, _limit(drawn_maps), rf"eigenvector {j}, $\lambda$ = {lam[j - 1]:.3f}")
     _bar(figure, drawn, list(axes), "entry of the eigenvector", True)
     return figure
 
@@ -788,3 +790,71 @@ def show_rotation(Y, R, groups, names: Sequence[str] | None = None) -> Picture:
         ax.set(title=title, xlabel="column 0", ylabel="column 1", aspect="equal", xlim=(-1.3, 1.3), ylim=(-1.3, 1.3),
                xticks=(-1, 0, 1), yticks=(-1, 0, 1))
     return figure
+
+
+@_styled
+def show_cams(images: Sequence, cams: Sequence, heats: Sequence, titles: Sequence[str] | None = None, unit: str = "weight x activation",
+              limit: float | None = None) -> Picture:
+    """A row per image: the image, the signed map of a layer cell by cell, and the map laid over the image.
+
+    All maps of the figure share one symmetric scale. Over the image, a place is coloured the more the larger its value; no evidence, no colour.
+
+    Args:
+        images: PIL images or arrays ``(height, width, 3)`` or ``(3, height, width)``.
+        cams: per image, the raw map ``(h, w)``.
+        heats: per image, the same map in image size ``(height, width)``, unscaled (`Explanation.heatmap(False, False)`).
+        titles: one per image.
+        unit: label of the colour bar.
+        limit: end of the scale; pass the same for figures that are to be compared.
+    """
+    images, cams, heats = [_rgb(i) for i in images], [_array(c, 2, "each cam") for c in cams], [_array(m, 2, "each heat") for m in heats]
+    if not len(images) == len(cams) == len(heats):
+        raise ValueError(f"expected one cam and one heat per image, received {len(images)}, {len(cams)} and {len(heats)}.")
+    titles, limit = _per_item(titles, len(images), "titles") or ["image"] * len(images), limit or _limit(cams)
+    side = min((WIDTH - 0.9) / 3, 2.15)
+    figure = _picture(3 * side + 0.9, sum(side * im.shape[0] / im.shape[1] + 0.3 for im in images))
+    axes = figure.subplots(len(images), 3, squeeze=False)
+    for row, image, cam, heat, title in zip(axes, images, cams, heats, titles):
+        _photo(row[0], image, cam.shape, title)
+        drawn = _map(row[1], cam if cam.any() else np.full(cam.shape, np.nan), limit, f"signed map, {cam.shape[0]} x {cam.shape[1]}")
+        _photo(row[2], _laid_over(image, heat, limit), cam.shape, "laid over")
+    _bar(figure, drawn, list(axes.ravel()), unit, max(np.abs(c).max() for c in cams) > limit * 1.001)
+    return figure
+
+
+@_styled
+def show_overlays(images: Sequence, heats: Sequence, titles: Sequence[str] | None = None, masks: Sequence | None = None, columns: int = 4,
+                  unit: str = "weight x activation", limit: float | None = None) -> Picture:
+    """Signed maps laid over their images, under one symmetric scale.
+
+    Args:
+        images: one per map; repeat an image to compare maps of it.
+        heats: maps in image size ``(height, width)``.
+        titles: one per map.
+        masks: per map, a mask ``(height, width)`` whose border is drawn; None for none.
+        columns: panels in a row.
+        unit, limit: as in `show_cams`.
+    """
+    images, heats = [_rgb(i) for i in images], [_array(m, 2, "each heat") for m in heats]
+    titles, masks = _per_item(titles, len(images), "titles") or [None] * len(images), _per_item(masks, len(images), "masks")
+    limit = limit or _limit(heats)
+    figure, axes = _grid_axes(len(images), images[0].shape[0] / images[0].shape[1], columns, tallest=2.4, extra=0.9)
+    for i, (ax, image, heat) in enumerate(zip(axes, images, heats)):
+        _photo(ax, _laid_over(image, heat, limit), heat.shape, titles[i])
+        if not heat.any():
+            ax.text(heat.shape[1] / 2, heat.shape[0] / 2, "no evidence", ha="center", va="center", color=QUIET, style="italic")
+        if masks:
+            _outline(ax, _array(masks[i], 2, "each mask").astype(float) > 0.5, 0.7)
+    scale = ScalarMappable(Normalize(-limit, limit), _SIGNED)
+    _bar(figure, scale, list(axes), unit, max(np.abs(m).max() for m in heats) > limit * 1.001)
+    return figure
+
+
+def _laid_over(image: np.ndarray, heat: np.ndarray, limit: float) -> np.ndarray:
+    """A pale grey image with the map's colours on top, opaque in proportion to magnitude, ``(height, width, 3)``."""
+    if heat.shape != image.shape[:2]:
+        raise ValueError(f"expected a map of the image's size {image.shape[:2]}, received {heat.shape}. Explanation.heatmap enlarges it.")
+    grey = 0.35 + 0.6 * (image @ (0.299, 0.587, 0.114))[..., None]
+    share = np.clip(np.nan_to_num(heat) / limit, -1, 1)[..., None]  # NaN is no evidence: no colour
+    colour = np.where(share > 0, to_rgb(POSITIVE), to_rgb(NEGATIVE))
+    return grey + 0.9 * np.abs(share) * (colour - grey)

@@ -237,3 +237,36 @@ def test_tensors_with_gradients_are_drawn_and_keep_their_graph():
 def test_shapes_that_do_not_fit_are_refused_in_words(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+HEATS = torch.zeros(2, 60, 90).index_put((torch.tensor([0, 1]), torch.tensor([10, 20]), torch.tensor([5, 6])), torch.tensor([2.0, -1.0]))
+
+
+def test_cams_of_all_rows_share_one_symmetric_scale_and_empty_evidence_is_said():
+    figure = viz.show_cams([PHOTO, PHOTO], [MAPS[0], 0 * MAPS[0] + float("nan")], HEATS, ["a", "b"])
+    limits = scales(figure)
+    assert len([ax for ax in figure.axes if ax.get_images()]) == 6 and figure.get_figwidth() <= viz.WIDTH
+    assert all(low == -high for low, high in limits) and len(limits) == 1
+    assert ["no evidence"] in [texts(ax) for ax in figure.axes]
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_an_overlay_colours_evidence_by_sign_and_leaves_the_rest_grey():
+    figure = viz.show_overlays([PHOTO, PHOTO], HEATS, ["a", "b"], masks=[HEATS[0] != 0, HEATS[1] != 0])
+    first, second = (np.asarray(ax.images[0].get_array()) for ax in figure.axes[:2])
+    assert first[10, 5, 0] > first[10, 5, 2] and second[20, 6, 2] > second[20, 6, 0]  # red above zero, blue below
+    assert np.ptp(first[30], axis=-1).max() < 1e-12, "no evidence takes no colour"
+    assert first[10, 5, 0] - first[10, 5, 2] > second[20, 6, 2] - second[20, 6, 0], "one scale: the weaker map is paler"
+    figure._repr_png_()
+
+
+def test_an_overlay_without_evidence_says_so():
+    figure = viz.show_overlays([PHOTO], [HEATS[0] * 0])
+    assert texts(figure.axes[0]) == ["no evidence"]
+
+
+def test_a_map_of_another_size_is_not_laid_over():
+    with pytest.raises(ValueError, match="of the image's size"):
+        viz.show_overlays([PHOTO], [MAPS[0]])
+    with pytest.raises(ValueError, match="one cam and one heat per image"):
+        viz.show_cams([PHOTO], [], [])

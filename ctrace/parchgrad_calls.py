@@ -1,0 +1,98 @@
+"""The calls of the authors' code, step by step, over `ctrace.parchgrad`, for readers who come from there.
+
+    wrapper = get_hook_wrapper(encoder, model, "cls")                     # which masks
+    wrapper.prepare_parchgrad(base_directory)                             # ChannelStatistics.load
+    convolutions = wrapper.get_default_hook_convolutions(layer_ratio)     # default_convs
+    wrapper.set_hook_modules(convolutions)                                # ParchGrad(model, statistics, layers)
+    attribution = get_input_attrib("grad")(wrapper, x, y, quantile=0.1)   # ParchGrad.attribute, colours averaged
+
+What differs is deliberate. Each image of a batch is partitioned for its own class; the gradient is that of the logit, without the
+factor of the softmax that breaks the completeness of integrated gradients; noisy gradients are averaged with their sign.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ctrace.channel_statistics import ChannelStatistics
+from ctrace.convs import default_convs
+from ctrace.parchgrad import ATTRIBUTIONS, METHODS, ParchGrad
+
+__all__ = ["STATISTICS_FILE", "HookWrapper", "get_hook_wrapper", "get_input_attrib"]
+
+STATISTICS_FILE = "statistics.safetensors"  # in place of four pickles
+
+
+def get_hook_wrapper(encoder: str, model: nn.Module, method: str) -> "HookWrapper":
+    """A model and the kind of its masks, ``"cls"`` or ``"ins"``. Any model will do: its ``encoder`` name chooses nothing here."""
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, received {method!r}.")
+    return HookWrapper(model, method)
+
+
+class HookWrapper:
+    """A model on its way to a `ParchGrad`, which `set_hook_modules` completes."""
+
+    def __init__(self, model: nn.Module, method: str):
+        self.model, self.method, self.statistics, self.parchgrad = model, method, None, None
+
+    def prepare_parchgrad(self, base_directory, device="cpu") -> None:
+        """Read the statistics from ``statistics.safetensors`` in a folder."""
+        self.statistics = ChannelStatistics.load(Path(base_directory) / STATISTICS_FILE, device)
+
+    def get_default_hook_convolutions(self, layer_ratio: float | None = None) -> list[nn.Module]:
+        return [self.model.get_submodule(name) for name in default_convs(self.model, layer_ratio)]
+
+    def set_hook_modules(self, convolutions) -> None:
+        """Say where to edit; nothing is hooked before an attribution runs, nor after."""
+        if self.statistics is None:
+            raise ValueError("no statistics yet: call prepare_parchgrad(base_directory) before set_hook_modules.")
+        self.parchgrad = ParchGrad(self.model, self.statistics, convolutions)
+
+
+def get_input_attrib(name: str) -> Callable[..., Tensor]:
+    """One of ``"grad"``, ``"inputgrad"``, ``"smoothgrad"``, ``"ig"`` as a function of a wrapper, images and classes."""
+    if name not in ATTRIBUTIONS:
+        raise ValueError(f"input attribution: expected one of {', '.join(ATTRIBUTIONS)}, received {name!r}.")
+
+    def input_attrib(
+        wrapper: HookWrapper,
+        x: Tensor,
+        y,
+        cls=None,
+        modify_gradient: bool = True,
+        gamma_infinity: bool = True,
+        gamma: float = 1.0,
+        enable_forward_hook: bool | None = None,
+        **selection,
+    ) -> Tensor:
+        """Absolute attribution averaged over colours ``(b, height, width)``.
+
+        Args:
+            x, y: images ``(b, 3, height, width)`` and the class of each.
+            cls: the class to partition for: ``y`` as it is, each image for its own, which is the default; or one for all.
+            modify_gradient: False gives the plain attribution.
+            gamma_infinity, gamma: stop the other channels, or the finite gamma, which the authors' code leaves undefined.
+            enable_forward_hook: changes nothing: the activation that instance masks need is always at hand.
+            **selection: quantile, alpha, p_value_threshold, variance_conservation, exact_variance.
+        """
+        if not modify_gradient:
+            return ATTRIBUTIONS[name](wrapper.model, x, y).abs().mean(1)
+        if wrapper.parchgrad is None:
+            raise ValueError("no layers yet: call set_hook_modules(get_default_hook_convolutions()) first.")
+        selection |= {"method": wrapper.method, "classes": _one_class(cls, y), "gamma": math.inf if gamma_infinity else gamma}
+        return wrapper.parchgrad.attribute(name, x, y, **selection).abs().mean(1)
+
+    return input_attrib
+
+
+def _one_class(cls, y) -> int | None:
+    """None where each image is partitioned for the class it is asked about."""
+    if cls is None or torch.equal(torch.as_tensor(cls).cpu(), torch.as_tensor(y).cpu()):
+        return None
+    if torch.as_tensor(cls).numel() != 1:
+        raise ValueError(f"cls: expected y itself or a single class, received {cls}. Other classes image by image: one call each.")
+    return int(cls)

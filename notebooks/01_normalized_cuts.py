@@ -1,0 +1,750 @@
+# %% [markdown]
+# # Normalized cuts
+#
+# **A few eigenvectors of one matrix hold the segments of a photograph, and their eigenvalues say in advance how good a cut can be.**
+
+# %% [markdown] tags=["remove-cell"]
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/ctrace-book/ctrace/blob/main/notebooks/01_normalized_cuts.ipynb)
+
+# %% tags=["remove-cell"]
+# Colab, Kaggle: install the package. Where it is installed already, this does nothing.
+import importlib.util, subprocess, sys
+if importlib.util.find_spec("ctrace") is None:
+    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/ctrace-book/ctrace"])
+
+# %% [markdown]
+# In this notebook you will
+#
+# - **build** a graph of six nodes, cut it in every possible way, and see one eigenvector find the best;
+# - **cut** real photographs into segments, with three lines of `ctrace`;
+# - **judge** a graph before you trust its segments: bandwidth, eigengap, the doctor.
+#
+# You should know what an eigenvector is and how to index a tensor. The formulas stand in [The cut, in short](../book/segment.md), the letters in
+# [the notation](../book/notation.md). The last cell prints how long the notebook took; it is made for less than 90 seconds on two CPU cores.
+
+# %%
+import math
+import textwrap
+import time
+import warnings
+
+import torch
+
+import ctrace
+from ctrace import Graph, Ncut, PrecomputedGraph, diagnose, kway_ncut, ncut_eigenvectors
+from ctrace import filter_bank, load_photo, viz
+from ctrace.gallery import Gallery, show_figure
+
+started = time.perf_counter()
+torch.manual_seed(0)
+device = "cuda" if torch.cuda.is_available() else "cpu"
+print(f"torch {torch.__version__.split('+')[0]} on {device}; no model, features from a filter bank")
+
+# %% [markdown]
+# ## The idea
+#
+# Join every two points of a picture by a weight that says how alike they are. To segment the picture is then to cut the graph where the weights
+# are small. The cheapest cut of all would only chip off one odd point, so {cite:t}`shi2000` divide its cost by what each side owns:
+#
+# $$
+# \operatorname{Ncut}(A, \bar A) = \frac{\operatorname{cut}(A, \bar A)}{\operatorname{vol}(A)} + \frac{\operatorname{cut}(A, \bar A)}{\operatorname{vol}(\bar A)},
+# $$
+#
+# where the cut is the weight that is severed and the volume of a side is the sum of its degrees. There are too many ways to cut to try them all. But one
+# eigenvector comes close to the best of them, and it can be looked at.
+
+# %% tags=["hide-input"]
+astronaut = load_photo("astronaut")
+bank = filter_bank(astronaut, grid=60).to(device)  # 60 x 60 points, 19 channels
+solver = Ncut(n_eig=11)
+U = solver.fit_transform(bank.features)  # (n, 11)
+halves = kway_ncut(U, n_clusters=2).argmax(1).reshape(bank.grid_hw)  # (h, w)
+show_figure(viz.show_cut(astronaut, halves, U, solver.eigval, maps=1), name="cut-idea",
+            alt="An astronaut in an orange suit; her suit as segment 1, everything else as segment 0; an eigenvector that is negative on the suit.",
+            caption="One eigenvector, right, is below zero on the suit and above zero elsewhere. It is enough for a cut into two segments.")
+
+# %% [markdown]
+# Nobody told the eigenvector what a suit is. Does its segment really hold the orange points? In the colour space L\*a\*b\*, orange is large a\* and large b\*.
+
+# %%
+inside = (halves == 1).flatten()
+lab = bank.zscores()[0].reshape(-1, len(bank.names))[:, :3]  # (n, 3): L*, a*, b*, standardised
+print("mean L*, a*, b* inside the segment ", [f"{v:+.2f}" for v in lab[inside].mean(0)])
+print("mean L*, a*, b* outside the segment", [f"{v:+.2f}" for v in lab[~inside].mean(0)])
+assert (lab[inside].mean(0) - lab[~inside].mean(0))[1:].min() > 1.5
+assert ((U[:, 1] < 0) == inside).float().mean() > 0.95
+
+# %% [markdown]
+# It does: inside, a\* and b\* lie more than one and a half standard deviations above the rest. Now let us see how this works, on a graph small enough to draw.
+#
+# ## By hand, on six nodes
+#
+# Six nodes, eight edges. Node `a` and its two friends hold together, `d` and `e` hold together, and `f` hangs on them by a light thread. Every node is
+# perfectly like itself, so the diagonal is 1.
+
+# %%
+edges = {"ab": 0.9, "ac": 0.8, "bc": 0.7, "cd": 0.4, "bd": 0.2, "de": 0.9, "df": 0.25, "ef": 0.25}
+W = torch.eye(6, dtype=torch.float64)
+for (first, second), weight in edges.items():
+    i, j = "abcdef".index(first), "abcdef".index(second)
+    W[i, j] = W[j, i] = weight
+
+# %% [markdown]
+# From the weights come the degrees `d`, and from both the normalised affinity `S`: every weight is divided by the square roots of the two degrees it
+# connects, so that a popular node does not count for more than a lonely one.
+
+# %%
+d = W.sum(1)  # (n,)
+S = W / (d[:, None] * d).sqrt()  # (n, n), the same as D^-1/2 W D^-1/2
+print("degrees", d.tolist())
+assert torch.equal(S, S.T)
+
+# %% [markdown]
+# **How many ways are there to cut six nodes in two?** Node `a` is on one side; each of the other five may join it or not; all five joining is no cut. That leaves
+# $2^5 - 1$. We can afford to try them all.
+
+# %%
+codes = torch.arange(1, 32)
+X = ((codes[:, None] >> torch.arange(5)) & 1).double()  # (31, 5): which of b..f leave a's side
+X = torch.cat([torch.zeros(31, 1).double(), X], 1)  # (31, n)
+cut = ((X @ W) * (1 - X)).sum(1)  # (31,)
+volume = X @ d  # (31,)
+ncut = cut / volume + cut / (d.sum() - volume)  # (31,)
+assert len(X) == len(X.unique(dim=0)) == 31
+
+# %% tags=["hide-input"]
+best, cheapest = int(ncut.argmin()), int(cut.argmin())
+kind = torch.zeros(31).long()
+kind[cheapest], kind[best] = 1, 2
+figure = viz.show_scatter(cut, ncut, "weight severed, cut(A, B)", "Ncut(A, B)", kind, identity=False,
+                          group_names=["29 other cuts", "severs least: f alone", "least Ncut: abc | def"])
+show_figure(figure, name="all-cuts",
+            alt="31 cuts as points, weight severed against Ncut. The cut that severs least is not the lowest; abc against def is.",
+            caption="All 31 ways to cut the graph. The cut that severs the least weight, square, takes `f` alone. The best Ncut, "
+                    "triangle, severs a little more and is far lower.")
+
+# %% [markdown]
+# The two criteria disagree. What exactly does each choose?
+
+# %%
+for name, winner in (("least cut ", cheapest), ("least Ncut", best)):
+    side = "".join("abcdef"[i] for i in X[winner].nonzero().flatten())
+    print(f"{name}: {side:>3} | the rest, severs {cut[winner]:.2f}, Ncut {ncut[winner]:.4f}")
+assert X[cheapest].tolist() == [0, 0, 0, 0, 0, 1] and X[best].tolist() == [0, 0, 0, 1, 1, 1]
+assert ncut[cheapest] > 2 * ncut[best]
+
+# %% [markdown]
+# The plain cut chips off `f`. The normalized cut separates the two groups, at less than half the price. Trying all cuts worked because there are 31 of
+# them. The picture above has 3,600 points, and $2^{3599} - 1$ ways.
+#
+# **So: what do the eigenvectors of `S` know?**
+
+# %%
+lam, vectors = torch.linalg.eigh(S)
+lam, vectors = lam.flip(0), vectors.flip(1)  # descending: (n,), (n, n)
+print("eigenvalues       ", [f"{v:.3f}" for v in lam])
+print("first eigenvector ", [f"{v:+.3f}" for v in vectors[:, 0] * vectors[0, 0].sign()])
+print("second eigenvector", [f"{v:+.3f}" for v in vectors[:, 1] * vectors[0, 1].sign()])
+
+# %% [markdown]
+# The first has one sign throughout and the eigenvalue 1; it is $\sqrt{d}$ scaled to length 1, whatever the graph, and says nothing about cuts. The second
+# is positive on `a`, `b`, `c` and negative on `d`, `e`, `f`. Its sign is the best of the 31 cuts.
+
+# %%
+assert abs(lam[0] - 1) < 1e-12
+assert torch.allclose(vectors[:, 0].abs(), (d / d.sum()).sqrt(), atol=1e-12)
+by_sign = (vectors[:, 1].sign() != vectors[0, 1].sign()).double()  # (n,), 0 on a's side
+assert torch.equal(by_sign, X[best])
+places = [(-1.5, 0.6), (-0.75, -0.55), (-0.3, 0.65), (0.75, 0.1), (1.45, -0.6), (1.75, 0.65)]
+show_figure(viz.show_graph(W, places, list("abcdef"), by_sign), name="six-nodes",
+            alt="Six nodes in two colours, a b c and d e f, two dashed edges between them; the weights.",
+            caption="The sign of the second eigenvector, as colour. The two dashed edges are cut.")
+
+# %% [markdown]
+# The eigenvalue speaks too. No cut into two can have a smaller Ncut than $1 - \lambda_2$: dropping the demand that every node takes a side can only help.
+
+# %%
+print(f"1 - lam_2 = {1 - lam[1]:.4f}  <=  best Ncut = {ncut[best]:.4f}")
+assert 1 - lam[1] <= ncut.min()
+
+# %% [markdown]
+# We knew this floor before we knew any cut. That is the second half of the claim on top of this page.
+#
+# ### The random walk, in one line
+#
+# Divide each row of `W` by its degree and it holds probabilities: where a walker goes next {cite:p}`meila2001`. **How often does a walker, in the long run,
+# step out of the side it is on?** For each side that is the cut over its volume, and Ncut is the sum of the two.
+
+# %%
+walk = W / d[:, None]  # (n, n), rows sum to 1
+out = 1 - X[best]
+escape = [float((d * side) @ walk @ (1 - side) / (d @ side)) for side in (X[best], out)]
+print(f"leaves def: {escape[0]:.4f}, leaves abc: {escape[1]:.4f}, together {sum(escape):.4f}")
+assert abs(sum(escape) - ncut[best]) < 1e-12
+
+# %% [markdown]
+# A good segment is one that a walker seldom leaves.
+#
+# ## The same from `ctrace`
+#
+# A `Graph` is made from features, a `PrecomputedGraph` from weights. Both go into `ncut_eigenvectors`. Signs are arbitrary, so ours are aligned before the
+# comparison.
+
+# %%
+graph = PrecomputedGraph(W)
+U_six, spectrum = ncut_eigenvectors(graph, n_eig=2)  # (n, 2)
+aligned = vectors[:, :2] * (vectors[:, :2] * U_six).sum(0).sign()
+print(f"largest difference {float((U_six - aligned).abs().max()):.1e}")
+print(f"eigengap at 2: {spectrum.eigengap:.3f}")
+assert torch.allclose(U_six, aligned, atol=1e-12, rtol=0)
+assert torch.allclose(spectrum.eigval, lam[:2], atol=1e-12, rtol=0)
+
+# %% [markdown]
+# ## More than two segments: turn the eigenvectors
+#
+# A sign gives two segments. For $k$ segments, {cite:t}`yu2003` take $k$ eigenvectors, scale every row to length 1, and look for the rotation $R$ that brings the
+# rows closest to the axes. Then the largest entry of a row names its segment. With $k = 2$ the rows are points on a circle. **What will the rotation do to them?**
+
+# %%
+Z, R = kway_ncut(U_six, return_rotation=True)  # scores (n, 2), rotation (2, 2)
+segments = Z.argmax(1)
+figure = viz.show_rotation(ctrace.kway.row_normalize(U_six), R, segments, list("abcdef"))
+show_figure(figure, name="rotation",
+            alt="Six points on a circle, two groups at an angle; after the rotation each lies at an axis.",
+            caption="Rows of two eigenvectors on the unit circle. Left, as they come. Right, turned: each "
+                    "group lies along its own axis, and the larger entry names the segment.")
+assert torch.equal(segments.double(), X[best])
+assert torch.allclose(R.T @ R, torch.eye(2).double(), atol=1e-12)
+
+# %% [markdown]
+# It turns them as a rigid whole until each group lies along one axis, and the larger entry repeats our best cut.
+#
+# How good can $k$ segments be? Call the weight that stays inside a segment, over the segment's volume, its **association**. Ncut is $k$ minus the sum of
+# the associations, and that sum cannot exceed $\lambda_1 + \dots + \lambda_k$. **How close does the rotation come to the best of all partitions?** Six nodes allow us to try them all again.
+
+# %%
+def associations(membership):
+    """Association of each column of ``(..., n, k)``."""
+    stays = (membership * (W @ membership)).sum(-2)
+    return stays / (membership * (d[:, None] * membership)).sum(-2)
+
+for k in (2, 3, 4, 5):
+    labels = torch.cartesian_prod(*[torch.arange(k)] * 6)  # (k^6, n)
+    onehot = torch.nn.functional.one_hot(labels, k).double()
+    sums = associations(onehot[(onehot.sum(1) > 0).all(1)]).sum(1)
+    rotated = torch.nn.functional.one_hot(kway_ncut(vectors[:, :k]).argmax(1), k).double()  # (n, k)
+    mine, partitions = associations(rotated).sum(), len(sums) // math.factorial(k)
+    print(f"k = {k}: rotation {mine:.4f}, best of {partitions} partitions {sums.max():.4f}, "
+          f"bound {lam[:k].sum():.4f}")
+    assert sums.max() <= lam[:k].sum() and mine <= sums.max() + 1e-12
+    assert (mine > sums.max() - 1e-12) == (k < 5)
+
+# %% [markdown]
+# The bound holds everywhere. For $k$ = 2, 3 and 4 the rotation finds the very best segments; at $k = 5$, with nearly as many segments as nodes, it falls a little
+# short. It is a good method and not a proof.
+#
+# Where does the bound come from? From the *soft* segments $D^{-1/2} z_j$, before anything is rounded to a label. **Their associations should add up to the
+# eigenvalues exactly.**
+
+# %%
+for k in (2, 3, 4, 5):
+    soft = associations(kway_ncut(vectors[:, :k]) / d.sqrt()[:, None])  # (k,)
+    print(f"k = {k}: soft associations {[f'{a:.3f}' for a in soft]} add up to {soft.sum():.4f}")
+    assert abs(soft.sum() - lam[:k].sum()) < 1e-12
+
+# %% [markdown]
+# They do, to the twelfth digit, because a rotation moves weight between the columns and loses none. Rounding is the only loss on the way.
+#
+# ## Real photographs
+#
+# For a photograph, a point is a cell of a grid and its features come from a filter bank. Every channel has a name that a reader understands, which will matter
+# when we ask later *why* a segment holds together.
+
+# %%
+print(f"{bank.features.shape[0]} points, {bank.features.shape[1]} channels")
+print(textwrap.fill(", ".join(bank.names), 94))
+assert len(bank.names) == bank.features.shape[1] and bank.features.shape[0] == 60 * 60
+
+# %% tags=["hide-input"]
+shown = ["L* lightness", "a* green-red", "b* blue-yellow", "vertical texture 8 px", "horizontal texture 4 px", "contrast 24 px", "position x", "position y"]
+maps = [bank.zscores()[0, :, :, bank.index(name)] for name in shown]
+show_figure(viz.show_maps(maps, shown, unit="standard deviations"), name="named-channels",
+            alt="Eight channels of the astronaut photograph as maps: lightness, two colours, two textures, contrast and two positions.",
+            caption="Eight of the channels, each in its own standard deviations. Red is above the mean, blue below.")
+
+# %% [markdown]
+# Three lines lead from here to segments, and the first two you have seen. Before the third, look at the eigenvectors. **Which of them would you cut along?**
+
+# %% tags=["hide-input"]
+show_figure(viz.show_eigenvectors(U[:, :8], bank.grid_hw, solver.eigval[:8]), name="photo-eigenvectors",
+            alt="Eight eigenvectors as maps. The first is nearly flat; the others light up the suit, the backdrop, the black helmet and parts of them.",
+            caption="The first eight eigenvectors of the astronaut. The first is the square root of the degree. The others mix what the rotation will separate.")
+
+# %%
+first = U[:, 0] / solver.graph.degree.sqrt()
+print(f"first eigenvector over sqrt(degree): {first.min():.6f} to {first.max():.6f}")
+assert (first.max() - first.min()) / first.mean() < 1e-3
+assert torch.allclose(U.T @ U, torch.eye(11, device=device), atol=1e-4)
+assert (solver.eigval.diff() <= 0).all()
+
+# %% [markdown]
+# The first is flat once the degree is taken out, as it was on six nodes. Each of the others shows several things at once, and no single one is *the* helmet. That
+# is why we turn them before we cut.
+#
+# Now the same three lines for eight photographs, with the same settings for all; only the number of segments was chosen by eye.
+
+# %%
+wanted = {"astronaut": 6, "chelsea": 10, "coffee": 8, "hopper": 6, "motorcycle": 6, "rocket": 6,
+          "china": 8, "flower": 6}  # the last two come with scikit-learn
+wanted = {name: k for name, k in wanted.items() if name in ctrace.photo_names()}
+banks = {name: filter_bank(load_photo(name), grid=60).to(device) for name in wanted}
+solvers = {name: Ncut(n_eig=11) for name in wanted}
+eigvecs = {name: solvers[name].fit_transform(bank.features) for name, bank in banks.items()}
+cuts = {name: kway_ncut(eigvecs[name], k).argmax(1).reshape(banks[name].grid_hw)
+        for name, k in wanted.items()}
+
+# %% [markdown]
+# **Do the segments follow what is in the picture?** A fair question needs a rival. Turn the segments upside down and back to front: the same shapes, the same sizes, in
+# the wrong places. Then ask how much of the colour differences each of the two explains.
+
+# %%
+def explained(values, segments):
+    """Share of the variance of ``values (n, c)`` between segments; 1 if each has one colour."""
+    onehot = torch.nn.functional.one_hot(segments.flatten()).to(values)  # (n, k)
+    size = onehot.sum(0).clamp_min(1)
+    between = onehot.T @ values / size[:, None] - values.mean(0)  # (k, c)
+    return float((size[:, None] * between**2).sum() / ((values - values.mean(0)) ** 2).sum())
+
+shares = {}
+for name, segments in cuts.items():
+    lab = banks[name].zscores()[0].reshape(segments.numel(), -1)[:, :3]
+    shares[name] = explained(lab, segments), explained(lab, segments.flip(0, 1))
+    print(f"{name:10s} in place {shares[name][0]:.2f}   turned round {shares[name][1]:.2f}")
+    assert shares[name][0] > shares[name][1] + 0.1
+
+# %% tags=["hide-input"]
+sights = {
+    "astronaut": "The suit, the black helmet with the table, the backdrop in three pieces, and the rest with the face.",
+    "chelsea": "The eyes share a segment with the dark stripes of the brow, nose and cheeks make another; the blurred cloth behind falls into patches.",
+    "coffee": "The white rim, the dark cup and the red saucer. The coffee shares a segment with the wood behind it, whose colour it has.",
+    "hopper": "The face is one segment; uniform and backdrop, large and even, are halved; cap, collar and flag are what remains.",
+    "motorcycle": "The red tank and the red box make one segment, the white board and the floor have their own; the engine goes with the garage behind it.",
+    "rocket": "Rocket and lit ground are one segment. The sky, having no edges, is cut by its gradient.",
+    "china": "The tower stands free of the sky; trees on both sides have their own segments; the sky is cut by position.",
+    "flower": "The dahlia is one segment, and the blurred leaves are shared out by place and tone.",
+}
+gallery = Gallery("cut-photographs")
+for name, segments in cuts.items():
+    figure = viz.show_cut(load_photo(name), segments, eigvecs[name], solvers[name].eigval)
+    caption = f"**{name}**, $k$ = {wanted[name]}. {sights[name]} The segments explain {shares[name][0]:.0%} of the colour differences."
+    gallery.add(name, figure, f"The photograph {name}, its {wanted[name]} segments, their mean colours, five eigenvectors. {sights[name]}", caption)
+gallery.show()
+
+# %% [markdown]
+# Every segmentation explains at least 10 percentage points more of the colour than itself turned round. Look at the failures too. A large even sky is cut although nothing
+# is there to cut: the criterion wants pieces of similar volume, and the position channels, though weak, are all that differs inside a sky.
+#
+# **How many segments should one ask for?** The same eigenvectors serve every $k$; only the rotation is new. Browse before you read on.
+
+# %% tags=["hide-input"]
+gallery, lab = Gallery("cut-k"), banks["coffee"].zscores()[0].reshape(len(eigvecs["coffee"]), -1)[:, :3]
+by_k, lam_coffee = {}, solvers["coffee"].eigval
+for k in (2, 3, 4, 5, 6, 8, 10):
+    by_k[k] = kway_ncut(eigvecs["coffee"], k).argmax(1).reshape(banks["coffee"].grid_hw)
+    figure = viz.show_cut(load_photo("coffee"), by_k[k], eigvecs["coffee"], lam_coffee, maps=1, first=k, columns=2)
+    gap = float(lam_coffee[k - 1] - lam_coffee[k])
+    caption = f"$k$ = {k}, and the eigenvector that came last: eigengap {gap:.4f}, and {explained(lab, by_k[k]):.0%} of the colour differences explained."
+    gallery.add(f"k = {k}", figure, f"A cup of coffee cut into {k} segments, the segments in their mean colours, and eigenvector {k}.", caption)
+gallery.show()
+
+# %% [markdown]
+# First the dark corner of the table comes off. At $k = 4$ the saucer stands free with the dark side of the cup, at $k = 6$ the white rim does, and at $k = 8$ the coffee leaves the
+# saucer, though only to join the wood of its own colour. Four cells of the grid are enough to check that.
+
+# %%
+for k, expected in {2: "corner", 4: "saucer", 6: "rim", 8: "coffee"}.items():
+    spots = {"corner": (1, 2), "saucer": (25, 12), "rim": (14, 20), "coffee": (11, 27)}
+    at = {spot: int(by_k[k][cell]) for spot, cell in spots.items()}
+    print(f"k = {k}: segment of each cell {at}")
+    assert list(at.values()).count(at[expected]) == 1
+assert by_k[8][11, 27] == by_k[8][10, 3]  # the wood to the left of the cup
+
+# %% [markdown]
+# More segments explain more colour, so colour cannot choose $k$.
+# The eigengap can help: it says after which $k$ the next eigenvector has clearly less to offer.
+
+# %% tags=["hide-input"]
+gaps = lam_coffee[:-1] - lam_coffee[1:]
+widest = int(gaps[1:].argmax()) + 2
+show_figure(viz.show_spectrum(lam_coffee, widest), name="coffee-spectrum",
+            alt="Eleven eigenvalues falling slowly from 1, and bars of the gaps between neighbours.",
+            caption="Eigenvalues of the coffee cup and the gaps between them. None is wide; the widest after the first is marked.")
+print(f"widest gap {gaps[widest - 1]:.4f} after k = {widest}; colour explained {explained(lab, by_k[2]):.2f} at k = 2, {explained(lab, by_k[10]):.2f} at k = 10")
+assert explained(lab, by_k[10]) > explained(lab, by_k[6]) > explained(lab, by_k[2])
+
+# %% [markdown]
+# ## What the bandwidth does
+#
+# All of this rests on one choice, how far apart two points may be and still count as alike. **What happens to the eigenvalues when $\sigma$ goes to zero, and when it
+# grows without end?** To see it in every digit, a coarser grid of the coffee cup, in float64, and all eigenvalues.
+
+# %%
+coarse = filter_bank(load_photo("coffee"), grid=30).features.double()  # (600, c)
+sigmas = torch.logspace(-1.7, 1, 14)
+spectra = []
+for sigma in sigmas.tolist():
+    weights = ctrace.rbf_affinity(coarse, sigma=sigma)
+    root = weights.sum(1).rsqrt()
+    spectra.append(torch.linalg.eigvalsh(root[:, None] * weights * root).flip(0)[:9])
+spectra = torch.stack(spectra)  # (14, 9)
+gap_at_6 = spectra[:, 5] - spectra[:, 6]
+
+# %% tags=["hide-input"]
+panels = [("eigenvalues", "eigenvalue", {rf"$\lambda_{{{j}}}$": spectra[:, j - 1] for j in (2, 4, 6, 8)}),
+          ("eigengap at 6", r"$\lambda_6 - \lambda_7$", {"gap": gap_at_6})]
+show_figure(viz.show_curve_panels(sigmas, panels, r"bandwidth $\sigma$, in units of the features", logx=True), name="bandwidth-spectrum",
+            alt="Four eigenvalues against the bandwidth: all 1 on the left, all near 0 on the right. The eigengap at 6 rises between and is zero at both ends.",
+            caption="Left end: every point alone, all eigenvalues 1. Right end: all points alike, all but the first eigenvalue near 0. The eigengap lives in between.")
+
+# %%
+widest_at = float(sigmas[gap_at_6.argmax()])
+for i in (0, int(gap_at_6.argmax()), -1):
+    print(f"sigma = {sigmas[i]:5.2f}   lam_2 {spectra[i, 1]:.4f}   gap at 6 {gap_at_6[i]:.5f}")
+assert spectra[0].min() > 0.999 and spectra[-1, 1:].max() < 0.02
+assert round(widest_at, 2) == 0.57 and round(float(gap_at_6.max()), 2) == 0.10
+assert gap_at_6[0] < 1e-3 and gap_at_6[-1] < 1e-3
+
+# %% [markdown]
+# At both ends the gap closes, for opposite reasons. In between it opens, to 0.10 at $\sigma = 0.57$.
+#
+# One number for the whole picture is a compromise between its flat parts and its busy ones. {cite:t}`zelnik2004` give every point a scale of its own, the
+# distance to a near neighbour; `ctrace` does so unless told otherwise. Here are both ways, on two photographs. We also ask how far the six eigenvectors turn when
+# the features are disturbed by a little noise: **cosine 1 means that their span stayed, 0 that a direction was lost.**
+
+# %%
+def try_bandwidth(features, sigma, k=6):
+    """Segments, points in the smallest, cosine between the spans before and after noise of 0.05."""
+    seeded = torch.Generator().manual_seed(0)
+    noise = 0.05 * torch.randn(features.shape, generator=seeded).to(features)
+    U = Ncut(k, sigma=sigma).fit_transform(features)
+    turned = Ncut(k, sigma=sigma).fit_transform(features + noise)
+    segments = kway_ncut(U).argmax(1)
+    smallest = int(segments.bincount(minlength=k).min())
+    return segments, smallest, float(torch.linalg.svdvals(U.T @ turned).min())
+
+middle = {name: filter_bank(load_photo(name), grid=40).to(device) for name in ("coffee", "rocket")}
+tried = {(name, sigma): try_bandwidth(middle[name].features, sigma)
+         for name in middle for sigma in (0.15, 0.5, 4.0, "local")}
+for (name, sigma), (_, smallest, cosine) in tried.items():
+    print(f"{name:7s} sigma = {sigma!s:6s} smallest segment {smallest:4d}   cosine {cosine:.3f}")
+
+# %% tags=["hide-input"]
+gallery = Gallery("bandwidth")
+for name, grid in middle.items():
+    four = {sigma: tried[name, sigma][0].reshape(grid.grid_hw) for sigma in (0.15, 0.5, 4.0, "local")}
+    figure = viz.show_segments(load_photo(name), list(four.values()), ["σ = 0.15, too small", "σ = 0.5", "σ = 4, too wide", "local scales"], columns=3)
+    gallery.add(name, figure, alt=f"The photograph {name} in six segments, with four bandwidths.",
+                caption=f"**{name}**, six segments each. Smallest segment: {', '.join(f'{tried[name, s][1]} points' for s in four)}.")
+gallery.show()
+
+# %%
+for name in middle:
+    assert tried[name, 0.15][2] < 0.5 and tried[name, "local"][2] < 0.5  # lost in the noise
+    assert tried[name, 0.5][2] > 0.98  # stays
+assert tried["rocket", 0.5][1] <= 10 < 50 <= tried["rocket", "local"][1]
+
+# %% [markdown]
+# Neither way wins. The number 0.5 is steady: noise hardly turns its span. But on the rocket it spends segments on single lamps, of ten points or fewer, which are
+# far from everything. Local scales bring the lamps closer to the rest, and no segment has fewer than fifty points. The price is that in an even sky the
+# scales become as small as the noise, and the span turns with it. So an eigengap, or a pretty picture, is not yet a proof: disturb the input and look again.
+#
+# ## The same product is attention
+#
+# Look once more at the walk $D^{-1} W V$: a weighted mean of the rows of $V$, with weights $\exp(-\lVert x_i - x_j\rVert^2 / 2\sigma^2)$ that are normalised over $j$.
+# That is a softmax. The square splits into three terms, the one with $\lVert x_i\rVert^2$ is the same for all $j$ and cancels, and what is left is a layer of
+# attention {cite:p}`vaswani2017`. **Queries and keys are both the features; which one carries the extra term?**
+
+# %%
+from torch.nn.functional import scaled_dot_product_attention
+
+x, sigma = filter_bank(load_photo("coffee"), grid=24).features.double(), 0.5
+queries = torch.cat([x / sigma, torch.ones_like(x[:, :1])], 1)  # (n, c + 1)
+keys = torch.cat([x / sigma, -x.square().sum(1, keepdim=True) / (2 * sigma**2)], 1)  # (n, c + 1)
+graph, V = Graph(x, sigma=sigma), torch.randn(len(x), 5, dtype=x.dtype)
+attended = scaled_dot_product_attention(queries, keys, V, scale=1.0)  # (n, 5)
+difference = (graph.matmul(V) / graph.degree[:, None] - attended).abs().max()
+print(f"largest difference between D^-1 W V and attention: {difference:.1e}")
+assert difference < 1e-10
+
+# %% [markdown]
+# The keys do. Every row of the two results agrees to ten digits. Now stack the layer: apply it again and again, and keep the five columns independent by a QR
+# decomposition. **Where do they go?** Attention has the eigenvectors of $S$, divided by $\sqrt d$, so the distance should shrink by
+# $\lambda_6 / \lambda_5$ a layer.
+
+# %%
+U5, spectrum = ncut_eigenvectors(graph, 5)
+target = torch.linalg.qr(U5 / graph.degree.sqrt()[:, None]).Q  # (n, 5)
+distances = []
+for layer in range(120):
+    V = torch.linalg.qr(scaled_dot_product_attention(queries, keys, V, scale=1.0)).Q
+    distances.append(float(torch.linalg.matrix_norm(target - V @ (V.T @ target), 2)))
+rate = spectrum.next_eigval / float(spectrum.eigval[-1])
+measured = (distances[-1] / distances[59]) ** (1 / 60)
+print(f"distance {distances[0]:.2f} after one layer, {distances[-1]:.1e} after 120")
+print(f"it shrinks by {measured:.4f} a layer; lam_6 / lam_5 = {rate:.4f}")
+assert distances[-1] < 1e-4 and abs(measured - rate) < 1e-3
+
+# %% tags=["hide-input"]
+layers = torch.arange(1, 121)
+predicted = distances[59] * rate ** (layers - 60)
+show_figure(viz.show_curves(layers, [distances, predicted], ["measured", r"slope $\lambda_6 / \lambda_5$"], "layers of attention",
+                            "distance to the Ncut embedding", logy=True), name="attention-converges",
+            alt="The distance falls along a straight line on a logarithmic axis, from about 1 to below one in ten thousand.",
+            caption="Distance between the span of five columns under repeated attention and the Normalized Cut embedding.")
+
+# %% [markdown]
+# They go to the Normalized Cut. **A Normalized Cut is what attention with tied queries and keys converges to**, and the eigengap is the speed.
+#
+# ## The doctor
+#
+# `diagnose` looks at the degrees and the leading eigenvalues and says in words whether a graph is fit to be cut. First a healthy one.
+
+# %%
+healthy = diagnose(middle["coffee"].features)
+print(healthy)
+assert healthy.components == 1 and "ready to be cut" in healthy.notes[0]
+
+# %% [markdown]
+# Next, three heaps of points so far apart that no weight joins them. **How many eigenvalues are 1?**
+
+# %%
+centres = torch.tensor([[0.0, 0], [20, 0], [0, 20]]).repeat_interleave(100, 0)
+heaps = centres + 0.5 * torch.randn(300, 2)
+apart = diagnose(Graph(heaps, sigma=1.0), n_eig=6)
+print(apart)
+assert apart.components == 3 and (apart.eigval[:3] > 1 - 1e-6).all() and apart.suggested_k == 3
+
+# %% [markdown]
+# As many as there are pieces. Last, random numbers in 40 channels. There is nothing to find in them, and a cut will be found all the same unless somebody warns.
+
+# %%
+noise = diagnose(torch.randn(500, 40), n_eig=6)
+print(noise)
+assert "no open eigengap" in noise.notes[-1]
+assert float(noise.gaps[1:].max()) < float(healthy.gaps[1:].max())
+
+# %% [markdown]
+# The doctor warns. It looks at the gap from the second eigenvalue on, since the first gap is open for any graph that hangs together.
+#
+# ## When it fails
+#
+# Three mistakes that everybody makes once. First: features that hold a NaN, here in a single row.
+
+# %%
+try:
+    broken = middle["coffee"].features.clone()
+    broken[7, 0] = float("nan")
+    Ncut(n_eig=6).fit(broken)
+except ValueError as error:
+    print(textwrap.fill(str(error), 94))
+    assert "1 of 1080 rows" in str(error)
+
+# %% [markdown]
+# Second: a device that is not there.
+
+# %%
+if torch.cuda.is_available():
+    print("This machine has a CUDA device, so nothing fails here.")
+else:
+    try:
+        Ncut(n_eig=6, device="cuda")
+    except ValueError as error:
+        print(textwrap.fill(str(error), 94))
+
+# %% [markdown]
+# Third, and less obvious: four equal heaps, and we ask for two segments *with a gradient*. Which two heaps belong together? The data do not say, four eigenvalues are
+# equal, and a derivative of an undefined choice does not exist.
+
+# %%
+corners = torch.tensor([[0.0, 0], [0, 10], [10, 0], [10, 10]]).double().repeat_interleave(5, 0)
+message = ""
+try:
+    Ncut(n_eig=2, sigma=1.0, track_grad=True).fit_transform(corners.requires_grad_())
+except ArithmeticError as error:
+    message = str(error)
+print(textwrap.fill(message, 94))
+assert "gap" in message and "diagnose" in message
+
+# %% [markdown]
+# Without a gradient the same request is answered, with a warning. With four segments the gap is open and everything is defined.
+
+# %%
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    Ncut(n_eig=2, sigma=1.0).fit(corners.detach())
+assert caught and issubclass(caught[-1].category, RuntimeWarning)
+
+# %%
+four = Ncut(n_eig=4, sigma=1.0, track_grad=True)
+scores = kway_ncut(four.fit_transform(corners))
+print(f"eigengap at 4: {four.eigengap:.3f}; segments {scores.argmax(1).tolist()}")
+assert four.eigengap > 0.99 and len(scores.argmax(1).unique()) == 4 and scores.requires_grad
+
+# %% [markdown]
+# ## Exercises
+#
+# ```{exercise}
+# :label: ex-scale-weights
+#
+# **Predict.** Multiply every weight of the six-node graph by 10. By which factor do the best cut, the best Ncut, and $\lambda_2$ change? Put
+# your three factors into `prediction` before you compute anything.
+# ```
+
+# %% tags=["hide-input"]
+def check_prediction(prediction):
+    """Compares three factors with what happens, and says why."""
+    if prediction is None:
+        return "No prediction yet: three factors, for cut, Ncut and lam_2."
+    W10 = 10 * W
+    severed, degrees = X[best] @ W10 @ (1 - X[best]), W10.sum(1)
+    ncut10 = severed / (degrees @ X[best]) + severed / (degrees @ out)
+    lam10 = ncut_eigenvectors(PrecomputedGraph(W10), 2)[1].eigval
+    truth = {"cut": (severed / cut[best], "a cut is a sum of weights"),
+             "Ncut": (ncut10 / ncut[best], "cut and volume grow alike, and Ncut is their ratio"),
+             "lam_2": (lam10[1] / lam[1], "S divides each weight by degrees, which grew as much")}
+    wrong = [f"{name}: you said {said:g}, it is {factor:g}, since {why}."
+             for said, (name, (factor, why)) in zip(prediction, truth.items()) if abs(said - factor) > 1e-6]
+    return "\n".join(wrong) or "Right: the cut has units, Ncut and the eigenvalues have none."
+
+# %%
+prediction = None  # for example (1, 1, 1)
+print(check_prediction(prediction))
+
+# %% [markdown]
+# ```{solution-start} ex-scale-weights
+# :class: dropdown
+# ```
+
+# %%
+print(check_prediction((10, 10, 10)))
+print(check_prediction((10, 1, 1)))
+assert check_prediction((10, 1, 1)).startswith("Right")
+
+# %% [markdown]
+# Only the ratios between weights matter. That is why a bandwidth can be chosen freely in scale but not in shape.
+#
+# ```{solution-end}
+# ```
+#
+# ```{exercise}
+# :label: ex-ncut-value
+#
+# **Implement.** Write `ncut_value(W, labels)`: the Normalized Cut of a partition into any number of segments, the sum over segments of the weight that leaves it, over
+# its volume.
+# ```
+
+# %% tags=["hide-input"]
+def check_ncut_value(function):
+    """Runs the function on the six-node graph and recognises the usual slips."""
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    onehot = torch.nn.functional.one_hot(labels).double()
+    got, leaves = float(function(W, labels)), (onehot * (W @ (1 - onehot))).sum(0)  # (k,)
+    slips = {"you divide by the number of nodes; a volume is a sum of degrees": leaves / onehot.sum(0),
+             "your degrees leave out the diagonal; a node's likeness to itself counts": leaves / ((d - 1) @ onehot),
+             "you count each severed edge twice per segment": 2 * leaves / (d @ onehot),
+             "you return the associations; Ncut is k minus their sum": 1 - leaves / (d @ onehot)}
+    for slip, value in slips.items():
+        if abs(got - float(value.sum())) < 1e-9:
+            return f"Not yet, {got:.4f}: {slip}."
+    right = float((leaves / (d @ onehot)).sum())
+    missed = f"Not yet: expected {right:.4f} for abc | de | f, received {got:.4f}."
+    return f"Right: {got:.4f}." if abs(got - right) < 1e-9 else missed
+
+# %%
+def ncut_value(W, labels):
+    return torch.tensor(0.0)  # your turn
+
+print(check_ncut_value(ncut_value))
+
+# %% [markdown]
+# ```{solution-start} ex-ncut-value
+# :class: dropdown
+# ```
+
+# %%
+def ncut_value(W, labels):
+    onehot = torch.nn.functional.one_hot(labels).to(W)  # (n, k)
+    leaves = (onehot * (W @ (1 - onehot))).sum(0)  # (k,)
+    return (leaves / (W.sum(1) @ onehot)).sum()
+
+print(check_ncut_value(ncut_value))
+assert check_ncut_value(ncut_value).startswith("Right")
+assert abs(ncut_value(W, X[best].long()) - ncut[best]) < 1e-12
+
+# %% [markdown]
+# ```{solution-end}
+# ```
+#
+# ```{exercise}
+# :label: ex-wrong-sign
+#
+# **Break it.** The second eigenvector found the best cut of our graph. Change the weight of one or two edges so that its sign does *not*. Afterwards, find another
+# threshold than zero at which the same eigenvector does find it.
+# ```
+
+# %% tags=["hide-input"]
+def check_broken(changes):
+    """Cuts the changed graph by sign, compares with all 31 cuts, and says which way it went."""
+    changed = W.clone()
+    for (first, second), weight in changes.items():
+        i, j = "abcdef".index(first), "abcdef".index(second)
+        changed[i, j] = changed[j, i] = weight
+    values = torch.stack([ncut_value(changed, row.long()) for row in X])  # (31,)
+    U, spectrum = ncut_eigenvectors(PrecomputedGraph(changed), 2)
+    side = (U[:, 1] > 0).long()
+    if spectrum.eigval[1] > 1 - 1e-9:
+        return "The graph fell apart, so any mix of the pieces is an eigenvector. Keep a thread."
+    by_sign, least = float(ncut_value(changed, side)), float(values.min())
+    if by_sign < least + 1e-9:
+        return f"Still right: Ncut {by_sign:.4f}, the best of all. Make one node nearly, not quite, alone."
+    order = "".join("abcdef"[i] for i in U[:, 1].argsort())
+    return f"Broken: Ncut {by_sign:.4f}, the best cut has {least:.4f}. Along the eigenvector: {order}."
+
+# %%
+my_changes = {}  # for example {"cd": 0.9}
+print(check_broken(my_changes))
+
+# %% [markdown]
+# ```{solution-start} ex-wrong-sign
+# :class: dropdown
+# ```
+
+# %%
+print(check_broken({"df": 0.05, "ef": 0.05}))
+changed = W.clone()
+changed[5, 3:5] = changed[3:5, 5] = 0.05
+u = ncut_eigenvectors(PrecomputedGraph(changed), 2)[0][:, 1]
+print([f"{value:+.2f}" for value in u])
+assert (u > 0).tolist() == [False] * 3 + [True] * 3
+assert ncut_value(changed, (u > 0.5).long()) < ncut_value(changed, (u > 0).long()) / 1.5
+
+# %% [markdown]
+# With `f` on a thread of 0.05, the best cut takes `f` alone: now even its small volume pays for so light a cut. The eigenvector knows, it puts `f` far from all others,
+# but zero still lies between `c` and `d`. A threshold next to `f` finds the best cut. {cite:t}`shi2000` try several thresholds and keep the best; the rotation
+# of {cite:t}`yu2003` avoids thresholds altogether.
+#
+# ```{solution-end}
+# ```
+#
+# ## In this notebook we have
+#
+# - **built** a graph of six nodes, cut it in every possible way, and seen one eigenvector find the best;
+# - **cut** real photographs into segments, with three lines of `ctrace`;
+# - **judged** a graph before trusting its segments: bandwidth, eigengap, the doctor.
+
+# %%
+print(f"{time.perf_counter() - started:.0f} seconds on {device}, {torch.get_num_threads()} threads")
+
+# %% [markdown]
+# Next: [The gradient of a cut](02_gradient_of_a_cut.ipynb), where we ask how a segment moves when a feature does, and find that the obvious way to differentiate it
+# returns NaN.

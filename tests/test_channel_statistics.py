@@ -1,0 +1,238 @@
+"""Statistics of channels: equal to a literal loop, however they are split, and refused where they cannot be had."""
+
+import copy
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from scipy import stats
+from torch import nn
+
+from ctrace.channel_statistics import ChannelStatistics
+from ctrace.fair_sample import FairSample
+from ctrace.layers import fingerprint
+from tests import two_processes
+from tests.reference_gradcam import Residual
+from tests.reference_parchgrad import activations, class_pvalue, dead_channel_net, labelled_images, make_net
+
+N, CLASSES = 30, 4
+
+
+def loader(n=N, batch=7, seed=1):
+    images, labels = labelled_images(n, CLASSES, seed)
+    return list(zip(images.split(batch), labels.split(batch)))
+
+
+def collect(net=None, batches=None, **settings):
+    return ChannelStatistics.collect(net or make_net(), loader() if batches is None else batches, progress=False, **settings)
+
+
+def assert_same(a, b, **tolerance):
+    for ours, theirs in zip((a.moments.count, a.moments.mean, a.moments.m2), (b.moments.count, b.moments.mean, b.moments.m2)):
+        torch.testing.assert_close(ours, theirs, **tolerance)
+
+
+@pytest.fixture(scope="module")
+def statistics():
+    return collect()
+
+
+@pytest.mark.parametrize("layer, index", [("0", 0), ("3", 3)])
+def test_statistics_and_class_tests_equal_a_literal_loop(statistics, layer, index):
+    images, labels = labelled_images(N, CLASSES)
+    rows = activations(make_net(), index, images)
+    ours, p = statistics.of_layer(layer), statistics.welch_pvalues()[layer]
+    assert p.shape == (len(rows[0]), CLASSES)
+    for k in range(CLASSES):
+        inside = torch.tensor([row for row, label in zip(rows, labels) if label == k], dtype=torch.float64)
+        torch.testing.assert_close(ours.mean[k], inside.mean(0), rtol=0, atol=1e-12)
+        torch.testing.assert_close(ours.variance()[k], inside.var(0), rtol=1e-9, atol=1e-14)
+        for channel in range(len(rows[0])):
+            assert abs(p[channel, k].item() - class_pvalue(rows, labels.tolist(), k, channel)) < 1e-9
+
+
+def test_layers_differ_in_their_p_values(statistics):
+    p = statistics.welch_pvalues()
+    assert (p["0"][:6] - p["3"][:6]).abs().max() > 0.1
+
+
+def test_batch_size_order_and_merging_do_not_matter(statistics):
+    batches = loader(batch=1)
+    for other in (collect(batches=batches[::-1]), collect(batches=batches[:11]).merge(collect(batches=batches[11:]))):
+        assert_same(other, statistics, rtol=1e-10, atol=1e-12)
+
+
+def test_a_dead_channel_has_p_1_in_every_class():
+    net = make_net()
+    with torch.no_grad():
+        net[3].bias[2] = -1e6
+    statistics = collect(net)
+    assert (statistics.welch_pvalues("3")["3"][2] == 1).all() and (statistics.of_layer("3").m2[:, 2] == 0).all()
+
+
+def test_the_file_holds_everything(statistics, tmp_path):
+    statistics = collect(shapiro_sample=9)
+    statistics.save(tmp_path / "s.safetensors")
+    again = ChannelStatistics.load(tmp_path / "s.safetensors")
+    assert_same(again, statistics, rtol=0, atol=0)
+    assert again.layers == statistics.layers and torch.equal(again.weight_sums, statistics.weight_sums)
+    assert torch.equal(again.sample.rows, statistics.sample.rows) and again.sample.cap == 9
+    assert_same(again.merge(statistics), statistics.merge(again), rtol=0, atol=0)
+
+
+def test_two_processes_find_what_one_finds(tmp_path):
+    multiprocessing.spawn(two_processes.collect_share, (str(tmp_path),), nprocs=2)
+    alone = collect(dead_channel_net(), two_processes.batches(), shapiro_sample=8)
+    first, second = (ChannelStatistics.load(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    assert_same(first, alone, rtol=1e-10, atol=1e-12)
+    assert_same(first, second, rtol=0, atol=0)
+    assert torch.equal(first.sample.rows, second.sample.rows) and len(first.sample.rows) == 8
+    assert (first.of_layer("0").m2[:, 1] == 0).all() and (first.welch_pvalues("0")["0"][1] == 1).all()
+    for rank in range(2):
+        assert "every process needs images" in (tmp_path / f"{rank}.txt").read_text()
+
+
+def test_memory_does_not_grow_with_the_number_of_images():
+    net, sizes = make_net(), {}
+    for n in (4, 60):
+        statistics = collect(net, (batch for _ in range(n) for batch in loader(8, 8)), shapiro_sample=20)
+        m = statistics.moments
+        sizes[n] = [x.numel() for x in (m.count, m.mean, m.m2, statistics.sample.rows)]
+        assert statistics.count.sum() == 8 * n
+    assert sizes[4] == sizes[60]
+
+
+def test_the_sample_is_fair_and_bounded():
+    generator, hits = torch.Generator().manual_seed(0), torch.zeros(40)
+    for _ in range(600):
+        sample = FairSample(torch.zeros(0, 1), cap=5)
+        for rows in torch.arange(40.0)[:, None].split(6):
+            sample = sample.draw(rows, generator)
+        assert len(sample.rows) == len(set(sample.rows[:, 0].tolist())) == 5
+        hits[sample.rows[:, 0].long()] += 1
+    assert (hits / 600 - 5 / 40).abs().max() < 4 * (5 / 40 * 35 / 40 / 600) ** 0.5
+
+
+def test_shapiro_p_values_are_scipys_on_the_sample():
+    images, _ = labelled_images(N, CLASSES)
+    p = collect(shapiro_sample=N).shapiro_pvalues()["0"]
+    rows = torch.tensor(activations(make_net(), 0, images), dtype=torch.float32).double()
+    theirs = [stats.shapiro(rows[:, channel].numpy()).pvalue for channel in range(6)]
+    torch.testing.assert_close(p.double(), torch.tensor(theirs, dtype=torch.float64), rtol=1e-3, atol=1e-5)  # order and float32
+    assert collect(dead_channel_net(), shapiro_sample=9).shapiro_pvalues("0")["0"][1] == 1
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_models_have_float32_means(half):
+    net = make_net()
+    exact = collect(net).of_layer("0").mean
+    torch.testing.assert_close(collect(copy.deepcopy(net).to(half)).of_layer("0").mean, exact, rtol=0.02, atol=0.01)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_model_is_left_exactly_as_found(frozen):
+    model = Residual().requires_grad_(not frozen)
+    before = fingerprint(model)
+    images, labels = labelled_images(8)
+    collect(model, [(images.float(), labels)])
+    assert fingerprint(model) == before
+    with pytest.raises(ValueError):
+        collect(model, [(images.float(), labels + 9)])
+    assert fingerprint(model) == before
+
+
+def test_statistics_of_another_model_are_refused(statistics):
+    statistics.check_model(make_net(), ["0", "3"])
+    statistics.check_model(make_net().bfloat16(), ["0", "3"])
+    wider = make_net()
+    wider[3] = nn.Conv2d(6, 9, 3)
+    cases = [(make_net(seed=1), ["0"], "weights of '0' are not"), (wider, ["3"], "'3' has 9 channels here, 8 there")]
+    for model, layers, words in cases:
+        with pytest.raises(ValueError, match=f"statistics of another model: .*{words}"):
+            statistics.check_model(model, layers)
+    with pytest.raises(ValueError, match="hold nothing about 3"):
+        collect(layers="0").check_model(make_net(), ["0", "3"])
+    with pytest.raises(ValueError, match="same model"):
+        statistics.merge(collect(make_net(seed=1)))
+
+
+def test_a_class_with_one_image_and_a_class_never_seen_are_refused_and_the_others_tested(statistics):
+    images, labels = labelled_images(9)
+    few = collect(batches=[(images, labels)], num_classes=6)  # class 0 has three images, 1 to 3 have two, 4 and 5 none
+    with pytest.raises(ValueError, match=r"class 4 \(never seen\), class 5 \(never seen\): a test needs two images"):
+        few.welch_pvalues()
+    p = few.welch_pvalues(classes=few.testable().nonzero()[:, 0])
+    assert p["0"].shape == (6, 4) and p["0"].isfinite().all()
+    one = collect(batches=[(images[:5], torch.tensor([0, 0, 1, 1, 2]))])
+    with pytest.raises(ValueError, match=r"class 2 \(1 of 5 images\)"):
+        one.welch_pvalues(classes=2)
+    alone = collect(batches=[(images[:3], torch.tensor([0, 0, 0]))])
+    with pytest.raises(ValueError, match=r"class 0 \(3 of 3 images\).*two of others"):
+        alone.welch_pvalues(classes=[0])
+    with pytest.raises(ValueError, match="class -1: these statistics hold the classes 0 to 3"):
+        statistics.welch_pvalues(classes=-1)
+
+
+IMAGES, LABELS = labelled_images(4)
+
+
+@pytest.mark.parametrize(
+    "batches, words",
+    [
+        ([], "no batch came out"),
+        ([IMAGES], r"expected batches \(images, labels\), received a Tensor"),
+        ([(IMAGES, LABELS, LABELS)], "received a tuple of 3"),
+        ([(IMAGES, LABELS[:2])], "one class number for each of the 4 images"),
+        ([(IMAGES, torch.eye(4))], "A soft label has no class"),
+        ([(IMAGES, LABELS + 1)], "classes run from 0 to 3, received 1 to 4"),
+        ([(IMAGES, LABELS - 1)], "received -1 to 2"),
+        ([((IMAGES * 255).byte(), LABELS)], "expected floating point"),
+    ],
+)
+def test_a_malformed_loader_is_said(batches, words):
+    with pytest.raises(ValueError, match=words):
+        collect(batches=batches)
+
+
+def test_a_model_that_cannot_be_measured_is_said(statistics):
+    spare, conv = make_net(), nn.Conv2d(3, 3, 1).double()
+    twice = nn.Sequential(conv, conv, nn.Flatten())
+    spare.register_module("spare", nn.Conv2d(3, 3, 1))
+    spare.forward = lambda x: make_net()(x)
+    wide, maps = make_net(), nn.Sequential(nn.Conv2d(3, 4, 3)).double().eval()
+    with torch.no_grad():
+        wide[0].weight.mul_(float("inf"))
+    cases = [
+        (nn.Sequential(nn.Flatten(), nn.Linear(300, 4)), {}, "has no Conv2d"),
+        (make_net().train(), {}, "BatchNorm '1' is in training mode"),
+        (twice, {}, "'0' is used twice in one pass"),
+        (spare, {}, "never reached by a forward pass"),
+        (maps, {}, "Pass num_classes"),
+        (maps, {"num_classes": 0}, "expected at least 1"),
+        (make_net(), {"shapiro_sample": 6000}, "expected 0 to 5000"),
+        (make_net(), {"layers": "1"}, "expected convolutions"),
+        (wide, {}, "'0' are not all finite"),
+    ]
+    for model, settings, words in cases:
+        with pytest.raises(ValueError, match=words):
+            collect(model, **settings)
+    assert collect(maps, num_classes=4).count.sum() == N
+    with pytest.raises(ValueError, match="no 'x'. They hold: 0, 3"):
+        statistics.of_layer("x")
+    with pytest.raises(ValueError, match="sample holds 0 images"):
+        statistics.shapiro_pvalues()
+
+
+def test_a_file_that_holds_something_else_is_said(tmp_path):
+    with pytest.raises(ValueError, match="no statistics at"):
+        ChannelStatistics.load(tmp_path / "none.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="holds no channel statistics"):
+        ChannelStatistics.load(tmp_path / "bad.safetensors")
+
+
+def test_a_bar_is_drawn_only_when_asked_for(capsys):
+    collect()
+    assert capsys.readouterr().err == ""
+    ChannelStatistics.collect(make_net(), loader())
+    assert "channel statistics" in capsys.readouterr().err
