@@ -23,8 +23,17 @@ def test_components_are_counted_and_named():
     assert "falls into 3 pieces" in str(report)
 
 
-def test_a_bandwidth_far_too_small_is_named():
-    assert "points stand alone" in str(diagnose(Graph(blobs(2, 3), 1e-3)))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sigma, lonely, pieces", [(1e-3, 300, 300), (0.1, 296, 297)])
+def test_a_bandwidth_far_too_small_is_named_and_every_lonely_point_counted(dtype, sigma, lonely, pieces):
+    report = diagnose(Graph(blobs(2, 3).to(dtype), sigma))
+    assert report.components == pieces and report.suggested_k is None
+    assert f"{lonely} of 300 points stand alone" in str(report)
+
+
+def test_more_pieces_than_eigenvalues_are_a_lower_bound_and_said_to_be_one():
+    report = diagnose(Graph(blobs(6, 100), 1.5), n_eig=3)
+    assert "at least 4 connected components" in str(report)
 
 
 def test_outliers_are_counted():

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ctrace import viz
+from ctrace.viz import canvas, traces
 
 H, W = 6, 9
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8))
@@ -36,6 +37,8 @@ def everything() -> dict:
         "ranking": viz.show_ranking(torch.linspace(-1, 1, 9), [f"ch {i}" for i in range(9)], top=3),
         "curves": viz.show_curves([1, 10, 100], [[1, 2, 3], [3, 2, 1]], ["up", "down"], "n", "time (s)", logx=True),
         "curve panels": viz.show_curve_panels([1, 2, 3], [("left", "gradient", {"a": [1, 2, 3]}), ("right", "error", {"b": [3, 2, 1]})], "gap"),
+        "cut": viz.show_cut(PHOTO, SEGMENTS, torch.randn(H * W, 4), [1, 0.9, 0.8, 0.7], maps=2),
+        "rotation": viz.show_rotation(torch.eye(2), torch.eye(2), [0, 1], ["a", "b"]),
         "scatter": viz.show_scatter(torch.randn(9), torch.randn(9), "predicted", "measured"),
     }
 
@@ -109,19 +112,19 @@ def test_each_segment_is_numbered_inside_itself():
 
 def test_a_segment_has_the_same_colour_in_every_segmentation():
     only_two = np.where(SEGMENTS == 2, 2, -1)
-    colours = viz._coloured(SEGMENTS.numpy(), None)[0, 8], viz._coloured(only_two, None)[0, 8]
+    colours = canvas.coloured_segments(SEGMENTS.numpy(), None)[0, 8], canvas.coloured_segments(only_two, None)[0, 8]
     assert np.array_equal(*colours) and np.array_equal(colours[0], viz.segment_colour(2))
 
 
 def test_a_cell_without_a_segment_is_blank():
     without = np.where(SEGMENTS == 2, -1, SEGMENTS)
-    assert (viz._coloured(without, viz._rgb(PHOTO))[:, 60:] == 1).all()
-    assert (viz._coloured(without, None)[:, 6:] == 1).all()
+    assert (canvas.coloured_segments(without, canvas.as_rgb(PHOTO))[:, 60:] == 1).all()
+    assert (canvas.coloured_segments(without, None)[:, 6:] == 1).all()
     assert texts(viz.show_segments(PHOTO, without).axes[1]) == ["0", "1"]
 
 
 def test_borders_run_between_segments_and_nowhere_else():
-    lines = viz._borders(np.array([[0, 0], [0, 1]]))
+    lines = canvas.segment_borders(np.array([[0, 0], [0, 1]]))
     assert sorted(lines) == [((1, 1), (1, 2)), ((1, 1), (2, 1))]
 
 
@@ -184,7 +187,7 @@ def test_the_outline_of_the_segment_is_drawn_on_every_trace_map(figures):
 
 
 def test_the_segment_panel_shows_the_photograph_inside_and_a_ghost_outside():
-    rgb, shown = viz._rgb(PHOTO), viz._faded(viz._rgb(PHOTO), MASK.numpy())
+    rgb, shown = canvas.as_rgb(PHOTO), traces._faded(canvas.as_rgb(PHOTO), MASK.numpy())
     assert np.array_equal(shown[:, 30:60], rgb[:, 30:60])
     assert shown[:, :30].min() > 0.8 and np.ptp(shown[:, :30], axis=-1).max() == 0
 
@@ -199,7 +202,7 @@ def test_a_ranking_shows_support_in_red_then_inhibition_in_blue(figures):
     ax = figures["ranking"].axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["ch 8", "ch 7", "ch 6", "ch 2", "ch 1", "ch 0"]
     colours = [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
-    assert colours == [viz.POSITIVE] * 3 + [viz.NEGATIVE] * 3
+    assert colours == [canvas.POSITIVE] * 3 + [canvas.NEGATIVE] * 3
 
 
 def test_axes_of_curves_and_scatters_are_labelled(figures):

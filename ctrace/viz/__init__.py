@@ -1,0 +1,28 @@
+"""Every figure of the book, in one style.
+
+Each function takes arrays, tensors or PIL images and returns a `Picture`, a matplotlib figure that a notebook displays
+by itself. No function opens a window, touches pyplot or leaves a setting changed. Conventions:
+
+- Photographs and maps are drawn on the feature grid: one unit is one cell, row 0 on top.
+- Signed maps share one symmetric scale, blue below zero, red above, white at zero. NaN is blank: no evidence.
+- Segments keep their colour and their number in every panel. Segment -1 is blank.
+"""
+
+from .cams import show_cams, show_overlays
+from .canvas import WIDTH, Picture, segment_colour
+from .charts import show_curve_panels, show_curves, show_grouped_bars, show_scatter
+from .graphs import show_graph, show_matrix, show_spectrum
+from .pictures import (
+    show_cut,
+    show_eigenvectors,
+    show_maps,
+    show_named_parts,
+    show_photos,
+    show_rotation,
+    show_segments,
+)
+from .traces import show_joint_trace, show_ranking, show_trace
+
+__all__ = [
+    "WIDTH", "Picture", "segment_colour", "show_cams", "show_curve_panels", "show_curves", "show_cut", "show_eigenvectors", "show_graph", "show_grouped_bars", "show_joint_trace", "show_maps", "show_matrix", "show_named_parts", "show_overlays", "show_photos", "show_ranking", "show_rotation", "show_scatter", "show_segments", "show_spectrum", "show_trace",
+]  # fmt: skip

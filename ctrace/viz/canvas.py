@@ -1,0 +1,189 @@
+"""What every figure is drawn with: the style, the canvas, and the few marks that several figures share."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+WIDTH = 8.2
+"""Inches of a full-width figure: 900 pixels at 110 dots per inch."""
+
+SEGMENT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#882255",
+                   "#56B4E9", "#D55E00", "#999933", "#44AA99", "#AA4499", "#332288")
+"""Okabe and Ito's colours, then Tol's: told apart with any kind of colour vision. Segment 12 starts again."""
+
+POSITIVE, NEGATIVE, INK, QUIET = "#B2182B", "#2166AC", "#22262B", "#8A9099"
+SIGNED_MAP, UNSIGNED_MAP = "RdBu_r", "Blues"
+LINE_STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (5, 1, 1, 1, 1, 1)), "v"))
+
+# Families and colours are read when an artist is made, so the context can end with the function.
+_STYLE = {
+    "font.family": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
+    "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8.5, "legend.frameon": False,
+    "figure.facecolor": "white", "axes.facecolor": "white", "text.color": INK, "axes.labelcolor": INK,
+    "axes.titlecolor": INK, "axes.edgecolor": QUIET, "axes.linewidth": 0.7, "xtick.color": INK, "ytick.color": INK,
+    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.titlepad": 5, "lines.linewidth": 1.6, "lines.markersize": 4, "axes.grid": False,
+    "grid.color": "#E3E6EA", "grid.linewidth": 0.7, "axes.axisbelow": True, "figure.constrained_layout.h_pad": 0.05,
+    "figure.constrained_layout.w_pad": 0.05,
+}
+
+
+class Picture(Figure):
+    """A figure that a notebook can display although pyplot never heard of it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=110)
+        return buffer.getvalue()
+
+
+def styled(function):
+    @functools.wraps(function)
+    def draw(*args, **kwargs):
+        with rc_context(_STYLE):
+            return function(*args, **kwargs)
+    return draw
+
+
+def new_picture(width: float, height: float, layout: str | None = "constrained") -> Picture:
+    figure = Picture(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def as_array(values, ndim: int | None = None, name: str = "values") -> np.ndarray:
+    """Array of a tensor (on any device, with or without gradient), a PIL image or a nested list."""
+    array = np.asarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values)
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(f"expected {name} with {ndim} dimensions, received shape {array.shape}. "
+                         "Rows (h * w,) become a map with reshape(h, w).")
+    return array
+
+
+def as_rgb(image) -> np.ndarray:
+    """Image as floats ``(height, width, 3)`` in [0, 1]."""
+    image = as_array(image)
+    if image.ndim == 3 and image.shape[0] == 3 and image.shape[-1] != 3:
+        image = image.transpose(1, 2, 0)
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, -1)
+    if image.ndim != 3 or image.shape[-1] != 3:
+        raise ValueError(f"expected an RGB image (height, width, 3) or (3, height, width), received {image.shape}. "
+                         "A batch is drawn one image at a time.")
+    return image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
+
+
+def strip_axes(ax, title: str | None = None) -> None:
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    if title:
+        ax.set_title(title)
+
+
+def draw_photo(ax, image: np.ndarray, hw: tuple[int, int], title: str | None = None) -> None:
+    ax.imshow(image, extent=(0, hw[1], hw[0], 0), interpolation="antialiased")
+    strip_axes(ax, title)
+
+
+def signed_map(ax, values: np.ndarray, limit: float, title: str | None = None):
+    h, w = values.shape
+    drawn = ax.imshow(values, cmap=SIGNED_MAP, vmin=-limit, vmax=limit, extent=(0, w, h, 0), interpolation="nearest")
+    strip_axes(ax, title)
+    ax.spines[:].set(visible=True, color="#D5D9DE")
+    if not np.isfinite(values).any():
+        ax.text(w / 2, h / 2, "no evidence", ha="center", va="center", color=QUIET, style="italic")
+    return drawn
+
+
+def symmetric_limit(maps) -> float:
+    """Half-width of a symmetric scale: the largest magnitude but for the outermost 0.5% of the cells."""
+    magnitude = np.abs(np.concatenate([np.ravel(m) for m in maps]))
+    magnitude = magnitude[np.isfinite(magnitude)]
+    return float(np.quantile(magnitude, 0.995)) or float(magnitude.max()) or 1.0 if magnitude.size else 1.0
+
+
+def segment_borders(segments: np.ndarray) -> list:
+    """Line pieces between cells of different segments, in cells, without the frame of the image."""
+    y, x = np.nonzero(segments[:, 1:] != segments[:, :-1])
+    upright = [((j + 1, i), (j + 1, i + 1)) for i, j in zip(y, x)]
+    y, x = np.nonzero(segments[1:] != segments[:-1])
+    return upright + [((j, i + 1), (j + 1, i + 1)) for i, j in zip(y, x)]
+
+
+def draw_outline(ax, segments: np.ndarray, width: float = 0.8) -> None:
+    # A white rim keeps a dark line visible on dark ground.
+    for colour, thick in (("white", width + 1.2), (INK, width)):
+        ax.add_collection(LineCollection(segment_borders(segments), colors=colour, linewidths=thick, capstyle="round"))
+
+
+def segment_colour(index: int) -> tuple[float, float, float]:
+    """RGB of segment `index`, the same in every figure."""
+    return to_rgb(SEGMENT_COLOURS[index % len(SEGMENT_COLOURS)])
+
+
+def coloured_segments(segments: np.ndarray, image: np.ndarray | None, strength: float = 0.62) -> np.ndarray:
+    """Segment colours over the grey photograph, ``(height, width, 3)``; segment -1 is blank."""
+    palette = np.array([segment_colour(i) for i in range(max(segments.max() + 1, 1))] + [(1.0, 1.0, 1.0)])
+    colours = palette[segments]  # (h, w, 3); -1 picks the white at the end
+    if image is None:
+        return colours
+    y, x = (np.arange(side) * cells // side for side, cells in zip(image.shape, segments.shape))
+    grey = (image @ (0.299, 0.587, 0.114))[..., None]
+    blank = (segments < 0)[y][:, x][..., None]
+    return np.where(blank, 1.0, strength * colours[y][:, x] + (1 - strength) * grey)
+
+
+def number_segments(ax, segments: np.ndarray, names: Sequence[str]) -> None:
+    """Writes each segment's name where the segment is widest."""
+    from scipy.ndimage import distance_transform_edt
+
+    for index in np.unique(segments[segments >= 0]):
+        depth = distance_transform_edt(np.pad(segments == index, 1))[1:-1, 1:-1]
+        y, x = np.unravel_index(depth.argmax(), depth.shape)
+        ax.text(x + 0.5, y + 0.5, names[index], ha="center", va="center", fontsize=8.5, weight="bold", color=INK,
+                path_effects=[withStroke(linewidth=2.4, foreground="white")])
+
+
+def per_item(values, n: int, name: str) -> list | None:
+    if values is None:
+        return None
+    values = [values] if isinstance(values, str) else list(values)
+    if len(values) != n:
+        raise ValueError(f"expected {n} {name}, one per panel, received {len(values)}.")
+    return values
+
+
+def grid_axes(n: int, aspect: float, columns: int, header: float = 0.26, tallest: float = 3.0, extra: float = 0.0):
+    """A figure with `n` image panels of the given aspect (height / width), at most `columns` in a row."""
+    columns = min(n, columns)
+    lines = -(-n // columns)
+    panel = min((WIDTH - extra) / columns, tallest / aspect)
+    figure = new_picture(panel * columns + extra, lines * (panel * aspect + header))
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for ax in axes[n:]:
+        ax.set_axis_off()
+    return figure, axes[:n]
+
+
+def colour_bar(figure, drawn, axes, label: str, clipped: bool = False, **kwargs) -> None:
+    options = {"aspect": 25, "fraction": 0.05, "pad": 0.02, "extendfrac": 0.03, **kwargs}
+    bar = figure.colorbar(drawn, ax=axes, extend="both" if clipped else "neither", **options)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    bar.locator = MaxNLocator(5)
+    bar.update_ticks()
+
+
+def number_text(value: float, spec: str) -> str:
+    return format(value, spec).replace("-", "\N{MINUS SIGN}")
