@@ -66,7 +66,7 @@ class Graph(_Deferring):
 
     def __init__(self, x: Tensor, sigma=None, affinity: str | Callable = "rbf", memory_limit: int = 2**30, seed: int = 0):
         self.x = check_features(x)
-        self.sigma, self._pair = _make_pair(x, sigma, affinity, seed)
+        self.sigma, self._pair, self._pull_rbf = _make_pair(x, sigma, affinity, seed)
         with torch.no_grad():
             self.stored = self.n**2 * x.element_size() <= memory_limit
             self._weights = self._fill(x.new_empty(self.n, self.n)) if self.stored else None
@@ -111,12 +111,21 @@ class Graph(_Deferring):
         rows = torch.arange(self.n, device=self.x.device) if rows is None else rows
         grad = self.x.new_empty(len(rows), self.x.shape[1])
         mine, theirs = torch.cat([left, right], 1), torch.cat([right, left], 1)
-        for part in row_tiles(len(rows), self.x, self.n):
-            with torch.enable_grad():
-                x_rows = self.x[rows[part]].detach().requires_grad_()
-                tile = self._pair(x_rows, self.x.detach(), rows[part])
-            (grad[part],) = torch.autograd.grad(tile, x_rows, mine[rows[part]] @ theirs.T)
+        x = self.x.detach()
+        for part in row_tiles(len(rows), x, self.n):
+            grad[part] = self._pull(x, rows[part], mine[rows[part]] @ theirs.T)
         return grad
+
+    def _pull(self, x: Tensor, rows: Tensor, cotangent: Tensor) -> Tensor:
+        """``sum_j g_ij dw(x_i, x_j)/dx_i`` for a tile of rows ``i``: in closed form for rbf, by autograd for any other affinity."""
+        if self._pull_rbf is not None:
+            with torch.no_grad():
+                weights = self._weights[rows] if self.stored else self._pair(x[rows], x, rows)
+                return self._pull_rbf(cotangent * weights, x, rows)
+        with torch.enable_grad():
+            x_rows = x[rows].requires_grad_()
+            tile = self._pair(x_rows, x, rows)
+        return torch.autograd.grad(tile, x_rows, cotangent)[0]
 
     def _fill(self, weights: Tensor) -> Tensor:
         for rows in row_tiles(self.n, self.x):
@@ -175,27 +184,36 @@ class PrecomputedGraph(_Deferring):
 
 
 def _make_pair(x: Tensor, sigma, affinity, seed):
-    """The bandwidth in use, and the function ``(x_rows, x, rows) -> W[rows]``."""
+    """The bandwidth in use, the function ``(x_rows, x, rows) -> W[rows]``, and its derivative where it is known in closed form."""
     if callable(affinity):
         if sigma is not None:
             raise ValueError("sigma: a callable affinity carries its own bandwidth; leave sigma out, or use affinity='rbf'.")
-        return None, lambda a, b, rows: affinity(a, b)
+        return None, lambda a, b, rows: affinity(a, b), None
     if affinity == "cosine":
         value = 0.5 if sigma is None else sigma
         if isinstance(value, (str, Tensor)):
             raise ValueError(f"sigma: affinity='cosine' takes a number (default 0.5), received {value!r}.")
-        return check_bandwidth(x.new_tensor(value), len(x)), lambda a, b, rows: cosine_affinity(a, b, value)
+        return check_bandwidth(x.new_tensor(value), len(x)), lambda a, b, rows: cosine_affinity(a, b, value), None
     if affinity != "rbf":
         raise ValueError(f"affinity: expected 'rbf', 'cosine' or a function, received {affinity!r}.")
     scale = bandwidth(x, "local" if sigma is None else sigma, seed)
     spread = ((x.detach() - x.detach().mean(0)).square().sum(1) / scale.square()).max()
     precision = torch.float64 if spread * torch.finfo(x.dtype).eps > EXPONENT_DIGITS else x.dtype
-    return scale, partial(_rbf_tile, scale.to(precision), precision)
+    wide = scale.to(precision)
+    return scale, partial(_rbf_tile, wide, precision), partial(_rbf_pull, wide)
 
 
 def _rbf_tile(scale: Tensor, precision: torch.dtype, x_rows: Tensor, x: Tensor, rows: slice) -> Tensor:
     tile = rbf_affinity(x_rows.to(precision), x.to(precision), scale if scale.ndim == 0 else scale[rows], scale)
     return tile.to(x.dtype)
+
+
+def _rbf_pull(scale: Tensor, pulled: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+    """``sum_j p_ij (x_j - x_i) / (s_i s_j)`` with ``p = dl/dW * W (r, n)``: the derivative of `rbf_affinity` in its rows."""
+    centred = (x - x.mean(0)).to(scale.dtype)  # only differences matter, and small numbers lose fewer digits in them
+    sums = pulled.to(scale.dtype) @ (torch.cat([centred, torch.ones_like(x[:, :1])], 1) / scale.reshape(-1, 1))  # (r, c + 1)
+    own = scale if scale.ndim == 0 else scale[rows, None]
+    return ((sums[:, :-1] - centred[rows] * sums[:, -1:]) / own).to(x.dtype)
 
 
 def _check_degree(degree: Tensor) -> None:

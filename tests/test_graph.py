@@ -113,3 +113,22 @@ def test_only_copies_have_no_local_scale():
 def test_bad_weights_are_named(W, says):
     with pytest.raises(ValueError, match=says):
         PrecomputedGraph(W)
+
+
+@pytest.mark.parametrize("memory_limit", [0, 2**30])
+@pytest.mark.parametrize("sigma", ["local", 2.0])
+def test_the_closed_form_gradient_of_rbf_is_that_of_its_weights(x, sigma, memory_limit):
+    graph, points = Graph(x, sigma, memory_limit=memory_limit), x.clone().requires_grad_()
+    left, right = torch.randn(2, 30, 3, dtype=DOUBLE)
+    (rbf_affinity(points, sigma=graph.sigma) * (left @ right.T)).sum().backward()
+    rows = torch.tensor([4, 0, 17])
+    assert torch.allclose(graph.vjp(left, right), points.grad, rtol=1e-10, atol=1e-12)
+    assert torch.allclose(graph.vjp(left, right, rows), points.grad[rows], rtol=1e-10, atol=1e-12)
+
+
+def test_the_gradient_of_far_away_float32_features_keeps_its_digits():
+    torch.manual_seed(0)
+    x = torch.randn(40, 3, dtype=DOUBLE) + torch.tensor([300.0, -200.0, 100.0]) * torch.arange(40)[:, None].remainder(2)
+    x, (left, right) = x.float().double(), torch.randn(2, 40, 3, dtype=DOUBLE)  # rounded once, so that only our own rounding counts
+    exact = Graph(x, 1.0).vjp(left, right)
+    assert (Graph(x.float(), 1.0).vjp(left.float(), right.float()) - exact).norm() / exact.norm() < 1e-5

@@ -1,0 +1,345 @@
+"""What a Normalized Cut costs, with and without its gradient, beside ncut-pytorch and scikit-learn.
+
+    python benchmarks/cut.py                       # everything, about an hour on two cores; writes benchmarks/cut.csv
+    python benchmarks/cut.py --only gradient       # or: free, plain, landmarks
+    python benchmarks/cut.py --device cuda --only free --sizes 16384 32768 65536
+
+Every measurement runs in a process of its own, so that its peak memory is its own; contenders take turns, so that a busy
+machine slows all of them. Times are medians over the turns with their range. Memory is the peak above what the process held
+when its features were ready. Accuracy is measured against float64: subspaces by the sine of the largest principal angle to
+`eigh`, gradients by the relative distance to the gradient of the float64 run (whose distance to finite differences is 1e-8,
+see tests/test_kway.py).
+"""
+
+import argparse
+import csv
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+K, SEED = 10, 0
+TABLE = Path(__file__).with_suffix(".csv")
+COLUMNS = ["task", "shape", "n", "c", "contender", "seconds", "low", "high", "peak_mb", "angle", "gradient_error", "ari"]
+
+
+# ------------------------------------------------------------------------------------------------------------- features
+
+
+def clustered(n: int) -> torch.Tensor:
+    """K Gaussian blobs in 384 channels, as far apart as they are wide."""
+    torch.manual_seed(SEED)
+    return torch.randn(n, 384) + torch.randn(K, 384)[torch.arange(n) % K]
+
+
+def photograph(n: int) -> torch.Tensor:
+    """Filter-bank features of one photograph on a square grid of n cells."""
+    from ctrace import filter_bank, load_photo
+
+    side = round(n**0.5)
+    features = filter_bank([load_photo("coffee")], grid=(side, side)).features
+    assert len(features) == n, f"{n} is not a square"
+    return features.float()
+
+
+def tokens(n: int) -> torch.Tensor:
+    """Patch tokens of photographs in a ViT with random weights, seeded."""
+    import timm
+
+    from ctrace import load_photo, photo_names
+
+    torch.manual_seed(SEED)
+    vit = timm.create_model("vit_small_patch16_224", pretrained=False, dynamic_img_size=True).eval()
+    side, found = 384, []
+    with torch.no_grad():
+        for name in photo_names():
+            image = torch.from_numpy(np.asarray(load_photo(name).convert("RGB").resize((side, side)))).permute(2, 0, 1)[None] / 127.5 - 1
+            found.append(vit.forward_features(image)[0, vit.num_prefix_tokens :])
+            if sum(map(len, found)) >= n:
+                return torch.cat(found)[:n].contiguous()
+    raise ValueError(f"{len(found)} photographs of {side} px give {sum(map(len, found))} tokens, fewer than {n}.")
+
+
+SHAPES = {"clustered": clustered, "photograph": photograph, "tokens": tokens}
+
+
+def width(x: torch.Tensor, shape: str) -> float:
+    """One number as bandwidth, the same for every contender: the median distance, a third of it for the photograph."""
+    from ctrace import bandwidth
+
+    return float(bandwidth(x, "median")) * (1 / 3 if shape == "photograph" else 1)
+
+
+# ----------------------------------------------------------------------------------------------------------- contenders
+
+
+def score(Z: torch.Tensor) -> torch.Tensor:
+    """Mean magnitude of the first segment's score inside that segment."""
+    return Z[Z.argmax(1) == 0, 0].abs().mean()
+
+
+def ctrace_gradient(x, sigma, memory_limit=2**30):
+    from ctrace import Graph, kway_ncut, ncut_eigenvectors
+
+    x = x.clone().requires_grad_()
+    U, _ = ncut_eigenvectors(Graph(x, sigma, memory_limit=memory_limit), K)
+    Z = kway_ncut(U)
+    score(Z).backward()
+    return U.detach(), Z.detach(), x.grad
+
+
+def ctrace_matrix_free(x, sigma):
+    return ctrace_gradient(x, sigma, memory_limit=0)
+
+
+def peer_gradient(x, sigma):
+    from ncut_pytorch import Ncut, kway_ncut
+
+    x = x.clone().requires_grad_()
+    U = Ncut(n_eig=K, sigma=sigma, exact_gradient=True, device=str(x.device)).fit_transform(x)
+    Z = kway_ncut(U, device=str(x.device))
+    score(Z).backward()
+    return U.detach(), Z.detach(), x.grad
+
+
+def ctrace_plain(x, sigma):
+    from ctrace import Graph, kway_ncut, ncut_eigenvectors
+
+    U, _ = ncut_eigenvectors(Graph(x, sigma), K)
+    return U, kway_ncut(U), None
+
+
+def peer_plain(x, sigma):
+    from ncut_pytorch import Ncut, kway_ncut
+
+    U = Ncut(n_eig=K, sigma=sigma, device=str(x.device)).fit_transform(x)
+    return U, kway_ncut(U, device=str(x.device)), None
+
+
+def sklearn_embedding(x, sigma):
+    from sklearn.manifold import spectral_embedding
+
+    from ctrace import rbf_affinity
+
+    W = rbf_affinity(x, x, torch.tensor(sigma)).numpy()
+    U = spectral_embedding(W, n_components=K, drop_first=False, random_state=SEED)
+    return torch.linalg.qr(torch.from_numpy(U * np.sqrt(W.sum(1))[:, None]))[0], None, None
+
+
+def sklearn_clustering(x, sigma):
+    from sklearn.cluster import SpectralClustering
+
+    fitted = SpectralClustering(K, gamma=1 / (2 * sigma**2), assign_labels="cluster_qr", random_state=SEED).fit(x.numpy())
+    return None, torch.nn.functional.one_hot(torch.from_numpy(fitted.labels_).long(), K), None
+
+
+CONTENDERS = {
+    "gradient": {"ctrace": ctrace_gradient, "ncut-pytorch": peer_gradient},
+    "free": {"ctrace matrix-free": ctrace_matrix_free},
+    "plain": {"ctrace": ctrace_plain, "ncut-pytorch": peer_plain, "sklearn spectral_embedding": sklearn_embedding,
+              "sklearn SpectralClustering": sklearn_clustering},
+}  # fmt: skip
+SIZES = {
+    "gradient": [("clustered", 4096), ("photograph", 4096), ("tokens", 4096), ("clustered", 8192), ("photograph", 8100), ("tokens", 8192)],
+    "free": [("clustered", n) for n in (2500, 5000, 10000, 20000)],
+    "plain": [("clustered", 4096), ("photograph", 4096), ("tokens", 4096)],
+}
+
+
+# ------------------------------------------------------------------------------------------------- one measurement, alone
+
+
+class PeakMemory:
+    """Peak of the process's resident memory above what it held on entry, in MB; on a GPU, of what torch allocated there."""
+
+    def __init__(self, device: str):
+        self.cuda = device.startswith("cuda")
+
+    def __enter__(self):
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+        else:
+            self.before, self.peak, self.over = self._resident(), 0, threading.Event()
+            self.thread = threading.Thread(target=self._watch)
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        if self.cuda:
+            self.peak = torch.cuda.max_memory_allocated()
+        else:
+            self.over.set()
+            self.thread.join()
+            # The kernel's own high-water mark sees what falls between two looks, but also what came before entry.
+            mark = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            self.peak = max(self.peak, mark if mark > self.high_before else 0)
+        self.mb = (self.peak - self.before) / 2**20
+
+    def _watch(self):
+        while not self.over.wait(0.005):
+            self.peak = max(self.peak, self._resident())
+
+    def _resident(self) -> int:
+        self.high_before = getattr(self, "high_before", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def alone(task, shape, n, contender, device):
+    """Runs one contender once, after a warm-up on few points, and prints what it took as JSON."""
+    run = CONTENDERS[task][contender]
+    x = SHAPES[shape](n)
+    sigma = width(x, shape)
+    x = x.to(device)
+    run(clustered(600).to(device), width(clustered(600), "clustered"))  # imports, thread pools, kernels
+    with PeakMemory(device) as memory:
+        start = time.perf_counter()
+        U, Z, grad = run(x, sigma)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    saved = {name: value.cpu() for name, value in (("U", U), ("Z", Z), ("grad", grad)) if value is not None}
+    return {"seconds": seconds, "peak_mb": memory.mb}, saved
+
+
+def in_a_process(task, shape, n, contender, device, folder):
+    result = Path(folder) / f"{task}-{shape}-{n}-{contender}.pt".replace(" ", "-")
+    command = [sys.executable, __file__, "--alone", json.dumps([task, shape, n, contender, device, str(result)])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return {"error": done.stderr.strip().splitlines()[-1][:200]}, {}
+    return json.loads(done.stdout.splitlines()[-1]), torch.load(result)
+
+
+# -------------------------------------------------------------------------------------------------------------- accuracy
+
+
+def truth(shape: str, n: int, gradient: bool):
+    """Leading eigenvectors by `eigh` and the gradient, both in float64."""
+    import scipy.linalg
+
+    from ctrace import rbf_affinity
+
+    x = SHAPES[shape](n)
+    sigma, x = width(x, shape), x.double()
+    W = rbf_affinity(x, x, torch.tensor(sigma, dtype=torch.float64))
+    root = W.sum(1).rsqrt()
+    _, U = scipy.linalg.eigh((root[:, None] * W * root).numpy(), subset_by_index=[n - K, n - 1], overwrite_a=True)
+    del W
+    _, Z, grad = ctrace_gradient(x, sigma) if gradient else ctrace_plain(x, sigma)
+    return torch.from_numpy(U), Z, grad
+
+
+def accuracy(found: dict, known) -> dict:
+    from sklearn.metrics import adjusted_rand_score
+
+    U, Z, grad = known
+    out = {}
+    if "U" in found:
+        mine = torch.linalg.qr(found["U"].double())[0]
+        out["angle"] = float((U - mine @ (mine.T @ U)).norm(2))  # sine of the largest principal angle
+    if "Z" in found:
+        out["ari"] = adjusted_rand_score(Z.argmax(1), found["Z"].argmax(1))
+    if "grad" in found and grad is not None:
+        out["gradient_error"] = float((found["grad"].double() - grad).norm() / grad.norm())
+    return out
+
+
+# ----------------------------------------------------------------------------------------------------------------- tables
+
+
+def measure(task, sizes, turns, device, folder):
+    for shape, n in sizes:
+        known = truth(shape, n, task == "gradient") if task != "free" and device == "cpu" else None
+        runs = {name: [] for name in CONTENDERS[task]}
+        for _ in range(turns):
+            for name in runs:
+                runs[name].append(in_a_process(task, shape, n, name, device, folder))
+        for name, results in runs.items():
+            failed = [r["error"] for r, _ in results if "error" in r]
+            row = {"task": task, "shape": shape, "n": n, "c": SHAPES[shape](n).shape[1], "contender": name}
+            if failed:
+                print(f"{row} FAILED: {failed[0]}", flush=True)
+                continue
+            seconds = [r["seconds"] for r, _ in results]
+            row |= {"seconds": statistics.median(seconds), "low": min(seconds), "high": max(seconds),
+                    "peak_mb": max(r["peak_mb"] for r, _ in results)}  # fmt: skip
+            row |= accuracy(results[-1][1], known) if known else {}
+            print({k: f"{v:.3g}" if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+            yield row
+
+
+def landmarks(n=8100, counts=(250, 500, 1000, 2000, 4000)):
+    """Error of eigenvectors and segments through landmarks, against the exact answer on all points of a photograph."""
+    from sklearn.metrics import adjusted_rand_score
+
+    from ctrace import Ncut, kway_ncut
+
+    x = photograph(n)
+    sigma = width(x, "photograph")
+    exact = ctrace_plain(x, sigma)
+    for m in counts:
+        start = time.perf_counter()
+        U = Ncut(K, sigma, max_exact=m, n_landmarks=m).fit_transform(x)
+        seconds = time.perf_counter() - start
+        mine = torch.linalg.qr(U.double())[0]
+        truth = exact[0].double()
+        row = {"task": "landmarks", "shape": "photograph", "n": n, "c": x.shape[1], "contender": f"{m} landmarks", "seconds": seconds,
+               "angle": float((truth - mine @ (mine.T @ truth)).norm(2)),
+               "ari": adjusted_rand_score(exact[1].argmax(1), kway_ncut(U).argmax(1))}  # fmt: skip
+        print(row, flush=True)
+        yield row
+
+
+def machine(device) -> str:
+    where = torch.cuda.get_device_name() if device.startswith("cuda") else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "ncut-pytorch", "scikit-learn"))
+    return f"{where}; Python {platform.python_version()}; {packages}; {date.today()}"
+
+
+def main():
+    import tempfile
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=[*CONTENDERS, "landmarks"])
+    parser.add_argument("--sizes", type=int, nargs="+", help="numbers of points, for --only free")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.alone:
+        *what, result = json.loads(args.alone)
+        took, saved = alone(*what)
+        torch.save(saved, result)
+        print(json.dumps(took))
+        return
+    rows, tasks = [], [args.only] if args.only else [*CONTENDERS, "landmarks"]
+    print(machine(args.device), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for task in tasks:
+            sizes = [("clustered", n) for n in args.sizes] if args.sizes else SIZES.get(task)
+            rows += landmarks() if task == "landmarks" else measure(task, sizes, args.turns, args.device, folder)
+    kept = []
+    if TABLE.exists():
+        with TABLE.open() as lines:
+            next(lines)
+            kept = [row for row in csv.DictReader(lines) if row["task"] not in tasks]
+    with TABLE.open("w", newline="") as lines:
+        lines.write(f"# {machine(args.device)}\n")
+        writer = csv.DictWriter(lines, COLUMNS)
+        writer.writeheader()
+        writer.writerows(kept + [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows])
+
+
+if __name__ == "__main__":
+    main()
