@@ -38,7 +38,7 @@ def propagate(values: Tensor, landmarks: Tensor, x: Tensor, n_neighbors: int = 1
     """Interpolates ``values (m, k)``, known at ``landmarks (m, c)``, to the rows of ``x (n, c)``: ``(n, k)``.
 
     Each row takes a weighted mean over its nearest landmarks with weights ``softmax(-|x - l|^2 / (2 s^2))``, ``s`` half the
-    distance to the last of them (held constant in the gradient). A row equal to a landmark takes that landmark's value.
+    distance to the last of them. A row equal to a landmark takes that landmark's value.
     Differentiable in all three tensors; memory ``O(n k)`` plus a chunk, also with gradients.
 
     Args:
@@ -61,7 +61,7 @@ def _interpolate(values: Tensor, landmarks: Tensor, x: Tensor, n_neighbors: int)
     with torch.no_grad():
         near = torch.cdist(x, landmarks).topk(n_neighbors, largest=False).indices  # (r, p)
     squared = (x[:, None] - landmarks[near]).square().sum(2)  # (r, p); differences, not products: exact zeros stay zero
-    scale = (squared.detach().amax(1, keepdim=True) / 4).clamp_min(torch.finfo(x.dtype).tiny)  # all copies: weights stay equal
+    scale = (squared.amax(1, keepdim=True) / 4).clamp_min(torch.finfo(x.dtype).tiny)  # all copies: weights stay equal
     weights = torch.softmax(-squared / (2 * scale), dim=1)
     same = squared.detach() == 0  # (r, p)
     weights = torch.where(same.any(1, keepdim=True), same / same.sum(1, keepdim=True).clamp_min(1), weights)
