@@ -56,6 +56,7 @@ class Graph(_Deferring):
         affinity: ``"rbf"``, ``"cosine"``, or a differentiable symmetric function ``(r, c), (n, c) -> (r, n)``.
         memory_limit: bytes that ``W`` may take; beyond it the graph is matrix-free.
         seed: for the rows that a bandwidth rule looks at.
+        mass: how many points each row stands for ``(n,)``; weights become ``m_i w_ij m_j``. One each when ``None``.
 
     Raises:
         ValueError: bad features (`check_features`), bandwidth or affinity; an affinity that is negative, asymmetric or not
@@ -64,9 +65,12 @@ class Graph(_Deferring):
     Float32 features that spread over hundreds of bandwidths get their distances in float64, one tile at a time.
     """
 
-    def __init__(self, x: Tensor, sigma=None, affinity: str | Callable = "rbf", memory_limit: int = 2**30, seed: int = 0):
+    def __init__(self, x: Tensor, sigma=None, affinity: str | Callable = "rbf", memory_limit: int = 2**30, seed: int = 0,
+                 mass: Tensor | None = None):  # fmt: skip
         self.x = check_features(x)
         self.sigma, self._pair, self._pull_rbf = _make_pair(x, sigma, affinity, seed)
+        if mass is not None:
+            self._pair = _weighted(self._pair, _check_mass(mass, x))
         with torch.no_grad():
             self.stored = self.n**2 * x.element_size() <= memory_limit
             self._weights = self._fill(x.new_empty(self.n, self.n)) if self.stored else None
@@ -201,6 +205,17 @@ def _make_pair(x: Tensor, sigma, affinity, seed):
     precision = torch.float64 if spread * torch.finfo(x.dtype).eps > EXPONENT_DIGITS else x.dtype
     wide = scale.to(precision)
     return scale, partial(_rbf_tile, wide, precision), partial(_rbf_pull, wide)
+
+
+def _weighted(pair: Callable, mass: Tensor) -> Callable:
+    """The same weights between rows that stand for several points each."""
+    return lambda a, b, rows: mass[rows, None] * pair(a, b, rows) * mass[: len(b)]
+
+
+def _check_mass(mass: Tensor, x: Tensor) -> Tensor:
+    if mass.shape != (len(x),) or not bool((mass > 0).all() and torch.isfinite(mass).all()):
+        raise ValueError(f"mass: expected {len(x)} positive numbers, one per row of x, received shape {tuple(mass.shape)} or a number <= 0.")
+    return mass.detach().to(x)
 
 
 def _rbf_tile(scale: Tensor, precision: torch.dtype, x_rows: Tensor, x: Tensor, rows: slice) -> Tensor:

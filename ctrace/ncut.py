@@ -6,7 +6,7 @@ from torch import Tensor
 from ctrace.affinity import check_features
 from ctrace.eigenvectors import ncut_eigenvectors
 from ctrace.graph import Graph
-from ctrace.nystrom import farthest_points, propagate
+from ctrace.nystrom import farthest_points, masses, propagate
 
 __all__ = ["Ncut"]
 
@@ -15,7 +15,7 @@ class Ncut:
     """Normalized Cut embedding of feature rows.
 
     Up to ``max_exact`` points every point is in the graph. Beyond it the graph is built on ``n_landmarks`` points spread over
-    the data and the others are interpolated (`ctrace.nystrom`); ``n_exact`` says how many points the solve was exact for.
+    the data, each standing for the points nearest to it, and the others are interpolated (`ctrace.nystrom`); ``n_exact`` says how many points the solve was exact for.
 
     Args:
         n_eig: eigenvectors to keep, k.
@@ -83,12 +83,15 @@ class Ncut:
     def _fit(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x = check_features(X).to(self.device or X.device)
         x = x if self.track_grad else x.detach()
-        landmarks = None
+        landmarks, mass, points = None, None, x
         if len(x) > self.max_exact:
             landmarks = farthest_points(x.detach(), self.n_landmarks, self.seed)
-        points = x if landmarks is None else x[landmarks]
-        self.graph = Graph(points, self.sigma, self.affinity, self.memory_limit, self.seed)
+            points = x[landmarks]
+            mass = masses(points, x)
+        self.graph = Graph(points, self.sigma, self.affinity, self.memory_limit, self.seed, mass)
         U, self.spectrum = ncut_eigenvectors(self.graph, self.n_eig, self.seed)
+        if mass is not None:
+            U = U / mass.sqrt()[:, None]  # the entry of one of the points that the landmark stands for
         self._eigvec = U.detach()
         return U, x, landmarks
 

@@ -1,14 +1,14 @@
 """More points than the exact graph takes: landmarks spread over the data, and interpolation from them.
 
-The columns are solved exactly on the landmarks (Fowlkes et al. 2004 call the idea Nystrom) and carried to every other point
-by weights that sum to one, so that a constant column stays constant.
+Each landmark stands for the points nearest to it. The columns are solved exactly on that weighted graph (Fowlkes et al. 2004 call
+the idea Nystrom) and carried to every other point by weights that sum to one, so that a constant column stays constant.
 """
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["farthest_points", "propagate"]
+__all__ = ["farthest_points", "masses", "propagate"]
 
 CANDIDATES = 8  # times the landmarks: the rows that farthest-point sampling chooses from
 CHUNK_BYTES = 2**26
@@ -32,6 +32,18 @@ def farthest_points(x: Tensor, m: int, seed: int = 0) -> Tensor:
         chosen[i] = nearest.argmax()
         nearest = torch.minimum(nearest, (rows - rows[chosen[i]]).square().sum(1))
     return shuffled[chosen]
+
+
+def masses(landmarks: Tensor, x: Tensor) -> Tensor:
+    """How many rows of ``x (n, c)`` have each landmark ``(m, c)`` as their nearest, ``(m,)``, at least one each; without gradient.
+
+    Landmarks spread evenly where points crowd in some places. Without masses a cut of landmarks would forget the crowds.
+    """
+    with torch.no_grad():
+        rows = max(1, CHUNK_BYTES // (x.element_size() * len(landmarks)))
+        nearest = torch.cat([torch.cdist(part, landmarks).argmin(1) for part in x.split(rows)])
+        # A copy of another landmark is nobody's nearest, yet stands for itself.
+        return torch.bincount(nearest, minlength=len(landmarks)).clamp_min(1).to(x.dtype)
 
 
 def propagate(values: Tensor, landmarks: Tensor, x: Tensor, n_neighbors: int = 16, pinned: Tensor | None = None) -> Tensor:

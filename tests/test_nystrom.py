@@ -1,9 +1,9 @@
 import pytest
 import torch
-from reference import central_difference, relative_error
+from reference import central_difference, relative_error, subspace_angle
 
-from ctrace import Ncut, kway_ncut
-from ctrace.nystrom import farthest_points, propagate
+from ctrace import Graph, Ncut, kway_ncut, ncut_eigenvectors
+from ctrace.nystrom import farthest_points, masses, propagate
 
 DOUBLE = torch.float64
 
@@ -75,3 +75,38 @@ def test_farthest_points_are_distinct_spread_and_seeded(points):
 def test_impossible_numbers_of_landmarks_are_refused(points, m):
     with pytest.raises(ValueError, match="between 1 and the 200 rows"):
         farthest_points(points[0], m)
+
+
+def test_every_row_counts_for_its_nearest_landmark(points):
+    x, landmarks = points
+    count = masses(landmarks, x)
+    assert count.sum() >= 200 and count.min() >= 1
+    assert torch.equal(masses(landmarks, torch.cat([landmarks, landmarks[:1], landmarks[:1]])), 1 + 2 * (torch.arange(40) == 0).double())
+
+
+@pytest.mark.parametrize("memory_limit", [0, 2**30])
+def test_a_landmark_that_stands_for_copies_gives_the_cut_of_all_copies(points, memory_limit):
+    _, x = points
+    count = torch.arange(40) % 4 + 1
+    U, spectrum = ncut_eigenvectors(Graph(x, 1.0, mass=count, memory_limit=memory_limit), 3)
+    whole, known = ncut_eigenvectors(Graph(x.repeat_interleave(count, 0), 1.0), 3)
+    assert torch.allclose(spectrum.eigval, known.eigval, atol=1e-10)
+    assert subspace_angle((U / count.sqrt()[:, None]).repeat_interleave(count, 0), whole) < 1e-8
+
+
+def test_landmarks_come_closer_to_the_exact_subspace_when_they_stand_for_their_neighbours():
+    torch.manual_seed(0)
+    x = torch.cat([torch.randn(600, 2, dtype=DOUBLE) * 0.3, torch.randn(300, 2, dtype=DOUBLE) + 2, torch.randn(100, 2, dtype=DOUBLE) * 2 - 3])
+    exact, angles = Ncut(4, sigma=0.7).fit_transform(x), []
+    for m in (100, 300, 900):
+        U = Ncut(4, sigma=0.7, max_exact=m, n_landmarks=m).fit_transform(x)
+        angles.append(subspace_angle(torch.linalg.qr(U)[0], exact))
+    rows = farthest_points(x, 300)
+    plain = propagate(ncut_eigenvectors(Graph(x[rows], 0.7), 4)[0], x[rows], x)
+    assert angles[0] > angles[1] > angles[2] and angles[1] < 0.5 * subspace_angle(torch.linalg.qr(plain)[0], exact)
+
+
+@pytest.mark.parametrize("mass", [torch.ones(3), -torch.ones(40), torch.full((40,), torch.nan)])
+def test_impossible_masses_are_refused(points, mass):
+    with pytest.raises(ValueError, match="40 positive numbers"):
+        Graph(points[1], 1.0, mass=mass)
