@@ -23,11 +23,9 @@ from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ctrace.channel_pass import channel_means, check_labels, images_and_labels, number_of_outputs
-from ctrace.convs import conv_layers
-from ctrace.fair_sample import FairSample
+from ctrace.convs import channel_means, conv_layers
 from ctrace.inputs import check_ready, prepare_images
-from ctrace.moments import Moments, welch_greater
+from ctrace.moments import FairSample, Moments, welch_greater
 
 __all__ = ["ChannelStatistics"]
 
@@ -91,12 +89,12 @@ class ChannelStatistics:
         generator, self = torch.Generator().manual_seed(seed + 1_000_003 * rank), None
         with torch.no_grad(), channel_means(model, convs) as run:
             for batch in tqdm(loader, desc="channel statistics", unit="batch", disable=not progress or rank > 0):
-                images, labels = images_and_labels(batch)
+                images, labels = _images_and_labels(batch)
                 output, values = run(prepare_images(model, images))
                 if self is None:
-                    k = number_of_outputs(output) if num_classes is None else num_classes
+                    k = _number_of_outputs(output) if num_classes is None else num_classes
                     self = _nothing_yet(convs, k, device or values.device, shapiro_sample)
-                self = self._add(values, check_labels(labels, len(values), len(self.count)), generator)
+                self = self._add(values, _check_labels(labels, len(values), len(self.count)), generator)
         self = _all_reduce(self) if _is_distributed() else self
         if self is None:
             raise ValueError("loader: no batch came out of it. An iterator that has been used up, or drop_last with few images?")
@@ -206,7 +204,14 @@ class ChannelStatistics:
     def save(self, path) -> None:
         """Write one safetensors file: no pickle, so that loading executes nothing."""
         m, sample = self.moments.to("cpu"), self.sample
-        tensors = dict(count=m.count, mean=m.mean, m2=m.m2, weight_sums=self.weight_sums, sample=sample.rows, keys=sample.keys)
+        tensors = {
+            "count": m.count,
+            "mean": m.mean,
+            "m2": m.m2,
+            "weight_sums": self.weight_sums,
+            "sample": sample.rows,
+            "keys": sample.keys,
+        }
         metadata = {"layers": json.dumps(self.layers), "cap": str(sample.cap)}
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(path), metadata)
 
@@ -259,6 +264,37 @@ def _nothing_yet(convs: dict[str, nn.Conv2d], k: int, device, cap: int) -> Chann
     c = sum(layers.values())
     sums = torch.cat([_weight_sums(conv) for conv in convs.values()])
     return ChannelStatistics(layers, Moments.zeros(k, c, device), sums, FairSample(torch.zeros(0, c), cap=cap))
+
+
+def _number_of_outputs(output) -> int:
+    """Classes of a classifier, read off its logits ``(b, classes)``."""
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        raise ValueError("the model does not put out one row of logits per image, so the number of classes is unknown. Pass num_classes.")
+    return output.shape[1]
+
+
+def _images_and_labels(batch) -> tuple[Tensor, Tensor]:
+    """The two halves of what a data loader yields."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        got = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise ValueError(f"loader: expected batches (images, labels), received a {got}.")
+    return batch[0], torch.as_tensor(batch[1])
+
+
+def _check_labels(labels: Tensor, b: int, k: int) -> Tensor:
+    """The class number of each of ``b`` images ``(b,)``, on the CPU; refuses any other label."""
+    labels = labels.detach().cpu()
+    if labels.shape != (b,) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"labels: expected one class number for each of the {b} images, received {labels.dtype} {tuple(labels.shape)}. A soft "
+            "label has no class to test; take its argmax if that is what you mean."
+        )
+    if not 0 <= int(labels.min()) <= int(labels.max()) < k:
+        raise ValueError(
+            f"labels: classes run from 0 to {k - 1}, received {int(labels.min())} to {int(labels.max())}. "
+            "Does the data number its classes as the model does? For an embedding model pass num_classes."
+        )
+    return labels.long()
 
 
 def _weight_sums(conv: nn.Conv2d) -> Tensor:

@@ -1,8 +1,12 @@
-"""The convolutions of a model, and which of them ParchGrad edits unless told otherwise."""
+"""The convolutions of a model: which there are, which of them ParchGrad edits unless told otherwise, and how strongly their channels fire."""
 
-from torch import nn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["conv_layers", "default_convs"]
+import torch
+from torch import Tensor, nn
+
+__all__ = ["channel_means", "conv_layers", "default_convs", "mean_activation"]
 
 
 def conv_layers(model: nn.Module, layers=None) -> dict[str, nn.Conv2d]:
@@ -82,3 +86,47 @@ def _efficientnet(model: nn.Module, convs: dict) -> list[str]:
 
 
 FAMILIES = {"ResNet": _resnet, "VGG": _vgg, "EfficientNet": _efficientnet}
+
+
+def mean_activation(output: Tensor) -> Tensor:
+    """Spatial mean of a convolution's output after a ReLU, ``(b, c)`` from ``(b, c, h, w)``; in float32 at least."""
+    return output.relu().mean((2, 3), dtype=torch.promote_types(output.dtype, torch.float32))
+
+
+@contextmanager
+def channel_means(model: nn.Module, convs: dict[str, nn.Conv2d]) -> Iterator[Callable]:
+    """Yields a function from images to the model's output and the `mean_activation` of all layers side by side ``(b, channels)``.
+
+    Nothing larger than that is kept, and the hooks are gone when the context closes.
+
+    Raises:
+        ValueError: a layer that is not reached, is used twice, or whose rows are not images.
+    """
+    seen, handles = {}, []
+
+    def see(name: str) -> Callable:
+        def hook(module, inputs, output):
+            if name in seen:
+                raise ValueError(f"layer {name!r} is used twice in one pass, so an image has two activations. Leave it out of layers.")
+            seen[name] = mean_activation(output)
+
+        return hook
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        seen.clear()
+        output = model(images)
+        missed = [name for name in convs if name not in seen]
+        if missed:
+            raise ValueError(f"{', '.join(missed)}: never reached by a forward pass (an auxiliary head?). Leave them out of layers.")
+        wrong = [f"{name!r} put out {len(seen[name])}" for name in convs if len(seen[name]) != len(images)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} rows for {len(images)} images: they are not images. Leave it out of layers.")
+        return output, torch.cat([seen[name] for name in convs], 1)
+
+    try:
+        for name, conv in convs.items():
+            handles.append(conv.register_forward_hook(see(name)))
+        yield run
+    finally:
+        for handle in handles:
+            handle.remove()

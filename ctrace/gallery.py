@@ -17,7 +17,7 @@ import sys
 from typing import Any, NamedTuple
 
 DPI = 110
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"GIF89a": "image/gif"}
 _GLUE_PREFIX = "application/papermill.record/"
 
 _STYLE = """
@@ -37,7 +37,7 @@ _STYLE = """
 
 class _Item(NamedTuple):
     label: str
-    png: bytes
+    picture: bytes
     alt: str
     caption: str
 
@@ -80,13 +80,13 @@ class Gallery:
         Args:
             label: what the tab says; one short line.
             figure: anything with `savefig` (it is closed, so that the notebook does not show it a second time),
-                a PIL image, or the bytes of a PNG.
+                a PIL image, or the bytes of a PNG or of an (animated) GIF.
             alt: what a reader who cannot see the picture needs to know; a sentence, not a file name.
             caption: the text under the picture. MyST (`$x$`, `**b**`, citations) is rendered in the book.
 
         Raises:
             ValueError: a label that is taken, or an empty label, alt or caption.
-            TypeError: a picture that cannot be turned into a PNG.
+            TypeError: a picture that is neither of these.
         """
         label = _checked_text(label, "label", f"Gallery '{self.slug}'")
         taken = [item.label for item in self._items]
@@ -97,7 +97,7 @@ class Gallery:
             )
         where = f"Gallery '{self.slug}', tab '{label}'"
         alt, caption = _checked_alt(alt, where), _checked_text(caption, "caption", where)
-        self._items.append(_Item(label, _png(figure, where), alt, caption))
+        self._items.append(_Item(label, _picture(figure, where), alt, caption))
         return self
 
     def show(self) -> None:
@@ -109,7 +109,7 @@ class Gallery:
         if not self._items:
             raise ValueError(f"Gallery '{self.slug}' is empty. Call .add(label, figure, alt, caption) before .show().")
         for number, item in enumerate(self._items, 1):
-            _glue(f"{self.slug}-{number}", item.png)
+            _glue(f"{self.slug}-{number}", item.picture)
         _display(self._bundle())
 
     def _bundle(self) -> dict[str, str]:
@@ -150,12 +150,12 @@ def show_figure(figure: Any, alt: str, caption: str, name: str) -> None:
 
     Raises:
         ValueError: an empty alt or caption, or a name with other characters than lower-case letters, digits, hyphens.
-        TypeError: a picture that cannot be turned into a PNG.
+        TypeError: a picture that is neither of these.
     """
     name = _checked_slug(name, "Figure name")
     where = f"Figure '{name}'"
-    item = _Item("", _png(figure, where), _checked_alt(alt, where), _checked_text(caption, "caption", where))
-    _glue(name, item.png)
+    item = _Item("", _picture(figure, where), _checked_alt(alt, where), _checked_text(caption, "caption", where))
+    _glue(name, item.picture)
     _display({
         "text/markdown": _figure_markdown(name, item),
         "text/html": f'<style>{_STYLE}</style>{_figure_html(item, "ctrace-figure")}',
@@ -170,7 +170,7 @@ def _figure_markdown(key: str, item: _Item) -> str:
 
 
 def _figure_html(item: _Item, css_class: str = "") -> str:
-    source = "data:image/png;base64," + base64.b64encode(item.png).decode()
+    source = f"data:{_mime_type(item.picture)};base64," + base64.b64encode(item.picture).decode()
     attribute = f' class="{css_class}"' if css_class else ""
     return (
         f'<figure{attribute}><img src="{source}" alt="{html.escape(item.alt)}">'
@@ -205,10 +205,10 @@ def _checked_alt(alt: str, where: str) -> str:
     return alt
 
 
-def _png(figure: Any, where: str) -> bytes:
+def _picture(figure: Any, where: str) -> bytes:
     if isinstance(figure, (bytes, bytearray)):
-        if not figure.startswith(_PNG_SIGNATURE):
-            raise TypeError(f"{where}: got {len(figure)} bytes that do not start with the PNG signature. Pass PNG bytes.")
+        if not bytes(figure).startswith(tuple(_SIGNATURES)):
+            raise TypeError(f"{where}: got {len(figure)} bytes that start with neither the PNG signature nor GIF89a. Pass PNG or GIF bytes.")
         return bytes(figure)
     buffer = io.BytesIO()
     if hasattr(figure, "savefig"):
@@ -218,7 +218,7 @@ def _png(figure: Any, where: str) -> bytes:
         figure.save(buffer, format="PNG", optimize=True)
     else:
         raise TypeError(
-            f"{where}: expected a figure with savefig, a PIL image or PNG bytes, got {type(figure).__name__}. "
+            f"{where}: expected a figure with savefig, a PIL image or PNG or GIF bytes, got {type(figure).__name__}. "
             "An Axes has its figure in .figure; an array can go through PIL.Image.fromarray."
         )
     return buffer.getvalue()
@@ -231,9 +231,13 @@ def _close(figure: Any) -> None:
         pyplot.close(figure)
 
 
-def _glue(key: str, png: bytes) -> None:
+def _mime_type(picture: bytes) -> str:
+    return next(mime for signature, mime in _SIGNATURES.items() if picture.startswith(signature))
+
+
+def _glue(key: str, picture: bytes) -> None:
     """Store a picture under a name in the notebook, invisibly, as `myst_nb.glue` would (which Colab does not have)."""
-    data = {_GLUE_PREFIX + "image/png": base64.b64encode(png).decode(), _GLUE_PREFIX + "text/plain": repr(key)}
+    data = {_GLUE_PREFIX + _mime_type(picture): base64.b64encode(picture).decode(), _GLUE_PREFIX + "text/plain": repr(key)}
     _display(data, metadata={"scrapbook": {"name": key, "mime_prefix": _GLUE_PREFIX}})
 
 

@@ -30,7 +30,7 @@ class MaskingCurve:
 
     @property
     def aopc(self) -> Tensor:
-        """Mean drop over the ratios ``(b,)``: the area over the perturbation curve (Samek et al. 2017, eq. 12)."""
+        """Mean drop over the ratios ``(b,)``: the area over the perturbation curve (Samek et al. 2017)."""
         return self.drop.mean(1)
 
     @property

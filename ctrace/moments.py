@@ -1,13 +1,13 @@
-"""Count, mean and variance of many channels in many groups at once: from one pass, mergeable, and compared by Welch's test."""
+"""What is kept of a stream of activations: count, mean and variance by group, compared by Welch's test, and a bounded fair sample."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from scipy import special
 from torch import Tensor
 
-__all__ = ["Moments", "welch_greater"]
+__all__ = ["FairSample", "Moments", "welch_greater"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Moments:
         return cls(count, mean, zero.index_add(0, group, (values - mean[group]).square()))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Group by group, the moments of both together (Chan, Golub and LeVeque 1983, eqs. 1.5)."""
+        """Group by group, the moments of both together (Chan, Golub and LeVeque 1983)."""
         count = self.count + other.count
         share = torch.where(count > 0, other.count / count, 0.0)
         step = other.mean - self.mean
@@ -127,3 +127,32 @@ def welch_greater(a: Moments, b: Moments) -> tuple[Tensor, Tensor]:
     t = torch.where(moving | (gap != 0), t, 0.0)
     p = torch.from_numpy(special.stdtr(freedom.cpu().numpy(), -t.cpu().numpy())).to(t.device)
     return t, torch.where(moving | (gap != 0), p, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class FairSample:
+    """At most ``cap`` of all rows shown so far, each with the same chance.
+
+    Every row draws a random key and the smallest keys stay, so that two samples merge into a fair sample of both streams.
+
+    Attributes:
+        rows: ``(n, c)`` float32, on the CPU.
+        keys: ``(n,)`` float64, ascending.
+        cap: the most rows to hold.
+    """
+
+    rows: Tensor
+    keys: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    cap: int = 0
+
+    def draw(self, rows: Tensor, generator: torch.Generator) -> "FairSample":
+        """The sample after these rows ``(b, c)`` have been shown too. Most of a long stream is turned away without being copied."""
+        keys = torch.rand(len(rows), generator=generator, dtype=torch.float64)
+        good = keys < (self.keys[-1] if len(self.keys) == self.cap else torch.inf)
+        return self.merge(FairSample(rows[good.to(rows.device)].float().cpu(), keys[good], self.cap)) if bool(good.any()) else self
+
+    def merge(self, other: "FairSample") -> "FairSample":
+        """A fair sample of both streams."""
+        cap = max(self.cap, other.cap)
+        keys, order = torch.cat([self.keys, other.keys]).sort()
+        return FairSample(torch.cat([self.rows, other.rows])[order[:cap]], keys[:cap], cap)

@@ -20,13 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from ctrace import saliency
-from ctrace.channel_masks import ClassTest, InstanceTest, Selection
 from ctrace.channel_statistics import ChannelStatistics
 from ctrace.convs import conv_layers, default_convs
 from ctrace.hooks import edit_gradient
-from ctrace.inputs import at_least_float32
+from ctrace.partition import ClassTest, InstanceTest, Selection, reweigh
 
-__all__ = ["ATTRIBUTIONS", "ParchGrad", "Partition", "reweigh"]
+__all__ = ["ATTRIBUTIONS", "METHODS", "ParchGrad", "Partition"]
 
 ATTRIBUTIONS = {
     "grad": saliency.gradient,
@@ -184,72 +183,6 @@ class ParchGrad:
         classes = asked.to(torch.uint8).argmax(1)
         self.statistics.check_classes(classes[asked.any(1)])  # a row that is asked nothing has no gradient to edit
         return classes
-
-
-def reweigh(
-    gradient: Tensor, kept: Tensor, gamma: float = math.inf, variance_conservation: bool = True, exact_variance: bool = False
-) -> Tensor:
-    """The gradient at a convolution's output with its two groups of channels weighed anew (Park et al. 2023, section 3).
-
-    M and N are the spatial variances of the channel sum of the kept and of the other part (of 1 x 1 maps, which have none,
-    the absolute sum). Kept channels are multiplied by ``ghat * beta`` and the others by ``beta``, where
-    ``ghat = gamma sqrt(N / M)`` and ``beta = sqrt((M + N) / (M ghat^2 + N))``, or 1 without ``variance_conservation``.
-    With an infinite gamma the others become 0 and the kept are multiplied by ``sqrt((M + N) / M)``, or 1. A row that keeps
-    everything is returned as it is. A square root counts as 1 where a part has no variance: no factor could give it any.
-
-    Args:
-        gradient: ``(b, c, h, w)``; not changed.
-        kept: ``(b, c)`` boolean.
-        gamma: how much stronger than the others the kept part becomes, as a ratio of standard deviations.
-        variance_conservation: as above; conserves the variance of the channel sum where the two parts do not covary.
-        exact_variance: conserves it exactly, whatever gamma is: all is divided by what the variance has grown by.
-    """
-    g = at_least_float32(gradient)
-    parts = torch.stack([kept, ~kept], 1).to(g)  # (b, 2, c)
-    sums = (parts @ g.flatten(2)).unflatten(2, g.shape[2:])  # (b, 2, h, w)
-    m, n = _spread(sums).unbind(1)  # (b,) each
-    conserve = variance_conservation and not exact_variance  # an exact scale undoes any other common factor
-    factors = torch.stack(_factors(m, n, gamma, conserve), 1)  # (b, 2)
-    factors = torch.where(kept.all(1, keepdim=True), 1.0, factors)
-    if exact_variance:
-        factors = factors * _exact(sums, factors)[:, None]
-    scale = torch.where(kept, factors[:, :1], factors[:, 1:])
-    return (g * scale[:, :, None, None]).to(gradient.dtype)
-
-
-def _factors(m: Tensor, n: Tensor, gamma: float, conserve: bool) -> tuple[Tensor, Tensor]:
-    """Factors of the kept and of the other part ``(b,)``.
-
-    With conservation, ``ghat * beta`` and ``beta`` are written out, so that neither overflows where a part is nearly silent: after them
-    the two variances are to each other as gamma^2 to 1 and sum to M + N.
-    """
-    one = torch.ones_like(m)
-    if math.isinf(gamma):
-        return (_root(m + n, m) if conserve else one), torch.zeros_like(m)
-    if not conserve:
-        return gamma * _root(n, m), one
-    share = gamma / math.hypot(gamma, 1)
-    return share * _root(m + n, m), share / gamma * _root(m + n, n)
-
-
-def _root(above: Tensor, below: Tensor) -> Tensor:
-    return torch.where((above > 0) & (below > 0), (above / below).sqrt(), 1.0)
-
-
-def _spread(sums: Tensor) -> Tensor:
-    """Spatial variance of maps ``(..., h, w)``, exactly 0 where only rounding varies; the absolute value of 1 x 1 maps."""
-    flat = sums.flatten(-2)
-    if flat.shape[-1] == 1:
-        return flat[..., 0].abs()
-    variance, size = flat.var(-1), flat.square().mean(-1)
-    return torch.where(variance > (16 * torch.finfo(sums.dtype).eps) ** 2 * size, variance, 0.0)
-
-
-def _exact(sums: Tensor, factors: Tensor) -> Tensor:
-    """What to multiply by ``(b,)`` so that the channel sum keeps the spread it had."""
-    before, after = _spread(sums.sum(1)), _spread((sums * factors[:, :, None, None]).sum(1))
-    ratio = torch.where(after > 0, before / after, 1.0)
-    return ratio if sums.shape[-1] * sums.shape[-2] == 1 else ratio.sqrt()
 
 
 def _attribution(name: str):

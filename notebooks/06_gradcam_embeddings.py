@@ -596,7 +596,8 @@ assert check_blind(lambda g: (g[:, :4].sum(1) * 10).round())
 # - **refused** the questions whose gradient is zero, before somebody rescaled it into a picture.
 #
 # What this does not show: that a face model looks at faces the way this one looks at birds, or that a map of likeness is a reason anyone should accept. Whether a map can be
-# *false*, and how one would know, is the subject of the part on trust. The formulas of both chapters on one page: [Looking, in short](../book/look.md).
+# *false*, and how one would know, is the subject of the part on trust. Next: back to classes, and down to the pixels; [ParchGrad](07_parchgrad.ipynb)
+# lets only some channels speak.
 
 # %%
 print(f"this page ran in {time.time() - started:.0f} s on {device}, {torch.get_num_threads()} threads")

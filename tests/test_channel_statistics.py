@@ -9,7 +9,6 @@ from scipy import stats
 from torch import nn
 
 from ctrace.channel_statistics import ChannelStatistics
-from ctrace.fair_sample import FairSample
 from ctrace.layers import fingerprint
 from tests import two_processes
 from tests.reference_gradcam import Residual
@@ -100,17 +99,6 @@ def test_memory_does_not_grow_with_the_number_of_images():
         sizes[n] = [x.numel() for x in (m.count, m.mean, m.m2, statistics.sample.rows)]
         assert statistics.count.sum() == 8 * n
     assert sizes[4] == sizes[60]
-
-
-def test_the_sample_is_fair_and_bounded():
-    generator, hits = torch.Generator().manual_seed(0), torch.zeros(40)
-    for _ in range(600):
-        sample = FairSample(torch.zeros(0, 1), cap=5)
-        for rows in torch.arange(40.0)[:, None].split(6):
-            sample = sample.draw(rows, generator)
-        assert len(sample.rows) == len(set(sample.rows[:, 0].tolist())) == 5
-        hits[sample.rows[:, 0].long()] += 1
-    assert (hits / 600 - 5 / 40).abs().max() < 4 * (5 / 40 * 35 / 40 / 600) ** 0.5
 
 
 def test_shapiro_p_values_are_scipys_on_the_sample():

@@ -171,9 +171,18 @@ def test_fence_in_a_caption_is_refused(caption):
         Gallery("g").add("one", png("red"), alt="A dot.", caption=caption)
 
 
-@pytest.mark.parametrize("data", [b"", b"GIF89a...", b"\x89PNG"])
-def test_bytes_that_are_no_png_are_refused(data):
-    with pytest.raises(TypeError, match="PNG signature"):
+def test_an_animated_gif_is_carried_as_it_is(shown):
+    frames, buffer = [Image.new("P", (4, 3), colour) for colour in (0, 1)], io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=100, loop=0)
+    show_figure(buffer.getvalue(), alt="Two colours in turn.", caption="Blinking.", name="blink")
+    (glued, _), (bundle, _) = shown
+    assert base64.b64decode(glued["application/papermill.record/image/gif"]) == buffer.getvalue()
+    assert "data:image/gif;base64," in bundle["text/html"] and "{glue:figure} blink" in bundle["text/markdown"]
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF", b"\x89PNG"])
+def test_bytes_that_are_neither_png_nor_gif_are_refused(data):
+    with pytest.raises(TypeError, match="neither the PNG signature nor GIF89a"):
         Gallery("g").add("one", data, alt="A dot.", caption="A dot.")
 
 

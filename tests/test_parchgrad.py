@@ -11,7 +11,8 @@ from ctrace import saliency
 from ctrace.channel_statistics import ChannelStatistics
 from ctrace.convs import default_convs
 from ctrace.layers import fingerprint
-from ctrace.parchgrad import ParchGrad, reweigh
+from ctrace.parchgrad import ParchGrad
+from ctrace.partition import reweigh
 from tests import reference_parchgrad as reference
 from tests.reference_gradcam import Embedder, Residual
 from tests.reference_parchgrad import labelled_images, make_net
