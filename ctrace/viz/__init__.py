@@ -11,6 +11,7 @@ by itself. No function opens a window, touches pyplot or leaves a setting change
 from .cams import show_cams, show_overlays
 from .canvas import WIDTH, Picture, segment_colour
 from .carrot import show_flow, show_region_graph, show_ties, show_washout, token_colours
+from .carrot_head import show_claims, show_refits, show_training_images
 from .charts import show_curve_panels, show_curves, show_grouped_bars, show_scatter
 from .graphs import show_graph, show_matrix, show_spectrum
 from .parchgrad import show_channels, show_histograms, show_intervals, show_mass, sweep_gif
@@ -23,9 +24,10 @@ from .pictures import (
     show_rotation,
     show_segments,
 )
+from .scoreboard import score_table, show_scores
 from .traces import show_joint_trace, show_ranking, show_trace
-from .trust import show_cascade, show_fading, show_method_maps, show_null, show_rates, show_strata
+from .trust import show_cascade, show_fading, show_masking, show_method_maps, show_null, show_rates, show_strata
 
 __all__ = [
-    "WIDTH", "Picture", "segment_colour", "show_cams", "show_channels", "show_curve_panels", "show_curves", "show_cut", "show_eigenvectors", "show_flow", "show_graph", "show_grouped_bars", "show_histograms", "show_intervals", "show_joint_trace", "show_maps", "show_mass", "show_matrix", "show_named_parts", "show_overlays", "show_photos", "show_ranking", "show_region_graph", "show_rotation", "show_scatter", "show_segments", "show_spectrum", "show_ties", "show_trace", "show_cascade", "show_fading", "show_method_maps", "show_null", "show_rates", "show_strata", "show_washout", "sweep_gif", "token_colours",
+    "WIDTH", "Picture", "segment_colour", "show_cams", "show_channels", "show_claims", "show_curve_panels", "show_curves", "show_cut", "show_eigenvectors", "show_flow", "show_graph", "show_grouped_bars", "show_histograms", "show_intervals", "show_joint_trace", "show_maps", "show_mass", "show_matrix", "show_named_parts", "show_overlays", "show_photos", "show_ranking", "show_refits", "show_region_graph", "show_rotation", "show_scatter", "score_table", "show_scores", "show_segments", "show_spectrum", "show_ties", "show_trace", "show_training_images", "show_cascade", "show_fading", "show_masking", "show_method_maps", "show_null", "show_rates", "show_strata", "show_washout", "sweep_gif", "token_colours",
 ]  # fmt: skip

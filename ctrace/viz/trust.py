@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -93,7 +94,7 @@ def show_method_maps(image, maps: Mapping[str, object], mask=None, columns: int 
     figure, axes = grid_axes(len(maps), image.shape[0] / image.shape[1], columns, tallest=2.2, extra=0.8)
     for ax, (name, values) in zip(axes, maps.items()):
         values = as_array(values, 2, name).astype(float)
-        draw_photo(ax, laid_over(image, own_scale(values), 1.0), image.shape[:2], name)
+        draw_photo(ax, laid_over(image, own_scale(values), 1.0), image.shape[:2], textwrap.fill(name, 18))
         if not values.any():
             ax.text(image.shape[1] / 2, image.shape[0] / 2, "no evidence", ha="center", va="center", color=QUIET, style="italic")
         if mask is not None:
@@ -146,14 +147,40 @@ def show_cascade(stages: Sequence[str], panels: Mapping[str, Mapping[str, Sequen
             values = as_array(methods[name], 2, name).astype(float)
             mean, error = (np.concatenate([[start], v]) for start, v in ((1, values.mean(0)), (0, 2 * values.std(0) / len(values) ** 0.5)))
             dash, marker = LINE_STYLES[i % len(LINE_STYLES)]
-            ax.plot(at, mean, linestyle=dash, marker=marker, color=segment_colour(i), label=name)
-            ax.fill_between(at, mean - error, mean + error, color=segment_colour(i), alpha=0.15, linewidth=0)
+            ax.plot(at, mean, linestyle=dash, marker=marker, color=_line_colour(i), label=name)
+            ax.fill_between(at, mean - error, mean + error, color=_line_colour(i), alpha=0.13, linewidth=0)
         ax.set(title=title, xlabel="random down to", xticks=at)
         ax.set_xticklabels(["nothing", *stages], rotation=55, ha="right", rotation_mode="anchor")
         ax.grid(axis="y")
     axes[0].set_ylabel("likeness to the trained model's map")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(names or methods)))
     return figure
+
+
+@styled
+def show_masking(shares: Sequence[float], panels: Mapping[str, Mapping[str, Sequence]], ylabel: str) -> Picture:
+    """Curves while pixels are hidden or shown, the same maps in each panel.
+
+    Args:
+        shares: of the pixels ``(r,)``.
+        panels: title -> map -> ``(r,)``.
+        ylabel: with units.
+    """
+    figure = new_picture(WIDTH, 3.1)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for ax, (title, curves) in zip(axes, panels.items()):
+        for i, (name, values) in enumerate(curves.items()):
+            ax.plot(shares, as_array(values, 1, name), linestyle=LINE_STYLES[i % len(LINE_STYLES)][0], color=_line_colour(i), label=name)
+        ax.set(title=title, xlabel="share of the pixels", ylim=(-0.02, 1.02))
+        ax.grid()
+    axes[0].set_ylabel(ylabel)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(next(iter(panels.values()))))
+    return figure
+
+
+def _line_colour(index: int):
+    """Segment colours without the yellow, which is too pale for a line."""
+    return segment_colour(index if index < 4 else index + 1)
 
 
 @styled

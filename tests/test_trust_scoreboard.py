@@ -1,0 +1,147 @@
+"""The one list of methods, the scores of a method, and what may be said from stored scores."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from ctrace.aviary import Aviary
+from ctrace.carrot.backbone import TimmViTPatchBackbone
+from ctrace.carrot.pipeline import Carrot
+from ctrace.models import load_model
+from ctrace.trust.controls import controls
+from ctrace.trust.rates import bootstrap
+from ctrace.trust.scoreboard import COLUMNS, Scoreboard, control_maps, dependence_scores, held_out, map_scores, mark_scores, read_scoreboard
+from ctrace.trust.suite import CarrotClassifier, cnn_methods, token_methods
+
+pytestmark = pytest.mark.filterwarnings("ignore:image .*integrated gradients sum to")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("aviary-resnet-0", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def birds(model):
+    return held_out(model, 4)
+
+
+@pytest.fixture(scope="module")
+def methods(model):
+    data = Aviary("train", 56)
+    images, labels = zip(*(data[i] for i in range(len(data))))
+    return cnn_methods((model.info.preprocess(torch.stack(images)), torch.tensor(labels)))
+
+
+@pytest.fixture(scope="module")
+def carrot():
+    backbone = TimmViTPatchBackbone(load_model("aviary-vit-0", device="cpu"))
+    return Carrot(backbone).fit(DataLoader(Aviary("train", 70), batch_size=70), num_classes=14, progress=False)
+
+
+def edges(model, images, targets):
+    return controls(images, torch.ones_like(images[:, 0]))["edges"]
+
+
+def test_every_method_gives_finite_maps_and_a_batch_equals_one_by_one(model, birds, methods):
+    few = birds.first(2)
+    for name, method in methods.items():
+        maps = method(model, few.images, few.targets)
+        assert maps.shape == (2, 96, 96) and bool(torch.isfinite(maps).all()), name
+        alone = torch.cat([method(model, few.images[i : i + 1], few.targets[i : i + 1]) for i in range(2)])
+        assert float((maps - alone).abs().max()) <= 2e-4 * float(maps.abs().max()), name
+
+
+def test_every_method_but_the_segment_answers_the_class_it_is_asked_about(model, birds, methods):
+    few = birds.first(1)
+    for name, method in methods.items():
+        own, other = (method(model, few.images, (few.targets + shift) % 14) for shift in (0, 3))
+        assert torch.equal(own, other) == (name == "channel tracing, segment"), name
+
+
+def test_a_carrot_as_a_classifier_answers_as_the_carrot_does(carrot):
+    images = torch.stack([Aviary("test", 3)[i][0] for i in range(3)])
+    wrapped = CarrotClassifier(carrot)
+    assert float((wrapped(carrot.preprocess(images)).detach() - carrot.predict(images)).abs().max()) <= 1e-5
+
+
+def test_the_maps_of_a_carrot_are_what_its_explanation_says(carrot):
+    image = Aviary("test", 3)[0][0]
+    explained, wrapped, grid = carrot.explain(image, target=5), CarrotClassifier(carrot), (12, 12)
+    for name, values in zip(token_methods(), (explained.region_split, explained.region_removal)):
+        others = [carrot.explain(image, target=k) for k in range(14)]
+        mean = torch.stack([o.region_split if name == "CARROT region split" else o.region_removal for o in others]).mean(0)
+        small = torch.nn.functional.interpolate((values - mean).view(1, 1, *grid).float(), (96, 96), mode="bilinear", align_corners=False)[0]
+        maps = token_methods()[name](wrapped, carrot.preprocess(image[None]), torch.tensor([5]))
+        assert float((maps - small).abs().max()) <= 1e-5 * float(small.abs().max()), name
+
+
+def test_the_planted_truth_scores_best_and_the_lie_worst(model, birds):
+    maps = control_maps(birds)
+    truth, lie = (map_scores(model, birds, maps[name], curves=4, tested=2) for name in ("planted truth", "planted lie"))
+    assert np.allclose(truth["parts: removal"][0], 1) and np.allclose(lie["parts: removal"][0], -1)
+    assert truth["pointing"][0].all() and not lie["pointing"][0].any()
+    assert truth["survived"][0].all() and not lie["survived"][0].any()
+    assert (truth["deletion"][0] < lie["deletion"][0]).all() and (truth["insertion"][0] > lie["insertion"][0]).all()
+
+
+def test_a_map_that_ignores_the_model_depends_on_none_and_sees_no_mark(model, birds):
+    kept = dependence_scores(model, edges, birds, n=2)
+    assert all(np.allclose(kept[column][0], 1) for column in ("kept at half", "kept at all"))
+    cheating = load_model("aviary-cheating", device="cpu")
+    assert not mark_scores(edges, cheating, model, n=4)["mark"][0].any()
+
+
+def test_a_failed_map_is_counted_and_scored_as_chance(model, birds):
+    scored = map_scores(model, birds, torch.zeros(4, 96, 96), curves=0, tested=2)
+    assert scored["parts: swap"][1].all() and not scored["parts: swap"][0].any()
+    assert scored["pointing"][1].all() and 0 < scored["pointing"][0].mean() < 0.3
+    assert scored["survived"][1].all() and not scored["survived"][0].any() and not scored["falsified"][0].any()
+
+
+def board(seed=0):
+    rng = np.random.default_rng(seed)
+    base = rng.random((3, 40))
+    values = {("a", "pointing"): base, ("b", "pointing"): base - 0.05, ("c", "pointing"): rng.random((3, 40)), ("a", "deletion"): base}
+    values[("b", "deletion")] = base + 0.1
+    values = {key: value.round(4).astype(np.float32) for key, value in values.items()}
+    return Scoreboard(values, dict.fromkeys(values, 2), dict.fromkeys(values, ("m0", "m1", "m2")))
+
+
+def test_differences_are_taken_bird_by_bird():
+    scores = board()
+    close = scores.difference("a", "b", "pointing")
+    assert abs(close.value - 0.05) < 1e-4 and 0.0499 < close.low and close.high < 0.0501  # far tighter than either mean
+    assert scores.interval("a", "pointing").high - scores.interval("a", "pointing").low > 0.05
+    unlike = scores.difference("a", "c", "pointing")
+    assert unlike.low < 0 < unlike.high
+
+
+def test_the_best_row_comes_first_whichever_way_the_column_counts():
+    scores = board()
+    assert scores.ranking("pointing", ["b", "a"]) == ["a", "b"]
+    assert not COLUMNS["deletion"][1] and scores.ranking("deletion") == ["a", "b"]
+
+
+def test_rows_of_different_models_have_no_difference():
+    scores = board()
+    scores.models["c", "pointing"] = ("m0", "m1", "m3")
+    with pytest.raises(ValueError, match="different models"):
+        scores.difference("a", "c", "pointing")
+
+
+def test_what_is_saved_is_read_back_and_the_table_is_made_of_it(tmp_path):
+    scores = board()
+    scores.save(tmp_path, torch="x")
+    again = read_scoreboard(tmp_path)
+    assert again.models == scores.models and again.failures == scores.failures
+    assert all(np.array_equal(again.values[key], value) for key, value in scores.values.items())
+    lines = (tmp_path / "scores.csv").read_text().splitlines()
+    assert lines[0] == "# torch: x"
+    for line in csv.DictReader(lines[1:]):
+        interval = bootstrap(scores.values[line["row"], line["column"]], axes=2)
+        assert [float(line[k]) for k in ("value", "low", "high")] == pytest.approx([interval.value, interval.low, interval.high], abs=1e-4)
+        assert (line["n"], line["failures"], line["models"]) == ("120", "2", "m0 m1 m2")

@@ -1,0 +1,130 @@
+"""Shapley values: axioms, exact where all coalitions are asked, equal to captum and to the model's own part importance."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ctrace.aviary import PARTS, Aviary, part_importance, render
+from ctrace.models import load_model
+from ctrace.trust.shapley import EXACT_UP_TO, exact_shapley, part_regions, shap, superpixels
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("aviary-resnet-0", device="cpu")
+
+
+def bird(model, index):
+    """Image, image without parts, part masks, scene and class of a held-out bird."""
+    data = Aviary("test", 300)
+    scene = data.scene(index)
+    whole, bare = render(scene), render(scene.without(*PARTS))
+    x, start = (model.info.preprocess(r.image)[0] for r in (whole, bare))
+    return x, start, torch.stack([whole.masks[p] for p in PARTS]), scene, data.label(index)
+
+
+def additive(r, seed=0):
+    """A network whose logit is a sum over pixels, so that a region's Shapley value is its own share of it."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 2)).double().eval()
+    regions = (torch.arange(144) * r // 144).view(12, 12)
+    return net, torch.randn(3, 12, 12, dtype=torch.double), torch.randn(3, 12, 12, dtype=torch.double), regions
+
+
+def test_exact_values_equal_the_mean_over_all_orders():
+    from itertools import permutations
+
+    table = torch.randn(16, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    bits = 2 ** torch.arange(4)
+    value = lambda present: table[(present * bits).sum(1)]
+    slow = torch.zeros(4, dtype=torch.double)
+    for order in permutations(range(4)):
+        present = torch.zeros(1, 4, dtype=torch.long)
+        for player in order:
+            before, present[0, player] = value(present), 1
+            slow[player] += (value(present) - before)[0] / 24
+    assert torch.allclose(exact_shapley(value, 4), slow, atol=1e-14)
+
+
+@pytest.mark.parametrize("r", [6, 24])
+def test_an_additive_model_gives_each_region_its_own_share(r):
+    net, x, start, regions = additive(r)
+    got = shap(net, x, 1, regions, start[None])
+    weight = (net[1].weight[1] - net[1].weight.mean(0)).view(3, 12, 12)
+    share = (weight * (x - start)).sum(0).flatten().detach()
+    own = torch.zeros(r, dtype=torch.double).index_add_(0, regions.flatten(), share)
+    assert torch.allclose(got.values, own, atol=1e-9 if r <= EXACT_UP_TO else 1e-4)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_values_sum_to_the_logit_of_all_minus_that_of_none(model, index):
+    x, start, masks, _, target = bird(model, index)
+    for result in (shap(model, x, target, part_regions(masks), start[None]), shap(model, x, target, superpixels(x), samples=128)):
+        assert abs(float(result.values.sum()) - (result.all - result.none)) <= 1e-4
+        assert abs(float(result.map.sum()) - (result.all - result.none)) <= 1e-4
+        assert abs(result.all - result.none) > 1
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_values_of_the_true_parts_are_the_part_importance_of_the_model(model, index):
+    x, start, masks, scene, target = bird(model, index)
+    values = shap(model, x, target, part_regions(masks), start[None]).values
+    truth = torch.tensor(list(part_importance(model, scene, target, "shapley").values()))
+    assert float((values[1:] - truth).abs().max()) <= 1e-4
+    assert float(values[0].abs()) <= 1e-5  # what surrounds the parts is the same in both pictures
+
+
+def test_values_of_the_true_parts_equal_captum(model):
+    attr = pytest.importorskip("captum.attr")
+    x, start, masks, _, target = bird(model, 1)
+    regions = part_regions(masks)
+    asked = lambda images: (lambda z: z[:, target] - z.mean(1))(model(images))
+    ids = (regions - 1).clamp_min(0)  # the surroundings are the same in both pictures and may go with any part
+    with torch.no_grad():
+        theirs = attr.ShapleyValues(asked).attribute(x[None], start[None], feature_mask=ids[None, None], perturbations_per_eval=60)[0, 0]
+    ours = shap(model, x, target, ids, start[None]).values[ids]
+    assert float((theirs - ours).abs().max()) <= 1e-5
+
+
+def test_more_samples_of_kernel_shap_come_closer_to_the_exact_values(model, monkeypatch):
+    x, start, masks, _, target = bird(model, 1)
+    regions = part_regions(masks)
+    exact = shap(model, x, target, regions, start[None])
+    monkeypatch.setattr("ctrace.trust.shapley.EXACT_UP_TO", 2)
+    error = []
+    for samples in (64, 1024):
+        found = shap(model, x, target, regions, start[None], samples=samples)
+        error.append(float((found.values - exact.values).abs().max() / exact.values.abs().max()))
+    assert error[1] <= 0.012 < error[0] <= 0.05
+
+
+def test_repeats_with_its_seed_and_leaves_the_global_generators_alone(model):
+    x, _, _, _, target = bird(model, 0)
+    torch.manual_seed(3), np.random.seed(3)
+    expected = torch.rand(2), np.random.rand(2)
+    torch.manual_seed(3), np.random.seed(3)
+    first = shap(model, x, target, superpixels(x), samples=64, seed=5).values
+    assert torch.equal(torch.rand(2), expected[0]) and np.array_equal(np.random.rand(2), expected[1])
+    again = shap(model, x, target, superpixels(x), samples=64, seed=5).values
+    assert torch.equal(first, again)
+    assert not torch.equal(first, shap(model, x, target, superpixels(x), samples=64, seed=6).values)
+
+
+def test_refuses_what_has_no_answer(model):
+    net, x, start, regions = additive(24)
+    with pytest.raises(ValueError, match="expected one image"):
+        shap(net, x, 1, regions[:6], start[None])
+    with pytest.raises(ValueError, match="without gaps"):
+        shap(net, x, 1, regions * 2, start[None])
+    with pytest.raises(ValueError, match="cannot tell 24 regions apart"):
+        shap(net, x, 1, regions, start[None], samples=24)
+    with pytest.raises(ValueError, match="finite image"):
+        superpixels(x * torch.nan)
+
+
+def test_part_regions_leave_out_only_pixels_without_any_part(model):
+    _, _, masks, _, _ = bird(model, 0)
+    regions = part_regions(masks)
+    assert torch.equal(regions == 0, (masks == 0).all(0))
+    assert all(bool((masks[j][regions == j + 1] > 0).all()) for j in range(len(PARTS)))
