@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ctrace.inputs import check_ready, prepare_images
 
-__all__ = ["MaskingCurve", "box_mask", "mass_inside", "masking_curve"]
+__all__ = ["MaskingCurve", "box_mask", "mass_inside", "masking_curve", "rank_pixels"]
 
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -68,7 +68,7 @@ def masking_curve(
     if target.is_floating_point() or target.shape not in ((), (len(images),)):
         raise ValueError(f"target: expected a class or one for each of {len(images)} images, got {target.dtype} {tuple(target.shape)}.")
     target, fill = target.expand(len(images)), torch.as_tensor(fill).to(images).expand_as(images)
-    rank = _rank(maps.to(images.device), order == "morf", seed)  # (b, height, width)
+    rank = rank_pixels(maps.to(images.device), order == "morf", seed)  # (b, height, width)
     whole, columns = _log_probability(model, images, target)[0], []
     for ratio in ratios:
         hidden = rank < round(ratio * rank[0].numel())
@@ -119,7 +119,7 @@ def box_mask(box, height: int, width: int) -> Tensor:
     return mask
 
 
-def _rank(maps: Tensor, descending: bool, seed: int) -> Tensor:
+def rank_pixels(maps: Tensor, descending: bool, seed: int) -> Tensor:
     """Place of each pixel in its image's order, ``(b, height, width)``; equal values in random order, the same in every image."""
     flat = maps.flatten(1)
     shuffled = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed)).to(maps.device)

@@ -88,6 +88,14 @@ def test_a_copy_that_moves_the_answer_as_much_counts_against_the_map(model):
     assert abs(result.d_high) < 1e-12 and result.p == 1 and result.verdict == "falsified"
 
 
+def test_a_top_that_beats_its_copies_is_still_falsified_when_the_bottom_does_more(model):
+    scores = 0.1 * noise(seed=9)[0]
+    scores[6:9, 9:14] += 1
+    scores[9:13, 9:16] -= 1  # the larger part of what the model sees
+    result = falsify(scores, images(), model, target=0, fill="zero", min_shift=6)
+    assert result.p <= 0.05 and result.margin < 0 and result.verdict == "falsified" and "bottom" in result.reason
+
+
 @pytest.mark.parametrize("fill", ["zero", "mean", "blur", "noise"])
 @pytest.mark.parametrize("name", toys())
 def test_five_maps_of_known_quality_get_the_right_verdict_with_every_fill(model, name, fill):

@@ -13,7 +13,17 @@ from ctrace.carrot.pipeline import Carrot
 from ctrace.models import load_model
 from ctrace.trust.controls import controls
 from ctrace.trust.rates import bootstrap
-from ctrace.trust.scoreboard import COLUMNS, Scoreboard, control_maps, dependence_scores, held_out, map_scores, mark_scores, read_scoreboard
+from ctrace.trust.scoreboard import (
+    COLUMNS,
+    Scoreboard,
+    control_maps,
+    dependence_scores,
+    held_out,
+    map_scores,
+    mark_scores,
+    mean_interval,
+    read_scoreboard,
+)
 from ctrace.trust.suite import CarrotClassifier, cnn_methods, token_methods
 
 pytestmark = pytest.mark.filterwarnings("ignore:image .*integrated gradients sum to")
@@ -120,6 +130,14 @@ def test_differences_are_taken_bird_by_bird():
     assert unlike.low < 0 < unlike.high
 
 
+def test_intervals_are_those_of_the_bootstrap_over_models_and_birds():
+    values = board().values["c", "pointing"] + np.array([[0.0], [0.2], [0.4]])  # models that differ more than birds do
+    ours, theirs = mean_interval(values), bootstrap(values, axes=2)
+    width = theirs.high - theirs.low
+    assert ours.value == pytest.approx(theirs.value) and width > 0.2
+    assert abs(ours.low - theirs.low) < 0.05 * width and abs(ours.high - theirs.high) < 0.05 * width
+
+
 def test_the_best_row_comes_first_whichever_way_the_column_counts():
     scores = board()
     assert scores.ranking("pointing", ["b", "a"]) == ["a", "b"]
@@ -142,6 +160,6 @@ def test_what_is_saved_is_read_back_and_the_table_is_made_of_it(tmp_path):
     lines = (tmp_path / "scores.csv").read_text().splitlines()
     assert lines[0] == "# torch: x"
     for line in csv.DictReader(lines[1:]):
-        interval = bootstrap(scores.values[line["row"], line["column"]], axes=2)
+        interval = scores.interval(line["row"], line["column"])
         assert [float(line[k]) for k in ("value", "low", "high")] == pytest.approx([interval.value, interval.low, interval.high], abs=1e-4)
         assert (line["n"], line["failures"], line["models"]) == ("120", "2", "m0 m1 m2")

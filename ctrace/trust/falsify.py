@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ctrace.inputs import check_ready, prepare_images
-from ctrace.masking_curves import _rank as rank_pixels
+from ctrace.masking_curves import rank_pixels
 from ctrace.trust.fills import filled, hide
 
 __all__ = ["Falsification", "angle_between", "falsify", "logit_drop"]

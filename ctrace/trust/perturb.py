@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ctrace.inputs import prepare_images
-from ctrace.masking_curves import _rank as rank_pixels
+from ctrace.masking_curves import rank_pixels
 from ctrace.masking_curves import masking_curve
 from ctrace.trust.fills import filled
 

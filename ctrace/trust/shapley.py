@@ -63,7 +63,6 @@ def shap(
 
     Raises:
         ValueError: shapes or numbers that do not fit, fewer samples than the regression has unknowns.
-        ImportError: Kernel SHAP without captum.
     """
     check_ready(model)
     x = prepare_images(model, image)
@@ -105,10 +104,8 @@ def exact_shapley(value: Callable[[Tensor], Tensor], r: int) -> Tensor:
 
 
 def _kernel_shap(value: Callable[[Tensor], Tensor], r: int, samples: int, seed: int) -> Tensor:
-    try:
-        from captum.attr import KernelShap
-    except ImportError as error:
-        raise ImportError(f"{r} regions are too many to ask all coalitions, and Kernel SHAP is captum's: pip install captum.") from error
+    from captum.attr import KernelShap  # the import takes seconds
+
     # captum draws from the global generators of torch and numpy
     state = np.random.get_state()
     try:
