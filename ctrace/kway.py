@@ -35,7 +35,7 @@ def kway_ncut(eigvec: Tensor, n_clusters: int | None = None, return_rotation: bo
     """
     U = _check(eigvec, n_clusters)
     with torch.no_grad():
-        assigned = _search(row_normalize(U))
+        assigned = _search(row_normalize(U.double()))  # in float32 the alternation would stop a few points early
     E = torch.nn.functional.one_hot(assigned, U.shape[1]).to(U.dtype)  # (n, k)
     R = _Polar.apply(row_normalize(U).T @ E)
     return (U @ R, R) if return_rotation else U @ R

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ctrace import kway_ncut
+from ctrace import Graph, bandwidth, filter_bank, kway_ncut, load_photo, ncut_eigenvectors
 from ctrace.kway import _Polar, row_normalize
 
 DOUBLE = torch.float64
@@ -123,3 +123,9 @@ def test_two_empty_segments_have_no_gradient():
 def test_bad_eigenvectors_are_named(eigvec, k, says):
     with pytest.raises(ValueError, match=says):
         kway_ncut(eigvec, k)
+
+
+def test_float32_eigenvectors_give_the_segments_of_float64():
+    x = filter_bank(load_photo("coffee"), grid=40).features
+    U, _ = ncut_eigenvectors(Graph(x.double(), float(bandwidth(x, "median")) / 3), 8)
+    assert torch.equal(kway_ncut(U.float()).argmax(1), kway_ncut(U).argmax(1))
