@@ -12,12 +12,13 @@ export OMP_WAIT_POLICY ?= passive
 STAMP       := $(VENV)/.installed
 CELL_SECONDS := 600
 
-.PHONY: help test book browser sync links colab clean
+.PHONY: help test book browser bench sync links colab clean
 
 help:
 	@echo "make test     environment, unit tests, doctests, pair check, every notebook"
 	@echo "make book     the book, in _build/html/index.html"
 	@echo "make browser  every page and every gallery tab in Chromium, after make book"
+	@echo "make bench    every benchmark again, beside its peers (an hour on an idle machine)"
 	@echo "make sync     notebooks/*.py -> notebooks/*.ipynb"
 	@echo "make links    links to other sites, after make book (needs a network)"
 	@echo "make colab    the notebooks alone, in an empty folder and a new environment"
@@ -49,6 +50,12 @@ book: $(STAMP)
 browser: $(STAMP)
 	$(BIN)/python tools/browser_check.py --self-test
 	$(BIN)/python tools/browser_check.py _build/html
+
+bench: $(STAMP)
+	$(BIN)/python -m pip install -q -e '.[bench]' -c $(CONSTRAINTS)
+	$(BIN)/python benchmarks/cut.py
+	mkdir -p book/measured
+	set -e; for name in gradcam parchgrad carrot_graph carrot_head; do $(BIN)/python benchmarks/$$name.py > book/measured/$$name.md; done
 
 sync: $(STAMP)
 	$(BIN)/python tools/sync_notebooks.py

@@ -79,7 +79,11 @@ def test_values_of_the_true_parts_equal_captum(model):
     attr = pytest.importorskip("captum.attr")
     x, start, masks, _, target = bird(model, 1)
     regions = part_regions(masks)
-    asked = lambda images: (lambda z: z[:, target] - z.mean(1))(model(images))
+
+    def asked(images):
+        z = model(images)
+        return z[:, target] - z.mean(1)
+
     ids = (regions - 1).clamp_min(0)  # the surroundings are the same in both pictures and may go with any part
     with torch.no_grad():
         theirs = attr.ShapleyValues(asked).attribute(x[None], start[None], feature_mask=ids[None, None], perturbations_per_eval=60)[0, 0]

@@ -24,8 +24,8 @@ from ctrace.trust.rates import Interval
 from ctrace.trust.suite import Maps
 
 __all__ = [
-    "COLUMNS", "Birds", "Scoreboard", "Scored", "control_maps", "dependence_scores", "held_out", "map_scores", "mark_scores", "read_scoreboard",
-    "sighting_birds",
+    "COLUMNS", "Birds", "Scoreboard", "Scored", "control_maps", "dependence_scores", "held_out", "map_scores", "mark_scores", "marked_birds",
+    "mean_interval", "read_scoreboard",
 ]  # fmt: skip
 
 FOLDER = Path(__file__).parents[1] / "data" / "scoreboard"
@@ -40,7 +40,7 @@ COLUMNS = {
     "parts: Shapley": ("rank correlation with each part's Shapley value", True),
     "pointing": ("share of maps whose largest value lies on a part", True),
     "mass inside": ("share of the positive mass that lies on the parts", True),
-    "deletion": ("area under the deletion curve, zero fill", False),
+    "deletion": ("area under the deletion curve, blur fill", False),
     "insertion": ("area under the insertion curve, blur fill", True),
     "survived": ("share of maps that survive the falsification test", True),
     "falsified": ("share of maps that it falsifies", False),
@@ -114,10 +114,10 @@ def map_scores(model: nn.Module, birds: Birds, maps: Tensor, curves: int = CURVE
     few = birds.first(curves)
     for name, curve in (("deletion", deletion), ("insertion", insertion)):
         if curves:
-            scored[name] = _sound(curve(model, few.images, maps[:curves], few.targets, steps=STEPS).auc)
+            scored[name] = _sound(curve(model, few.images, maps[:curves], few.targets, "blur", STEPS).auc)
     if tested:
         few = birds.first(tested)
-        verdicts = [r.verdict for r in falsify(maps[:tested], few.images, model, few.targets, inside=few.bird)]
+        verdicts = [r.verdict for r in falsify(maps[:tested], few.images, model, few.targets, fill="blur", inside=few.bird)]
         unclear = np.array([v == "inconclusive" for v in verdicts])
         scored |= {name: (np.array([float(v == name) for v in verdicts]), unclear) for name in ("survived", "falsified")}
     return scored
@@ -130,7 +130,7 @@ def dependence_scores(model: nn.Module, method: Maps, birds: Birds, n: int = RAN
     return {name: (found.spearman[0, j], found.failed[0, j]) for j, name in enumerate(("kept at half", "kept at all"))}
 
 
-def sighting_birds(model: nn.Module, n: int = MARKED_BIRDS) -> tuple[Tensor, Tensor, Tensor]:
+def marked_birds(model: nn.Module, n: int = MARKED_BIRDS) -> tuple[Tensor, Tensor, Tensor]:
     """Birds beside the mark that the cheating model learned to go by: images, species and the mark's mask."""
     marked, data = [i for i, s in enumerate(SPECIES) if s.name in MARKED], Aviary("test", 30 * n, spurious="tied")
     indices = [i for i in range(len(data)) if data.label(i) in marked][:n]
@@ -141,7 +141,7 @@ def sighting_birds(model: nn.Module, n: int = MARKED_BIRDS) -> tuple[Tensor, Ten
 
 def mark_scores(method: Maps, cheating: nn.Module, honest: nn.Module, n: int = MARKED_BIRDS) -> Scored:
     """How much more of its mass a method puts on the mark for the model that cheats than for one that does not."""
-    images, targets, mark = sighting_birds(cheating, n)
+    images, targets, mark = marked_birds(cheating, n)
     shares = [mass_inside(method(model, images, targets), mark) for model in (cheating, honest)]
     return {"mark": ((shares[0].values - shares[1].values).numpy(), (shares[0].failed | shares[1].failed).numpy())}
 
@@ -226,13 +226,20 @@ class Scoreboard:
                 table.writerow([row, column, *numbers, values.size, self.failures[row, column], " ".join(self.models[row, column])])
 
 
-def mean_interval(values: np.ndarray, draws: int = 2000, seed: int = 0) -> Interval:
+def mean_interval(values: np.ndarray) -> Interval:
     """Mean of ``(models, birds)`` and its 95% interval when both are drawn again: `ctrace.trust.bootstrap` with two axes, but by
     counting how often each was drawn, which makes all draws one product."""
-    rng, values = np.random.default_rng(seed), np.asarray(values, float)
-    counts = [rng.multinomial(m, [1 / m] * m, draws) / m for m in values.shape]  # (draws, models), (draws, birds)
-    low, high = np.quantile(((counts[0] @ values) * counts[1]).sum(1), [0.025, 0.975])
+    values = np.asarray(values, float)
+    models, birds = _shares(values.shape)
+    low, high = np.quantile(((models @ values) * birds).sum(1), [0.025, 0.975])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+@cache
+def _shares(shape: tuple[int, int], draws: int = 2000, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """How often each model and each bird was drawn, as shares ``(draws, models)`` and ``(draws, birds)``."""
+    rng = np.random.default_rng(seed)
+    return tuple(rng.multinomial(m, [1 / m] * m, draws) / m for m in shape)
 
 
 @cache
@@ -245,5 +252,3 @@ def read_scoreboard(folder: Path = FOLDER) -> Scoreboard:
             values[row, column], failures[row, column] = stored[name], int(failed)
             models[row, column] = tuple(names)
     return Scoreboard(values, failures, models)
-
-

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from .canvas import INK, POSITIVE, QUIET, WIDTH, Picture, new_picture, styled
 
-_BETTER, _WORSE, _TEXT = (214, 232, 244), (250, 226, 208), "#22262B"
+_BETTER, _WORSE = (214, 232, 244), (250, 226, 208)
 
 _CSS = """
 .ctrace-board { overflow-x: auto; margin: 1em 0; }
@@ -15,6 +15,7 @@ _CSS = """
 .ctrace-board caption { caption-side: bottom; text-align: left; padding: .6em .2em; color: inherit; }
 .ctrace-board th, .ctrace-board td { padding: .25em .55em; text-align: right; white-space: nowrap; border-bottom: 1px solid #E3E6EA; }
 .ctrace-board thead th { vertical-align: bottom; white-space: normal; max-width: 6.5em; border-bottom: 2px solid #8A9099; }
+.ctrace-board thead th:first-child { text-align: left; }
 .ctrace-board tbody th { text-align: left; font-weight: 500; position: sticky; left: 0; background: #fff; }
 .ctrace-board tr.group th { font-weight: 700; padding-top: .9em; border-bottom: 1px solid #8A9099; }
 .ctrace-board small { display: block; color: #4A4F57; font-size: .85em; }
@@ -53,9 +54,10 @@ def score_table(
         for row in rows:
             drawn = [_cell(cells.get((row, column)), digits) for column in columns]
             body.append(f'<tr><th scope="row">{html.escape(row)}</th>{"".join(drawn)}</tr>')
-            lines.append("\t".join([row, *(f"{cells[row, c][0]:.{digits}f}" if (row, c) in cells else "" for c in columns)]))
+            lines.append("\t".join([row, *(_number(cells[row, c][0], digits) if (row, c) in cells else "" for c in columns)]))
     table = f'<table><caption>{html.escape(caption)}</caption><thead><tr><th scope="col">method</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    return Table(f'<style>{_CSS}</style><div class="ctrace-board" tabindex="0" role="region" aria-label="Scores">{table}</div>', "\n".join(lines))
+    frame = f'<div class="ctrace-board" tabindex="0" role="region" aria-label="Scores">{table}</div>'
+    return Table(f"<style>{_CSS}</style>{frame}", "\n".join(lines))
 
 
 def _cell(cell: tuple | None, digits: int) -> str:
@@ -64,11 +66,18 @@ def _cell(cell: tuple | None, digits: int) -> str:
     value, low, high, verdict = cell
     tint = {1: _BETTER, -1: _WORSE}.get(verdict)
     style = f' style="background: rgb{tint}"' if tint else ""
-    return f"<td{style}>{value:.{digits}f}<small>{low:.{digits}f} to {high:.{digits}f}</small></td>"
+    value, low, high = (_number(v, digits) for v in (value, low, high))
+    return f"<td{style}>{value}<small>{low} to {high}</small></td>"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus sign before a zero
 
 
 @styled
-def show_scores(panels: Mapping[str, Mapping[str, tuple]], references: Mapping[str, float] | None = None, quiet: Sequence[str] = ()) -> Picture:
+def show_scores(
+    panels: Mapping[str, Mapping[str, tuple]], references: Mapping[str, float] | None = None, quiet: Sequence[str] = ()
+) -> Picture:
     """One panel per column: every row's value with its interval, the best on top.
 
     Args:

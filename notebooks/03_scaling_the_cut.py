@@ -1,0 +1,463 @@
+# %% [markdown]
+# # Scaling the cut
+#
+# **An exact cut of every point needs time but hardly any memory; a cut of some of the points answers another question, and names other channels.**
+
+# %% [markdown] tags=["remove-cell"]
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/ctrace-book/ctrace/blob/main/notebooks/03_scaling_the_cut.ipynb)
+
+# %% tags=["remove-cell"]
+# Colab, Kaggle: install the package. Where it is installed already, this does nothing.
+import importlib.util, subprocess, sys
+if importlib.util.find_spec("ctrace") is None:
+    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/ctrace-book/ctrace"])
+
+# %% [markdown]
+# In this notebook you will
+#
+# - **cut** a graph whose weights are never all in memory, and recognise attention in it;
+# - **see** what changes when only some points are cut: the segments, and the channels behind them;
+# - **measure** what a cut costs, and choose between exact and landmarks for your own data.
+#
+# You should have read [Normalized cuts](01_normalized_cuts.ipynb); the gradient of [the last chapter](02_gradient_of_a_cut.ipynb) is used, not explained. The last cell prints how
+# long the notebook took; it is made for less than 90 seconds on two CPU cores.
+
+# %%
+import csv
+import time
+from importlib.resources import files
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+
+from ctrace import Graph, Ncut, filter_bank, kway_ncut, load_photo, ncut_eigenvectors, rbf_affinity, trace_channels
+from ctrace import viz
+from ctrace.nystrom import farthest_points, propagate
+from ctrace.gallery import Gallery, show_figure
+
+started = time.perf_counter()
+torch.manual_seed(0)
+device = "cuda" if torch.cuda.is_available() else "cpu"
+print(f"torch {torch.__version__.split('+')[0]} on {device}; no model, features from a filter bank")
+
+# %% [markdown]
+# ## The idea
+#
+# The weights of a graph over `n` points fill an `n x n` table. At 4,000 points that is a photograph's worth of numbers, at 40,000 it is more than most machines hold.
+# But nothing in a cut ever reads the table. The eigenvectors come from an iteration that only asks for products,
+#
+# $$
+# (W v)_i = \sum_j w(x_i, x_j)\, v_j ,
+# $$
+#
+# and so does the gradient. A product can be made a few rows at a time: make the rows of `W`, use them, throw them away. How much is held at once?
+
+# %% tags=["hide-input"]
+n = torch.tensor([1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6], dtype=torch.float64)
+c, columns, tile = 384, 130, 2**25
+table, free = 4 * n**2 / 2**30, (4 * n * (c + 2 * columns) + 6 * tile) / 2**30  # GiB
+figure = viz.show_curves(n, [table, free], ["all weights held", "a tile of rows at a time"], "points", "memory (GiB)", logx=True, logy=True)
+show_figure(figure, name="memory-of-a-cut",
+            alt="Memory against points, both axes logarithmic. Holding all weights grows with slope two, tiles with slope one.",
+            caption="Memory of a cut in float32 with 384 channels and 10 eigenvectors, from the sizes of the arrays. Only one of the two lines reaches a million points.")
+print(f"at 100,000 points: {table[4]:.0f} GiB against {free[4]:.1f} GiB")
+assert table[4] > 30 and free[4] < 1
+
+# %% [markdown]
+# The price is time: rows that were thrown away are made again for the next product. How many products a cut takes we shall count below.
+#
+# ## By hand, on twelve points
+#
+# Twelve points in two groups, and a product with two columns, three rows of `W` at a time.
+
+# %%
+x = torch.randn(12, 3, dtype=torch.float64) + 2.0 * (torch.arange(12) % 2)[:, None]
+v, sigma = torch.randn(12, 2, dtype=torch.float64), 1.5
+W = rbf_affinity(x, sigma=sigma)  # (n, n)
+by_tiles = torch.cat([rbf_affinity(x[i : i + 3], x, sigma) @ v for i in range(0, 12, 3)])  # (n, 2)
+print(f"largest difference: {float((by_tiles - W @ v).abs().max()):.1e}")
+assert torch.allclose(by_tiles, W @ v, atol=1e-12)
+
+# %% [markdown]
+# Now divide each row by its degree. Rows of exponentials that sum to one: **where have you seen that before?** Write the squared distance as three terms.
+#
+# $$
+# -\frac{|x_i - x_j|^2}{2 \sigma^2} \;=\; \underbrace{\frac{x_i}{\sigma} \cdot \frac{x_j}{\sigma} - \frac{|x_j|^2}{2 \sigma^2}}_{q_i \cdot k_j} \;-\; \frac{|x_i|^2}{2 \sigma^2}
+# $$
+#
+# The last term is the same for the whole row, so a softmax over `j` cancels it. What is left are queries and keys.
+
+# %%
+ones = torch.ones(12, 1, dtype=torch.float64)
+query = torch.cat([x / sigma, ones], 1)  # (n, c + 1)
+key = torch.cat([x / sigma, -(x / sigma).square().sum(1, keepdim=True) / 2], 1)  # (n, c + 1)
+attended = F.scaled_dot_product_attention(query[None], key[None], v[None], scale=1.0)[0]
+averaged = (W @ v) / W.sum(1, keepdim=True)  # D^-1 W v
+print(f"largest difference: {float((attended - averaged).abs().max()):.1e}")
+assert torch.allclose(attended, averaged, atol=1e-12)
+
+# %% [markdown]
+# A step of the cut's iteration *is* an attention layer whose queries and keys are tied, to the last digit. Attention kernels have the same trouble with `n x n` tables and the same way out,
+# which is why a long context fits on a GPU.
+#
+# In `ctrace`, the graph decides for itself. It holds `W` as long as that takes less than `memory_limit` bytes; with a limit of zero it never does. The answer must not depend on it.
+
+# %%
+held, free = Graph(x, sigma), Graph(x, sigma, memory_limit=0)
+print(held.stored, free.stored)
+assert held.stored and not free.stored
+assert torch.allclose(free.matmul(v), by_tiles, atol=1e-12)
+
+# %% [markdown]
+# ## A photograph, with and without the table
+#
+# The same on 60 x 90 cells of a photograph: eigenvectors, segments and the gradient of a segment's strength. And we count the products.
+
+# %%
+photo = load_photo("coffee")
+bank = filter_bank(photo, grid=(60, 90)).to(device)
+width = 1.0  # one bandwidth for all points: features of the bank have unit scale
+
+
+class Counted(Graph):
+    """A graph that counts the columns it is multiplied with."""
+
+    columns = 0
+
+    def matmul(self, v):
+        self.columns += v.shape[1]
+        return super().matmul(v)
+
+
+# %%
+def cut(limit):
+    """Segments and the gradient of the first one's strength, and what they took."""
+    x = bank.features.clone().requires_grad_()
+    start = time.perf_counter()
+    graph = Counted(x, width, memory_limit=limit)
+    U, spectrum = ncut_eigenvectors(graph, 6)
+    Z = kway_ncut(U)
+    forward = graph.columns
+    Z[Z.argmax(1) == 0, 0].abs().mean().backward()
+    return Z.argmax(1), x.grad, time.perf_counter() - start, forward, graph.columns - forward, spectrum
+
+
+# %%
+segments, gradient, seconds, forward, backward, spectrum = cut(2**30)
+same_segments, same_gradient, longer, *_ = cut(0)
+change = float((gradient - same_gradient).norm() / gradient.norm())
+print(f"{len(segments)} points, eigengap {spectrum.eigengap:.3f}; {forward} columns forward, {backward} backward")
+print(f"W held: {seconds:.1f} s, never held: {longer:.1f} s; gradients differ by {change:.1e}")
+assert (segments == same_segments).float().mean() > 0.999 and change < 1e-3
+
+# %% [markdown]
+# The two agree but for rounding. The whole cut, gradient included, multiplies `W` with a few hundred columns. A full eigendecomposition of the same matrix costs about as much as
+# multiplying it with {math}`10 n` columns.
+
+# %%
+print(f"columns used: {forward + backward}, a full eigendecomposition: about {10 * len(segments):,}")
+assert forward + backward < len(segments) / 5
+
+# %% [markdown]
+# ## Cutting some of the points
+#
+# The usual way to large `n` is not to look at all of it: choose landmarks, spread evenly over the features, cut those, and let every other point copy from the landmarks next to it. In `ctrace` that is what happens
+# above `max_exact` points, and `n_exact` says so. It is fast. Is it the same cut?
+#
+# One thing must not get lost. The photograph has thousands of almost equal cells of table top, and evenly spread landmarks do not show that. So each landmark stands for the points nearest to it: a
+# landmark that stands for `m` points has the weights of `m` copies, {math}`m_i\, w_{ij}\, m_j`. **Which share of the points will end up in the same segment as before?** We cut with and without these masses.
+
+# %%
+def matched(labels, to):
+    """The same segments under the numbers of `to` that they overlap most, each number used once."""
+    overlap = F.one_hot(labels, 6).T.float() @ F.one_hot(to, 6).float()  # (k, k)
+    mine, theirs = linear_sum_assignment(overlap.cpu(), maximize=True)
+    return torch.as_tensor(theirs, device=labels.device)[labels]
+
+
+# %%
+counts, found, share = (100, 300, 1000, 3000), {}, {}
+for m in counts:
+    solver = Ncut(6, width, max_exact=m, n_landmarks=m)
+    found[m] = matched(kway_ncut(solver.fit_transform(bank.features)).argmax(1), segments)
+    share[m] = float((found[m] == segments).float().mean())
+    print(f"{m:5d} landmarks (exact for {solver.n_exact}): {share[m]:.0%} of the points as in the exact cut")
+assert min(share[1000], share[3000]) > 0.95 > max(share[100], share[300])
+
+# %%
+rows = farthest_points(bank.features, 1000)
+alone, _ = ncut_eigenvectors(Graph(bank.features[rows], width), 6)  # every landmark for itself
+unweighted = matched(kway_ncut(propagate(alone, bank.features[rows], bank.features)).argmax(1), segments)
+forgetful = float((unweighted == segments).float().mean())
+print(f" 1000 landmarks without masses: {forgetful:.0%}")
+assert forgetful < share[1000] - 0.05
+
+# %% tags=["hide-input"]
+tabs = Gallery("landmarks")
+for m in counts:
+    both = [segments.reshape(60, 90).cpu(), found[m].reshape(60, 90).cpu()]
+    tabs.add(f"{m} landmarks", viz.show_segments(photo, both, ["exact, all 5,400 points", f"{m} landmarks"]),
+             alt=f"A cup of coffee, its exact segments, and those from {m} landmarks, which agree on {share[m]:.0%} of the points.",
+             caption=f"Six segments of 5,400 points, exact and from {m} landmarks: {share[m]:.0%} of the points agree.")
+tabs.show()
+
+# %% [markdown]
+# A thousand landmarks with masses come close to the exact cut, a few hundred do not, and without masses it is another cut altogether. That would be harmless if a segment were only a picture. But we ask segments which
+# channels hold them together, and **a different segment has different channels.** Trace a thinned-out photograph, as one does when the gradient would not fit in memory otherwise, and compare the ranking of the largest
+# segment with the exact one.
+
+# %%
+exact = trace_channels(bank, 6, sigma=width)
+own = exact.mask(0)
+print("exact:", [name for _, name, _ in exact.table(0, top=4)])
+agreed = {}
+for m in (100, 300, 1000):
+    rows = torch.randperm(len(own), generator=torch.Generator().manual_seed(m))[:m].to(device)
+    thin = trace_channels(bank.features[rows], 6, sigma=width, names=bank.names)
+    j = int(F.one_hot(thin.segments[own[rows]], 6).sum(0).argmax())  # the segment that holds most of the exact one's points
+    shared = set(thin.ranking("support", j)[:5].tolist()) & set(exact.ranking("support", 0)[:5].tolist())
+    agreed[m] = len(shared)
+    print(f"{m:5d} points: {[name for _, name, _ in thin.table(j, top=4)]}, {len(shared)} of the first five are the same")
+assert all(count < 5 for count in agreed.values()) and agreed[1000] > agreed[100]
+
+# %% [markdown]
+# The ranking is less forgiving than the picture, and nothing in the result says so, unless the result says for how many points it was exact. That is why `trace_channels` refuses
+# to fall back to landmarks in silence.
+
+# %%
+try:
+    trace_channels(bank, 6, max_exact=4000)
+except ValueError as error:
+    print(error)
+else:
+    raise AssertionError("more points than max_exact were traced")
+
+# %% [markdown]
+# ## What it costs
+#
+# First on this machine, now. Each product takes time in proportion to {math}`n^2`, and the number of products hardly depends on `n`, so on logarithmic axes time should be a line
+# of slope two.
+
+# %%
+def blobs(n):
+    """Ten groups in 64 channels."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(10, 64, generator=generator)
+    return (torch.randn(n, 64, generator=generator) + centres[torch.arange(n) % 10]).to(device)
+
+
+# %%
+sizes, live = (1000, 2000, 4000), []
+for n in sizes:
+    x = blobs(n).requires_grad_()
+    start = time.perf_counter()
+    U, _ = ncut_eigenvectors(Graph(x, 10.0, memory_limit=0), 10)
+    Z = kway_ncut(U)
+    Z[Z.argmax(1) == 0, 0].abs().mean().backward()
+    live.append(time.perf_counter() - start)
+    print(f"{n:6d} points: {live[-1]:6.2f} s, matrix-free, with gradient")
+    assert torch.isfinite(x.grad).all()
+
+# %% [markdown]
+# Beside it, the committed measurements of `benchmarks/cut.py`, which go further and were taken side by side with other packages on an otherwise idle machine.
+
+# %%
+table = files("ctrace") / "data/benchmarks/cut.csv"
+machine, *lines = table.read_text().splitlines()
+measured = list(csv.DictReader(lines))
+print(machine.lstrip("# "))
+for row in measured:
+    if row["task"] == "free":
+        print(f"{int(row['n']):7,d} points: {float(row['seconds']):7.1f} s ({float(row['low']):.1f} to {float(row['high']):.1f}), {float(row['peak_mb']):5.0f} MB")
+
+# %%
+far = [(int(row["n"]), float(row["seconds"]), float(row["peak_mb"])) for row in measured if row["task"] == "free"]
+points, seconds, memory = torch.tensor(far, dtype=torch.float64).log().T
+slope = lambda y: float(((points - points.mean()) * (y - y.mean())).sum() / (points - points.mean()).square().sum())
+print(f"time grows like n to the {slope(seconds):.2f}, memory like n to the {slope(memory):.2f}")
+assert 1.5 < slope(seconds) < 2.5 and slope(memory) < 1.3
+
+# %% [markdown]
+# Time squared, memory linear: the exact cut is always within reach, if you can wait. The full comparison stands in [Benchmarks](../book/benchmarks.md).
+#
+# ## Many photographs at once
+#
+# Eight photographs of 48 x 48 cells are 18,432 points, cut jointly so that a segment can span several of them. That is where landmarks earn their place: exactness is not needed to sort pictures into
+# sky, stone and skin.
+
+# %%
+names = ["astronaut", "coffee", "chelsea", "rocket", "hopper", "china", "flower", "motorcycle"]
+album = [load_photo(name, size=(384, 384)) for name in names]
+many = filter_bank(album, grid=(48, 48)).to(device)
+start = time.perf_counter()
+solver = Ncut(8, max_exact=2500, n_landmarks=2500)
+joint = kway_ncut(solver.fit_transform(many.features)).argmax(1).reshape(len(names), 48, 48)
+print(f"{len(many.features):,} points through {solver.n_exact:,} landmarks: {time.perf_counter() - start:.1f} s")
+
+# %% tags=["hide-input"]
+tabs = Gallery("joint-album")
+for name, image, labels in zip(names, album, joint.cpu()):
+    tabs.add(name, viz.show_segments(image, labels, ["cut jointly with seven others"]), alt=f"{name}, and its part of the joint segments.",
+             caption=f"{name}: {len(labels.unique())} of the 8 joint segments occur in it. A number means the same segment in every tab.")
+tabs.show()
+
+# %%
+spread = [int((joint == j).flatten(1).any(1).sum()) for j in range(8)]
+print("photographs in which each segment occurs:", spread)
+assert max(spread) >= 4
+
+# %% [markdown]
+# ## Beyond one machine
+#
+# Nothing that sums over images needs them in one place. Channel statistics ([ParchGrad](07_parchgrad.ipynb)) and the sums of the ridge head ([CARROT](09_carrot_head.ipynb)) are additive, so each process takes its share of the
+# images, and one `all_reduce` at the end gives every process the same numbers as a single machine would have: start the same script with `torchrun --nproc-per-node 8 script.py`. Both are tested
+# with two processes against one. The cut itself is not split over machines; cut a joint graph of landmarks, as above, and let every machine interpolate its own images with `transform`.
+
+# %%
+new = filter_bank(load_photo("retina", size=(384, 384)), grid=(48, 48)).to(device)
+elsewhere = solver.transform(new.features)  # (n, k): only the landmarks travel
+again = solver.transform(many.features[:100])
+print(f"{len(elsewhere):,} new points, from {solver.n_exact:,} landmarks of {many.features.shape[1]} channels")
+assert elsewhere.shape == (48 * 48, 8) and torch.isfinite(elsewhere).all()
+
+# %% [markdown]
+# ## Exercises
+#
+# ```{exercise}
+# :label: ex-memory-needed
+#
+# **Predict.** You want the exact cut of 200,000 points with 384 channels in float32. How many GiB would the table of weights take, and how many do the features themselves take? Put both into `guess`.
+# ```
+
+# %% tags=["hide-input"]
+def check_memory(guess):
+    """Compares both numbers within 10% and says what was forgotten."""
+    if guess is None:
+        return "No guess yet: two numbers, in GiB."
+    right = (4 * 200_000**2 / 2**30, 4 * 200_000 * 384 / 2**30)
+    for said, true, what in zip(guess, right, ("the weights", "the features")):
+        if abs(said / true - 1) > 0.1:
+            near = abs(said / true - 2) < 0.2
+            return f"Not yet: {what} take {true:.2f} GiB, not {said}. " + ("Float32 has 4 bytes, not 8." if near else "Entries times 4 bytes, over 2^30.")
+    return f"Right: {right[0]:.0f} GiB of weights for {right[1]:.1f} GiB of features."
+
+
+# %%
+guess = None  # for example (10, 1)
+print(check_memory(guess))
+
+# %% [markdown]
+# ```{solution-start} ex-memory-needed
+# :class: dropdown
+# ```
+
+# %%
+print(check_memory((149, 0.29)))
+assert check_memory((149, 0.29)).startswith("Right")
+
+# %% [markdown]
+# ```{solution-end}
+# ```
+#
+# ```{exercise}
+# :label: ex-degrees-by-attention
+#
+# **Implement.** Attention gives {math}`D^{-1} W v`, but the cut also needs the degrees. Write `degrees(x, sigma)` with one call of `scaled_dot_product_attention` or `logsumexp`, without ever taking the exponential of a weight's row yourself.
+# Mind the term that the softmax cancelled.
+# ```
+
+# %% tags=["hide-input"]
+def check_degrees(function):
+    """Compares with the row sums and recognises the term that is easily forgotten."""
+    got, right = function(x12, 1.5), rbf_affinity(x12, sigma=1.5).sum(1)
+    if got is None:
+        return "Nothing returned yet."
+    if torch.allclose(got, right, atol=1e-9):
+        return "Right: the degrees, from logits alone."
+    if torch.allclose(got, right * (x12.square().sum(1) / (2 * 1.5**2)).exp(), rtol=1e-6):
+        return "Close: each row is too large by exp(|x_i|^2 / 2 sigma^2), the term that cancels in the softmax."
+    return f"Not yet: the first degree is {float(right[0]):.4f}, received {float(got[0]):.4f}."
+
+
+x12 = torch.randn(12, 3, dtype=torch.float64)
+
+# %%
+def degrees(x, sigma):
+    return None  # your turn
+
+print(check_degrees(degrees))
+
+# %% [markdown]
+# ```{solution-start} ex-degrees-by-attention
+# :class: dropdown
+# ```
+
+# %%
+def degrees(x, sigma):
+    y = x / sigma
+    half = y.square().sum(1) / 2
+    return (torch.logsumexp(y @ y.T - half, 1) - half).exp()
+
+print(check_degrees(degrees))
+assert check_degrees(degrees).startswith("Right")
+
+# %% [markdown]
+# ```{solution-end}
+# ```
+#
+# ```{exercise}
+# :label: ex-lost-by-landmarks
+#
+# **Break it.** Landmarks spread over the data as it lies in feature space. Build a data set with three groups in which 12 *random* rows miss the smallest group, but 12 landmarks chosen by farthest-point sampling find it. Put it into `data` as `(features, group)`.
+# ```
+
+# %% tags=["hide-input"]
+def check_lost(data):
+    """Samples both ways, ten times each."""
+    from ctrace.nystrom import farthest_points
+    if data is None:
+        return "No data yet."
+    x, group = data
+    smallest = int(torch.bincount(group).argmin())
+    hit = lambda rows: bool((group[rows] == smallest).any())
+    random = sum(hit(torch.randperm(len(x), generator=torch.Generator().manual_seed(s))[:12]) for s in range(10))
+    spread = sum(hit(farthest_points(x, 12, seed=s)) for s in range(10))
+    if random > 3:
+        return f"Random rows found the smallest group {random} times of 10: make it smaller."
+    return f"Right: random rows found it {random} times of 10, landmarks {spread}." if spread == 10 else (
+        f"Landmarks missed it {10 - spread} times of 10: at most 96 rows are candidates here. Use fewer rows in all, or more in that group.")
+
+
+# %%
+data = None
+print(check_lost(data))
+
+# %% [markdown]
+# ```{solution-start} ex-lost-by-landmarks
+# :class: dropdown
+# ```
+
+# %%
+group = torch.cat([torch.zeros(60), torch.ones(32), torch.full((1,), 2.0)]).long()
+data = (torch.randn(93, 2) + 20.0 * group[:, None], group)
+print(check_lost(data))
+assert check_lost(data).startswith("Right")
+
+# %% [markdown]
+# Farthest points go where nobody has been, so a small far group is found first. The other side of the coin: outliers attract them too.
+#
+# ```{solution-end}
+# ```
+#
+# ## In this notebook we have
+#
+# - **cut** a graph whose weights were never all in memory, and recognised attention in it;
+# - **seen** what changes when only some points are cut: the segments, and the channels behind them;
+# - **measured** what a cut costs, and chosen between exact and landmarks.
+
+# %%
+print(f"{time.perf_counter() - started:.0f} seconds on {device}, {torch.get_num_threads()} threads")
+
+# %% [markdown]
+# Next: [Channel tracing](04_channel_tracing.ipynb), where the gradient of the cut becomes an answer: which channels hold this segment together?
