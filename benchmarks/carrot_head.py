@@ -78,7 +78,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     where = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{where}; torch {torch.__version__}; {args.images} training images, {args.classes} classes, logits of {args.test} test images")
+    print(f"{where}; torch {torch.__version__}; {args.images} training images, {args.classes} classes, logits of {args.test} test images\n")
     print("| channels | closed form, s | refits, s | refits / closed form | bar: 100 | downdated / closed form | largest difference |")
     print("|---|---|---|---|---|---|---|")
     for c in args.channels:
