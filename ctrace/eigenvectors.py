@@ -19,7 +19,8 @@ DENSE_UP_TO = 512  # below this many points the whole eigendecomposition is the 
 ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-13}  # a smaller gap between eigenvalues cannot be told from none
 INVARIANCE = {torch.float32: 1e-5, torch.float64: 1e-11}  # what a loss that ignores rotations leaves of its twist, relative
 SPARE = 8  # eigenpairs carried beyond the k asked for: they speed up both solves
-SOLVE_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}  # |S u - lam u|; in float32 the weights' own rounding reaches 4e-7
+SOLVE_TOLERANCE = {torch.float32: 1e-7, torch.float64: 1e-12}  # |S u - lam u|
+CONNECTED = 1e-4  # the gap after the first eigenvalue beyond which there is no second eigenvalue 1
 GAP_SHARE = 1e-2  # of the gap below k: how well it must be known
 IMPLICIT_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}  # of the gradient's linear system, relative
 ATTAINABLE = 8  # times rounding times |v|: what the residual of that system can fall to
@@ -151,13 +152,16 @@ def _block_krylov(product, known: Tensor, k: int, seed: int, max_products: int =
         vectors = basis @ turn[:, :keep]
         residual = image @ turn[:, :keep] - vectors * theta[:keep]
         size = residual.norm(dim=0)
+        achieved = float(size[:k].max())
+        if theta[0] - theta[1] > CONNECTED:  # then the first pair is `known`, and its residual the rounding of the degrees
+            size[0] = 0
         gap = float(theta[k - 1] - theta[k])
         following = float(size[k]) if size[k] > GAP_SHARE * gap else 0.0  # an eigenvalue is off by less than its residual
         worst = max(float(size[:k].max()), following)
         # In float32 the residual stops at rounding, a little above or below the tolerance: going on would only shuffle noise.
         best, stalled = (worst, 0) if worst < 0.7 * best else (best, stalled + 1)
         if worst <= tolerance or (stalled >= 4 and worst <= 30 * tolerance):
-            return vectors, theta[:keep], float(size[:k].max())
+            return vectors, theta[:keep], achieved
         # What is below the tolerance is rounding, with no direction of its own: as a column it would spoil the basis.
         fresh = _orthonormal(residual[:, size > tolerance], basis)
         basis, image = torch.cat([basis, fresh], 1), torch.cat([image, product(fresh)], 1)

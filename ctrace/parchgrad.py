@@ -1,7 +1,7 @@
 """ParchGrad: partition the channels of some convolutions, let the gradient of the kept ones pass (Park, Jeon and Choi 2023).
 
 Channels that carry the class (or that this image excites) are kept, the gradient of the others is damped or stopped on its way
-back, at every chosen layer. Any attribution that follows gradients then follows the edited one:
+back, at every chosen layer. Any attribution that follows gradients then follows the edited one::
 
     parch = ParchGrad(model, statistics)
     with parch.partition("cls", quantile=0.1):
