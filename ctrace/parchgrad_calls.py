@@ -1,4 +1,4 @@
-"""The calls of the authors' code, step by step, over `ctrace.parchgrad`, for readers who come from there.
+"""The calls of the authors' code, step by step, over `ctrace.parchgrad`, for readers who come from there::
 
     wrapper = get_hook_wrapper(encoder, model, "cls")                     # which masks
     wrapper.prepare_parchgrad(base_directory)                             # ChannelStatistics.load

@@ -211,8 +211,9 @@ class Scoreboard:
         rows = [r for r in (self.rows if rows is None else rows) if (r, column) in self.values]
         return sorted(rows, key=lambda row: self.values[row, column].mean() * (-1 if better else 1))
 
-    def save(self, folder: Path = FOLDER, **versions: str) -> None:
+    def save(self, folder: Path | None = None, **versions: str) -> None:
         """``scores.csv``, one line per cell with its interval, and ``birds.npz``, every single score."""
+        folder = folder or FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {"\t".join([*key, str(self.failures[key]), *self.models[key]]): value for key, value in self.values.items()}
         np.savez_compressed(folder / "birds.npz", **arrays)
@@ -243,10 +244,10 @@ def _shares(shape: tuple[int, int], draws: int = 2000, seed: int = 0) -> tuple[n
 
 
 @cache
-def read_scoreboard(folder: Path = FOLDER) -> Scoreboard:
+def read_scoreboard(folder: Path | None = None) -> Scoreboard:
     """The stored scores of the scoreboard page."""
     values, failures, models = {}, {}, {}
-    with np.load(folder / "birds.npz") as stored:
+    with np.load((folder or FOLDER) / "birds.npz") as stored:
         for name in stored.files:
             row, column, failed, *names = name.split("\t")
             values[row, column], failures[row, column] = stored[name], int(failed)
