@@ -10,9 +10,6 @@ second opponent starts from the stored weights and diffuses one vector only, whi
 advantage shrinks as channels grow: the exponential costs the same for any number of them, the action is proportional to it.
 """
 
-import argparse
-import statistics
-import time
 from functools import partial
 
 import torch
@@ -23,6 +20,7 @@ from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder
 from ctrace.carrot.operator import DiffusionOperator
 from ctrace.carrot.readout import GraphReadout
 from ctrace.carrot.regions import RegionSet
+from turns import machine, parser, spread, timed, verdict
 
 AGREE = 1e-8
 REMOVAL_BAR, DIFFUSION_BAR = 100, 10
@@ -36,16 +34,11 @@ def square_regions(n, c, seed=0):
     return RegionSet(H, patch_centers((side, side))[None], torch.arange(n)[None], (side, side))
 
 
-def timed(step, turns):
-    """Median seconds and the last answer, after one warm-up where there are several turns."""
-    if turns > 1:
-        step()
-    seconds = []
-    for _ in range(turns):
-        start = time.perf_counter()
-        answer = step()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), answer
+def several(step, turns):
+    """Seconds of each turn and the answer, after one warm-up."""
+    step()
+    seconds, answers = zip(*(timed(step) for _ in range(turns)))
+    return seconds, answers[-1]
 
 
 def without(regions, i):
@@ -77,41 +70,39 @@ def loop_over_vectors(regions, graph, operator, readout, W_star):
 def removal(m, c, t, turns):
     regions, readout, W_star = square_regions(m, c), GraphReadout("mean"), torch.randn(c, 200, dtype=torch.double)
     graph = RegionGraphBuilder().build(regions)
-    ours, logits = timed(lambda: remove_nodes(regions.H, graph, DiffusionOperator(t), readout, W_star), turns)
-    print(f"\nall {m} single-region removals, c = {c}, 200 classes, t = {t:g}: one call {ours * 1e3:.1f} ms\n\n| against | time | ratio | bar: {REMOVAL_BAR} |\n|---|---|---|---|")
+    ours, logits = several(lambda: remove_nodes(regions.H, graph, DiffusionOperator(t), readout, W_star), turns)
+    print(f"\nall {m} single-region removals, c = {c}, 200 classes, t = {t:g}: one call {spread([1e3 * s for s in ours], 1)} ms\n\n| against | time | its time / one call | bar: {REMOVAL_BAR} |\n|---|---|---|---|")
     for name, loop, method in (("rebuilding", rebuild, "matrix_exp"), ("one vector each", loop_over_vectors, "action")):
-        theirs, slow = timed(partial(loop, regions, graph, DiffusionOperator(t, method), readout, W_star), 1)
+        theirs, slow = timed(partial(loop, regions, graph, DiffusionOperator(t, method), readout, W_star))
         assert (slow - logits).abs().max() < AGREE * slow.abs().max(), "the two disagree"
-        verdict = ("met" if theirs >= REMOVAL_BAR * ours else "MISSED") if name == "rebuilding" else "no bar"
-        print(f"| {name:15s} | {theirs:8.3f} s | {theirs / ours:7.1f} x | {verdict} |", flush=True)
+        times = [theirs / s for s in ours]
+        held = verdict(times, at_least=REMOVAL_BAR) if name == "rebuilding" else "no bar"
+        print(f"| {name} | {theirs:.3f} s | {spread(times, 1)} | {held} |", flush=True)
 
 
 def diffusion(n, channels, t, turns):
     regions = {c: square_regions(n, c) for c in channels}
     graphs = {c: RegionGraphBuilder().build(r) for c, r in regions.items()}
-    start = time.perf_counter()
-    heat = torch.linalg.matrix_exp(-t * graphs[channels[0]].L[0])
-    exponential = time.perf_counter() - start
-    print(f"\ndiffusion of {n} tokens, t = {t:g}: matrix_exp {exponential:.2f} s, and a product with the tokens\n\n| channels | action | ratio | bar: {DIFFUSION_BAR} |\n|---|---|---|---|")
+    exponential, heat = timed(lambda: torch.linalg.matrix_exp(-t * graphs[channels[0]].L[0]))
+    print(f"\ndiffusion of {n} tokens, t = {t:g}: matrix_exp {exponential:.2f} s, and a product with the tokens\n\n| channels | action, s | matrix_exp / action | bar: {DIFFUSION_BAR} |\n|---|---|---|---|")
     for c in channels:
         H, graph = regions[c].H, graphs[c]
-        product, reference = timed(partial(torch.matmul, heat, H), 1)
-        ours, diffused = timed(partial(DiffusionOperator(t, "action"), graph, H), turns)
+        product, reference = timed(partial(torch.matmul, heat, H))
+        ours, diffused = several(partial(DiffusionOperator(t, "action"), graph, H), turns)
         if c == channels[0]:
             assert (reference - diffused).abs().max() < AGREE * reference.abs().max(), "the two disagree"
-        ratio = (exponential + product) / ours
-        print(f"| {c:4d} | {ours:7.3f} s | {ratio:7.1f} x | {'met' if ratio >= DIFFUSION_BAR else 'MISSED'} |", flush=True)
+        times = [(exponential + product) / s for s in ours]
+        print(f"| {c} | {spread(ours, 3)} | {spread(times, 1)} | {verdict(times, at_least=DIFFUSION_BAR)} |", flush=True)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--regions", type=int, default=196)
-    parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--channels", type=int, nargs="+", default=[64, 384])
-    parser.add_argument("--t", type=float, default=2.0)
-    parser.add_argument("--turns", type=int, default=5)
-    args = parser.parse_args()
-    print(f"CPU, {torch.get_num_threads()} threads; torch {torch.__version__}; float64; median of {args.turns} turns for the short side")
+    options = parser(__doc__, turns=5, device=False)
+    options.add_argument("--regions", type=int, default=196)
+    options.add_argument("--tokens", type=int, default=4096)
+    options.add_argument("--channels", type=int, nargs="+", default=[64, 384])
+    options.add_argument("--t", type=float, default=2.0)
+    args = options.parse_args()
+    print(f"{machine()}; float64; median of {args.turns} turns for the short side")
     for c in args.channels:
         removal(args.regions, c, args.t, args.turns)
     diffusion(args.tokens, args.channels, args.t, args.turns)

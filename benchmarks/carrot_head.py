@@ -9,22 +9,10 @@ of all images and subtracts those of one, so that only the solve is left. Expect
 the more the wider the embedding.
 """
 
-import argparse
-import statistics
-import time
-
 import torch
 
 from ctrace.carrot.head import RidgeHead, one_hot
-
-
-def timed(step, device):
-    sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    sync()
-    start = time.perf_counter()
-    result = step()
-    sync()
-    return time.perf_counter() - start, result
+from turns import machine, medians, parser, ratios, spread, timed, verdict
 
 
 def refit(head, G, Y, g, i):
@@ -60,25 +48,20 @@ def measure(c, args):
 
 
 def row(c, seconds, worst):
-    ratios = [[turn[which] / turn[0] for turn in seconds] for which in (1, 2)]
-    spread = [f"{statistics.median(r):,.0f} ({min(r):,.0f} to {max(r):,.0f})" for r in ratios]
-    closed, fitted, _ = (statistics.median(column) for column in zip(*seconds))
-    met = "met" if statistics.median(ratios[0]) >= 100 else "MISSED"
-    return f"| {c} | {closed:.3f} | {fitted:.1f} | {spread[0]} | {met} | {spread[1]} | {worst:.0e} |"
+    (closed, fitted, _), refits, downdated = medians(seconds), ratios(seconds, 1, 0), ratios(seconds, 2, 0)
+    met = verdict(refits, at_least=100)
+    return f"| {c} | {closed:.3f} | {fitted:.1f} | {spread(refits, 0)} | {met} | {spread(downdated, 0)} | {worst:.0e} |"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--channels", type=int, nargs="+", default=[64, 768])
-    parser.add_argument("--classes", type=int, default=14)
-    parser.add_argument("--test", type=int, default=32)
-    parser.add_argument("--sample", type=int, default=6, help="refits that are timed in a turn")
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-    where = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{where}; torch {torch.__version__}; {args.images} training images, {args.classes} classes, logits of {args.test} test images\n")
+    options = parser(__doc__, turns=7)
+    options.add_argument("--images", type=int, default=2000)
+    options.add_argument("--channels", type=int, nargs="+", default=[64, 768])
+    options.add_argument("--classes", type=int, default=14)
+    options.add_argument("--test", type=int, default=32)
+    options.add_argument("--sample", type=int, default=6, help="refits that are timed in a turn")
+    args = options.parse_args()
+    print(f"{machine(args.device)}; {args.images} training images, {args.classes} classes, logits of {args.test} test images\n")
     print("| channels | closed form, s | refits, s | refits / closed form | bar: 100 | downdated / closed form | largest difference |")
     print("|---|---|---|---|---|---|---|")
     for c in args.channels:

@@ -11,7 +11,6 @@ when its features were ready. Accuracy is measured against float64: subspaces by
 see tests/test_kway.py).
 """
 
-import argparse
 import csv
 import json
 import platform
@@ -19,18 +18,22 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
-import time
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
+from sklearn.metrics import adjusted_rand_score
+
+from turns import machine, parser, timed
 
 K, SEED = 10, 0
 TABLE = Path(__file__).parents[1] / "ctrace/data/benchmarks/cut.csv"  # in the package, so that chapter 03 finds it in Colab too
-COLUMNS = ["task", "shape", "n", "c", "contender", "seconds", "low", "high", "peak_mb", "angle", "gradient_error", "ari"]
+COLUMNS = ["task", "shape", "n", "c", "contender", "seconds", "low", "high", "peak_mb", "angle", "gradient_error", "ranking", "ari"]
 
 
 # ------------------------------------------------------------------------------------------------------------- features
@@ -170,7 +173,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
         else:
-            self.before, self.peak, self.over = self._resident(), 0, threading.Event()
+            self.before, self.mark, self.peak, self.over = self._resident(), self._high_water(), 0, threading.Event()
             self.thread = threading.Thread(target=self._watch)
             self.thread.start()
         return self
@@ -181,17 +184,18 @@ class PeakMemory:
         else:
             self.over.set()
             self.thread.join()
-            # The kernel's own high-water mark sees what falls between two looks, but also what came before entry.
-            mark = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            self.peak = max(self.peak, mark if mark > self.high_before else 0)
+            if self._high_water() > self.mark:  # it sees what falls between two looks, but also what came before entry
+                self.peak = self._high_water()
         self.mb = (self.peak - self.before) / 2**20
 
     def _watch(self):
         while not self.over.wait(0.005):
             self.peak = max(self.peak, self._resident())
 
+    def _high_water(self) -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
     def _resident(self) -> int:
-        self.high_before = getattr(self, "high_before", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
@@ -203,11 +207,7 @@ def alone(task, shape, n, contender, device):
     x = x.to(device)
     run(clustered(600).to(device), width(clustered(600), "clustered"))  # imports, thread pools, kernels
     with PeakMemory(device) as memory:
-        start = time.perf_counter()
-        U, Z, grad = run(x, sigma)
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
+        seconds, (U, Z, grad) = timed(lambda: run(x, sigma), device)
     saved = {name: value.cpu() for name, value in (("U", U), ("Z", Z), ("grad", grad)) if value is not None}
     return {"seconds": seconds, "peak_mb": memory.mb}, saved
 
@@ -241,8 +241,6 @@ def truth(shape: str, n: int, gradient: bool):
 
 
 def accuracy(found: dict, known) -> dict:
-    from sklearn.metrics import adjusted_rand_score
-
     U, Z, grad = known
     out = {}
     if "U" in found:
@@ -279,44 +277,57 @@ def measure(task, sizes, turns, device, folder):
             yield row
 
 
-def landmarks(n=8100, counts=(250, 500, 1000, 2000, 4000)):
-    """Error of eigenvectors and segments through landmarks, against the exact answer on all points of a photograph."""
-    from sklearn.metrics import adjusted_rand_score
+def landmarks(device, n=8100, counts=(250, 500, 1000, 2000, 4000), million=1_000_000):
+    """What landmarks change: eigenvectors, segments and channel ranking of a photograph against the exact answer; and a million points."""
+    x = photograph(n).to(device)
+    sigma = width(x, "photograph")
+    U, Z, grad = (t.cpu() for t in ctrace_gradient(x, sigma))
+    segments, basis = Z.argmax(1), U.double()
+    effect = grad[segments == 0].sum(0)  # of raising each channel inside the segment
+    for m in counts:
+        mine, segment, took = through_landmarks(x, sigma, m, segments == 0, device)
+        found = torch.linalg.qr(mine["U"].double())[0]
+        yield report("photograph", x, m, took, angle=float((basis - found @ (found.T @ basis)).norm(2)),
+                     ranking=float(spearmanr(effect, mine["grad"][segment].sum(0)).statistic),
+                     ari=adjusted_rand_score(segments, mine["Z"].argmax(1)))  # fmt: skip
+    x = clustered(million).to(device)
+    mine, _, took = through_landmarks(x, width(x, "clustered"), 1000, torch.arange(million) % K == 0, device)
+    yield report("clustered", x, 1000, took, ari=adjusted_rand_score(torch.arange(million) % K, mine["Z"].argmax(1)))
 
+
+def through_landmarks(x, sigma, m, where, device):
+    """Cut and gradient through m landmarks, the segment that covers most of ``where``, and what the cut without gradient took."""
     from ctrace import Ncut, kway_ncut
 
-    x = photograph(n)
-    sigma = width(x, "photograph")
-    exact = ctrace_plain(x, sigma)
-    for m in counts:
-        start = time.perf_counter()
-        U = Ncut(K, sigma, max_exact=m, n_landmarks=m).fit_transform(x)
-        seconds = time.perf_counter() - start
-        mine = torch.linalg.qr(U.double())[0]
-        truth = exact[0].double()
-        row = {"task": "landmarks", "shape": "photograph", "n": n, "c": x.shape[1], "contender": f"{m} landmarks", "seconds": seconds,
-               "angle": float((truth - mine @ (mine.T @ truth)).norm(2)),
-               "ari": adjusted_rand_score(exact[1].argmax(1), kway_ncut(U).argmax(1))}  # fmt: skip
-        print(row, flush=True)
-        yield row
+    solver = Ncut(K, sigma, track_grad=True, max_exact=m, n_landmarks=m)
+    with PeakMemory(device) as memory:
+        seconds, _ = timed(lambda: kway_ncut(solver.fit_transform(x)), device)
+    x = x.clone().requires_grad_()
+    U = solver.fit_transform(x)
+    Z = kway_ncut(U)
+    labels = Z.detach().argmax(1).cpu()
+    j = int(torch.bincount(labels[where], minlength=K).argmax())
+    Z[(labels == j).to(device), j].abs().mean().backward()
+    return {"U": U.detach().cpu(), "Z": Z.detach().cpu(), "grad": x.grad.cpu()}, labels == j, (seconds, memory.mb)
 
 
-def machine(device) -> str:
-    where = torch.cuda.get_device_name() if device.startswith("cuda") else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "ncut-pytorch", "scikit-learn"))
-    return f"{where}; Python {platform.python_version()}; {packages}; {date.today()}"
+def report(shape, x, m, took, **accuracy):
+    row = {"task": "landmarks", "shape": shape, "n": len(x), "c": x.shape[1], "contender": f"{m} landmarks", "seconds": took[0], "peak_mb": took[1]}
+    print(row | accuracy, flush=True)
+    return row | accuracy
+
+
+def versions(device) -> str:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("ncut-pytorch", "scikit-learn"))
+    return f"{platform.machine()} {machine(device)}; Python {platform.python_version()}; {packages}; {date.today()}"
 
 
 def main():
-    import tempfile
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=[*CONTENDERS, "landmarks"])
-    parser.add_argument("--sizes", type=int, nargs="+", help="only these numbers of points; other rows of the table stay")
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--alone", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    options = parser(__doc__, turns=3)
+    options.add_argument("--only", choices=[*CONTENDERS, "landmarks"])
+    options.add_argument("--sizes", type=int, nargs="+", help="only these numbers of points; other rows of the table stay")
+    options.add_argument("--alone", help="used by the script itself: one measurement in this process")
+    args = options.parse_args()
     if args.alone:
         *what, result = json.loads(args.alone)
         took, saved = alone(*what)
@@ -324,13 +335,13 @@ def main():
         print(json.dumps(took))
         return
     rows, tasks = [], [args.only] if args.only else [*CONTENDERS, "landmarks"]
-    print(machine(args.device), flush=True)
+    print(versions(args.device), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for task in tasks:
             sizes = [(shape, n) for shape, n in SIZES.get(task, []) if not args.sizes or n in args.sizes]
             if task == "free" and args.sizes:
                 sizes = [("clustered", n) for n in args.sizes]
-            rows += landmarks() if task == "landmarks" else measure(task, sizes, args.turns, args.device, folder)
+            rows += landmarks(args.device) if task == "landmarks" else measure(task, sizes, args.turns, args.device, folder)
     known = lambda row: (row["task"], row["shape"], str(row["n"]))
     again, kept = {known(row) for row in rows}, []
     if TABLE.exists():
@@ -338,7 +349,7 @@ def main():
             next(lines)
             kept = [row for row in csv.DictReader(lines) if known(row) not in again]
     with TABLE.open("w", newline="") as lines:
-        lines.write(f"# {machine(args.device)}\n")
+        lines.write(f"# {versions(args.device)}\n")
         writer = csv.DictWriter(lines, COLUMNS)
         writer.writeheader()
         table = kept + [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]

@@ -7,10 +7,6 @@ The three take turns, so that a busy machine slows all of them; ratios are taken
 median and range. Expected: at most 1.1 of the bare model, and less than grad-cam.
 """
 
-import argparse
-import statistics
-import time
-
 import timm
 import torch
 from pytorch_grad_cam import GradCAM as PeerCAM
@@ -18,6 +14,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from ctrace.gradcam import GradCAM
 from ctrace.tokens import tokens_to_map
+from turns import machine, medians, parser, ratios, spread, take_turns, verdict
 
 BAR = 1.1
 
@@ -55,46 +52,28 @@ def peer(model, images, targets):
     return step
 
 
-def timed(step, device):
-    sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    sync()
-    start = time.perf_counter()
-    step()
-    sync()
-    return time.perf_counter() - start
-
-
 def measure(name, size, batch, turns, device):
-    """Seconds per turn of each contender, after one warm-up each."""
+    """Seconds ``[turn][bare, ctrace, grad-cam]``."""
     settings = dict(img_size=size) if "vit" in name else {}
     model = timm.create_model(name, **settings).eval().to(device)
     images, targets = torch.randn(batch, 3, size, size, device=device), torch.arange(batch, device=device)
-    steps = [make(model, images, targets) for make in (bare, ours, peer)]
-    for step in steps:
-        timed(step, device)
-    return [[timed(step, device) for step in steps] for _ in range(turns)]
+    return take_turns([make(model, images, targets) for make in (bare, ours, peer)], turns, device)
 
 
 def line(name, size, batch, seconds):
-    against_bare = [cam / base for base, cam, _ in seconds]
-    against_peer = [cam / other for _, cam, other in seconds]
-    middle = [statistics.median(column) for column in zip(*seconds)]
-    spread = lambda ratios: f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    met = "met" if statistics.median(against_bare) <= BAR and statistics.median(against_peer) < 1 else "MISSED"
-    cells = " | ".join(f"{s:7.3f}" for s in middle)
+    against_bare, against_peer = ratios(seconds, 1, 0), ratios(seconds, 1, 2)
+    met = "met" if verdict(against_bare, at_most=BAR) == verdict(against_peer, at_most=1) == "met" else "MISSED"
+    cells = " | ".join(f"{s:7.3f}" for s in medians(seconds))
     return f"| {name} {size} px x {batch} | {cells} | {spread(against_bare)} | {spread(against_peer)} | {met} |"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", nargs="+", default=["resnet18", "vit_tiny_patch16_224"])
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-    where = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{where}; torch {torch.__version__}; median of {args.turns} turns, range in brackets\n")
+    options = parser(__doc__, turns=9)
+    options.add_argument("--model", nargs="+", default=["resnet18", "vit_tiny_patch16_224"])
+    options.add_argument("--size", type=int, default=128)
+    options.add_argument("--batch", type=int, default=32)
+    args = options.parse_args()
+    print(f"{machine(args.device)}; median of {args.turns} turns, range in brackets\n")
     print("| batch | bare forward + backward, s | ctrace, s | grad-cam, s | ctrace / bare | ctrace / grad-cam | <= 1.1 and < 1 |")
     print("|---|---|---|---|---|---|---|")
     for name in args.model:

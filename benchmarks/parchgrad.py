@@ -8,10 +8,6 @@ and range. The loop over scipy is run on a sample of channels and classes and sc
 1.2 of a forward pass, an edited backward at most 1.3 of a plain one, class tests at least 1,000 times faster than the loop.
 """
 
-import argparse
-import statistics
-import time
-
 import timm
 import torch
 from scipy import stats
@@ -21,30 +17,13 @@ from ctrace.convs import conv_layers, default_convs
 from ctrace.models import BUNDLED, build_bundled
 from ctrace.moments import Moments, welch_greater
 from ctrace.parchgrad import ParchGrad
+from turns import machine, medians, parser, ratios, spread, take_turns, timed, verdict
 
 
-def timed(step, device):
-    sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    sync()
-    start = time.perf_counter()
-    step()
-    sync()
-    return time.perf_counter() - start
-
-
-def take_turns(steps, turns, device):
-    """Seconds ``[turn][contender]``, after a warm-up of each."""
-    for step in steps:
-        timed(step, device)
-    return [[timed(step, device) for step in steps] for _ in range(turns)]
-
-
-def row(name, seconds, bar, at_most=True):
+def row(name, seconds, **bar):
     """Medians of both contenders and the median and range of second over first."""
-    ratios = [second / first for first, second in seconds]
-    middle, (first, second) = statistics.median(ratios), [statistics.median(column) for column in zip(*seconds)]
-    met = "met" if (middle <= bar if at_most else middle >= bar) else "MISSED"
-    return f"| {name} | {first * 1e3:.1f} | {second * 1e3:.1f} | {middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {met} |"
+    (first, second), ratio = medians(seconds), ratios(seconds, 1, 0)
+    return f"| {name} | {first * 1e3:.1f} | {second * 1e3:.1f} | {spread(ratio)} | {verdict(ratio, **bar)} |"
 
 
 def statistics_row(name, model, images, labels, turns, device, batches=6):
@@ -56,7 +35,7 @@ def statistics_row(name, model, images, labels, turns, device, batches=6):
                 model(images)
 
     collect = lambda: ChannelStatistics.collect(model, [(images, labels)] * batches, progress=False)
-    return row(f"{name}, {len(conv_layers(model))} layers, {batches * len(images)} images", take_turns([bare, collect], turns, device), 1.2)
+    return row(f"{name}, {len(conv_layers(model))} layers, {batches * len(images)} images", take_turns([bare, collect], turns, device), at_most=1.2)
 
 
 def backward_rows(name, model, images, labels, turns, device):
@@ -68,19 +47,15 @@ def backward_rows(name, model, images, labels, turns, device):
     backward = lambda logits: torch.autograd.grad(logits.gather(1, chosen).sum(), x)
     plain, edited, both = [], [], []
     for turn in range(turns + 1):
-        start = time.perf_counter()
-        logits = model(x)
-        built = time.perf_counter() - start
-        one = timed(lambda: backward(logits), device)
+        built, logits = timed(lambda: model(x), device)
+        one, _ = timed(lambda: backward(logits), device)
         with parch.partition("cls", quantile=0.1):
-            start = time.perf_counter()
-            logits = model(x)
-            built_inside = time.perf_counter() - start
-            two = timed(lambda: backward(logits), device)
+            built_inside, logits = timed(lambda: model(x), device)
+            two, _ = timed(lambda: backward(logits), device)
         if turn:  # the first is a warm-up
             plain.append(one), edited.append(two), both.append((built + one, built_inside + two))
     where = f"{name}, {len(default_convs(model))} layers edited"
-    return [row(f"{where}, backward", list(zip(plain, edited)), 1.3), row(f"{where}, forward and backward", both, 1.3)]
+    return [row(f"{where}, backward", list(zip(plain, edited)), at_most=1.3), row(f"{where}, forward and backward", both, at_most=1.3)]
 
 
 def class_test_rows(turns, channels=512, classes=1000, per_class=20, sampled=(4, 3)):
@@ -100,28 +75,25 @@ def class_test_rows(turns, channels=512, classes=1000, per_class=20, sampled=(4,
     ours = lambda: welch_greater(moments, moments.all_but_one())
     loop = lambda: [test(k, c) for k in some_classes for c in some_channels]
     columns = lambda: [test(k, slice(None)) for k in some_classes]
-    seconds = take_turns([ours, loop, columns], turns, "cpu")
+    seconds = take_turns([ours, loop, columns], turns)
     tests = len(some_classes) * len(some_channels)
     looped = [(a, b * channels * classes / tests) for a, b, _ in seconds]
     by_columns = [(a, c * classes / len(some_classes)) for a, _, c in seconds]
     name = f"{channels} channels x {classes:,} classes, {len(values):,} images"
     return [
-        row(f"{name}; scipy in a loop, scaled from {tests} tests", looped, 1000, False),
-        row(f"{name}; scipy by columns, scaled from {len(some_classes)} classes", by_columns, 1, False),
+        row(f"{name}; scipy in a loop, scaled from {tests} tests", looped, at_least=1000),
+        row(f"{name}; scipy by columns, scaled from {len(some_classes)} classes", by_columns, at_least=1),
         f"\nlargest difference from scipy on these tests: {worst:.1e}",
     ]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", nargs="+", default=["resnet18", "aviary-resnet-0"])
-    parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-    where = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{where}; torch {torch.__version__}; {args.batch} images of {args.size} px; median of {args.turns} turns, range in brackets\n")
+    options = parser(__doc__, turns=9)
+    options.add_argument("--model", nargs="+", default=["resnet18", "aviary-resnet-0"])
+    options.add_argument("--size", type=int, default=96)
+    options.add_argument("--batch", type=int, default=32)
+    args = options.parse_args()
+    print(f"{machine(args.device)}; {args.batch} images of {args.size} px; median of {args.turns} turns, range in brackets\n")
     print("| | bare, ms | ctrace, ms | ctrace / bare | bar |\n|---|---|---|---|---|")
     for name in args.model:
         model = (build_bundled(name) if name in BUNDLED else timm.create_model(name)).eval().to(args.device)

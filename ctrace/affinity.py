@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-__all__ = ["rbf_affinity", "cosine_affinity", "bandwidth", "check_features", "row_tiles"]
+__all__ = ["rbf_affinity", "rbf_keys", "rbf_weights", "cosine_affinity", "bandwidth", "check_features", "row_tiles"]
 
 LOCAL_NEIGHBOR = 7  # Zelnik-Manor and Perona (2004), section 3
 SAMPLE = 1000  # rows that the global bandwidth rules look at
-TILE_BYTES = 2**25  # one (rows, n) tile; a handful of them are alive at once
+TILE_BYTES = 2**23  # one (rows, n) tile; a handful of them are alive at once
 
 
 def check_features(x: Tensor, rows_at_least: int = 2) -> Tensor:
@@ -32,7 +32,7 @@ def check_features(x: Tensor, rows_at_least: int = 2) -> Tensor:
             f"features: expected at least {rows_at_least} rows and 1 channel, received {x.shape[0]} rows and {x.shape[1]} channels. "
             "Each row is a point of the graph; ask for fewer eigenvectors or give more points."
         )
-    if not torch.isfinite(x).all():
+    if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():  # the sum alone needs no copy, but may overflow
         bad = int((~torch.isfinite(x)).any(1).sum())
         raise ValueError(f"features: {bad} of {x.shape[0]} rows hold NaN or infinity. Look upstream: a division by zero, or half precision.")
     return x
@@ -55,15 +55,26 @@ def rbf_affinity(x: Tensor, y: Tensor | None = None, sigma: float | Tensor = 1.0
     tensor([1.0000, 0.6065])
     """
     y = x if y is None else y
-    sx = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1)
-    sy = sx if sigma_y is None else torch.as_tensor(sigma_y, dtype=x.dtype, device=x.device).reshape(-1, 1)
-    # One product gives the whole exponent: [x, -|x|^2/2, 1] . [y, 1, -|y|^2/2] = -|x - y|^2 / 2. Only differences matter, so
-    # the mean is taken off first: without it the two squares cancel and float32 loses the digits that separate neighbours.
+    sx = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    sy = sx if sigma_y is None else torch.as_tensor(sigma_y, dtype=x.dtype, device=x.device)
     mean = y.detach().mean(0)
-    x, y = x - mean, y - mean
-    qx = torch.cat([x, x.square().sum(1, keepdim=True) / -2, torch.ones_like(x[:, :1])], 1) / sx  # (n, c + 2)
-    ky = torch.cat([y, torch.ones_like(y[:, :1]), y.square().sum(1, keepdim=True) / -2], 1) / sy  # (m, c + 2)
-    return (qx @ ky.T).clamp_max(0).exp()  # the clamp removes rounding only: a squared distance is never negative
+    return rbf_weights(rbf_keys(x, sx, mean), rbf_keys(y, sy, mean))
+
+
+def rbf_keys(x: Tensor, sigma: Tensor, mean: Tensor) -> Tensor:
+    """``[x - mean, 1, -|x - mean|^2 / 2] / sigma``, ``(n, c + 2)``: what `rbf_weights` needs of a row, made once for all tiles.
+
+    Only differences matter, so a mean is taken off: without it the squares would cancel and float32 lose the digits that separate
+    neighbours. It must be the same for both sides.
+    """
+    x = x - mean
+    return torch.cat([x, torch.ones_like(x[:, :1]), x.square().sum(1, keepdim=True) / -2], 1) / sigma.reshape(-1, 1)
+
+
+def rbf_weights(rows: Tensor, keys: Tensor) -> Tensor:
+    """``exp(-|x_i - y_j|^2 / (2 sigma_i sigma_j))`` ``(r, m)`` from `rbf_keys` of both sides: one product gives the whole exponent."""
+    queries = torch.cat([rows[:, :-2], rows[:, -1:], rows[:, -2:-1]], 1)  # the square meets the other side's 1, and the 1 its square
+    return (queries @ keys.T).clamp_max(0).exp()  # the clamp removes rounding only: a squared distance is never negative
 
 
 def cosine_affinity(x: Tensor, y: Tensor | None = None, sigma: float = 0.5) -> Tensor:
@@ -114,6 +125,7 @@ def bandwidth(x: Tensor, rule: str | float | Tensor = "local", seed: int = 0) ->
 
 
 def check_bandwidth(sigma: Tensor, n: int) -> Tensor:
+    """Returns ``sigma`` if it is one positive number or one for each of n points, else says what is wrong with it."""
     if sigma.ndim > 1 or (sigma.ndim == 1 and len(sigma) != n):
         raise ValueError(f"sigma: expected a number or one scale for each of the {n} points, received shape {tuple(sigma.shape)}.")
     if not bool((sigma > 0).all() and torch.isfinite(sigma).all()):

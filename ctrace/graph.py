@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ctrace.affinity import bandwidth, check_bandwidth, check_features, cosine_affinity, rbf_affinity, row_tiles
+from ctrace.affinity import bandwidth, check_bandwidth, check_features, cosine_affinity, rbf_affinity, rbf_keys, rbf_weights, row_tiles
 
 __all__ = ["Graph", "PrecomputedGraph"]
 
@@ -68,9 +68,8 @@ class Graph(_Deferring):
     def __init__(self, x: Tensor, sigma=None, affinity: str | Callable = "rbf", memory_limit: int = 2**30, seed: int = 0,
                  mass: Tensor | None = None):  # fmt: skip
         self.x = check_features(x)
-        self.sigma, self._pair, self._pull_rbf = _make_pair(x, sigma, affinity, seed)
-        if mass is not None:
-            self._pair = _weighted(self._pair, _check_mass(mass, x))
+        self.sigma, self._pair, self._keys = _make_pair(x, sigma, affinity, seed)
+        self._mass = None if mass is None else _check_mass(mass, x)
         with torch.no_grad():
             self.stored = self.n**2 * x.element_size() <= memory_limit
             self._weights = self._fill(x.new_empty(self.n, self.n)) if self.stored else None
@@ -86,14 +85,19 @@ class Graph(_Deferring):
 
     def weights(self) -> Tensor:
         """``W (n, n)`` in full, differentiable: for small graphs, pictures and tests."""
-        return self._pair(self.x, self.x, slice(None))
+        return self._weigh(self._pair(self.x, self.x), slice(None))
 
     def matmul(self, v: Tensor) -> Tensor:
         """``W v`` for ``v (n, m)``, without gradient."""
         with torch.no_grad():
             if self.stored:
                 return self._weights @ v
-            return torch.cat([self._pair(self.x[rows], self.x, rows) @ v for rows in row_tiles(self.n, self.x)])
+            out = torch.zeros_like(v)
+            for rows in row_tiles(self.n, self.x):
+                tile = self._tile(rows, slice(rows.start, None))  # (r, n - start): the earlier columns were rows before
+                out[rows].addmm_(tile, v[rows.start :])
+                out[rows.stop :].addmm_(tile[:, len(tile) :].T, v[rows])
+            return out
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """``W v``, differentiable in the features and in ``v``; the gradient is computed tile by tile."""
@@ -115,29 +119,41 @@ class Graph(_Deferring):
         rows = torch.arange(self.n, device=self.x.device) if rows is None else rows
         grad = self.x.new_empty(len(rows), self.x.shape[1])
         mine, theirs = torch.cat([left, right], 1), torch.cat([right, left], 1)
-        x = self.x.detach()
-        for part in row_tiles(len(rows), x, self.n):
-            grad[part] = self._pull(x, rows[part], mine[rows[part]] @ theirs.T)
+        for part in row_tiles(len(rows), self.x, self.n):
+            grad[part] = self._pull(rows[part], mine[rows[part]] @ theirs.T)
         return grad
 
-    def _pull(self, x: Tensor, rows: Tensor, cotangent: Tensor) -> Tensor:
+    def _pull(self, rows: Tensor, cotangent: Tensor) -> Tensor:
         """``sum_j g_ij dw(x_i, x_j)/dx_i`` for a tile of rows ``i``: in closed form for rbf, by autograd for any other affinity."""
-        if self._pull_rbf is not None:
-            with torch.no_grad():
-                weights = self._weights[rows] if self.stored else self._pair(x[rows], x, rows)
-                return self._pull_rbf(cotangent * weights, x, rows)
-        with torch.enable_grad():
-            x_rows = x[rows].requires_grad_()
-            tile = self._pair(x_rows, x, rows)
-        return torch.autograd.grad(tile, x_rows, cotangent)[0]
+        x = self.x.detach()
+        if self._keys is None:
+            with torch.enable_grad():
+                x_rows = x[rows].requires_grad_()
+                tile = self._weigh(self._pair(x_rows, x), rows)
+            return torch.autograd.grad(tile, x_rows, cotangent)[0]
+        with torch.no_grad():  # sum_j g_ij w_ij (x_j - x_i) / (s_i s_j), where keys hold x_j / s_j and 1 / s_j
+            pulled = (cotangent * (self._weights[rows] if self.stored else self._tile(rows))).to(self._keys)  # (r, n)
+            sums, own = pulled @ self._keys[:, :-1], self._keys[rows]  # (r, c + 1), (r, c + 2)
+            return (sums[:, :-1] * own[:, -2:-1] - own[:, :-2] * sums[:, -1:]).to(x)
+
+    def _tile(self, rows, columns=slice(None)) -> Tensor:
+        """``W[rows, columns]``, without gradient."""
+        if self._keys is None:
+            return self._weigh(self._pair(self.x[rows], self.x[columns]), rows, columns)
+        return self._weigh(rbf_weights(self._keys[rows], self._keys[columns]).to(self.x), rows, columns)
+
+    def _weigh(self, tile: Tensor, rows, columns=slice(None)) -> Tensor:
+        """Weights between rows that stand for several points each."""
+        return tile if self._mass is None else self._mass[rows, None] * tile * self._mass[columns]
 
     def _fill(self, weights: Tensor) -> Tensor:
         for rows in row_tiles(self.n, self.x):
-            weights[rows] = self._pair(self.x[rows], self.x, rows)
+            weights[rows, rows.start :] = tile = self._tile(rows, slice(rows.start, None))
+            weights[rows.stop :, rows] = tile[:, len(tile) :].T
         return weights
 
     def _check_callable(self) -> None:
-        few = self._pair(self.x[:64], self.x[:64], slice(0, 64))
+        few = self._pair(self.x[:64], self.x[:64])
         if not bool(torch.isfinite(few).all()) or bool((few < 0).any()):
             raise ValueError("affinity: the function returned a negative, NaN or infinite weight. Weights must be finite and >= 0.")
         if not torch.allclose(few, few.T, rtol=1e-4, atol=1e-6):
@@ -188,47 +204,30 @@ class PrecomputedGraph(_Deferring):
 
 
 def _make_pair(x: Tensor, sigma, affinity, seed):
-    """The bandwidth in use, the function ``(x_rows, x, rows) -> W[rows]``, and its derivative where it is known in closed form."""
+    """The bandwidth in use, the differentiable function ``(rows, x) -> weights``, and for rbf the keys that its tiles are made of."""
     if callable(affinity):
         if sigma is not None:
             raise ValueError("sigma: a callable affinity carries its own bandwidth; leave sigma out, or use affinity='rbf'.")
-        return None, lambda a, b, rows: affinity(a, b), None
+        return None, affinity, None
     if affinity == "cosine":
         value = 0.5 if sigma is None else sigma
         if isinstance(value, (str, Tensor)):
             raise ValueError(f"sigma: affinity='cosine' takes a number (default 0.5), received {value!r}.")
-        return check_bandwidth(x.new_tensor(value), len(x)), lambda a, b, rows: cosine_affinity(a, b, value), None
+        return check_bandwidth(x.new_tensor(value), len(x)), partial(cosine_affinity, sigma=value), None
     if affinity != "rbf":
         raise ValueError(f"affinity: expected 'rbf', 'cosine' or a function, received {affinity!r}.")
     scale = bandwidth(x, "local" if sigma is None else sigma, seed)
-    spread = ((x.detach() - x.detach().mean(0)).square().sum(1) / scale.square()).max()
+    points, mean = x.detach(), x.detach().mean(0)
+    spread = ((points - mean).square().sum(1) / scale.square()).max()
     precision = torch.float64 if spread * torch.finfo(x.dtype).eps > EXPONENT_DIGITS else x.dtype
-    wide = scale.to(precision)
-    return scale, partial(_rbf_tile, wide, precision), partial(_rbf_pull, wide)
-
-
-def _weighted(pair: Callable, mass: Tensor) -> Callable:
-    """The same weights between rows that stand for several points each."""
-    return lambda a, b, rows: mass[rows, None] * pair(a, b, rows) * mass[: len(b)]
+    keys = rbf_keys(points.to(precision), scale.to(precision), mean.to(precision))
+    return scale, lambda a, b: rbf_affinity(a.to(precision), b.to(precision), scale.to(precision)).to(x.dtype), keys
 
 
 def _check_mass(mass: Tensor, x: Tensor) -> Tensor:
     if mass.shape != (len(x),) or not bool((mass > 0).all() and torch.isfinite(mass).all()):
         raise ValueError(f"mass: expected {len(x)} positive numbers, one per row of x, received shape {tuple(mass.shape)} or a number <= 0.")
     return mass.detach().to(x)
-
-
-def _rbf_tile(scale: Tensor, precision: torch.dtype, x_rows: Tensor, x: Tensor, rows: slice) -> Tensor:
-    tile = rbf_affinity(x_rows.to(precision), x.to(precision), scale if scale.ndim == 0 else scale[rows], scale)
-    return tile.to(x.dtype)
-
-
-def _rbf_pull(scale: Tensor, pulled: Tensor, x: Tensor, rows: Tensor) -> Tensor:
-    """``sum_j p_ij (x_j - x_i) / (s_i s_j)`` with ``p = dl/dW * W (r, n)``: the derivative of `rbf_affinity` in its rows."""
-    centred = (x - x.mean(0)).to(scale.dtype)  # only differences matter, and small numbers lose fewer digits in them
-    sums = pulled.to(scale.dtype) @ (torch.cat([centred, torch.ones_like(x[:, :1])], 1) / scale.reshape(-1, 1))  # (r, c + 1)
-    own = scale if scale.ndim == 0 else scale[rows, None]
-    return ((sums[:, :-1] - centred[rows] * sums[:, -1:]) / own).to(x.dtype)
 
 
 def _check_degree(degree: Tensor) -> None:

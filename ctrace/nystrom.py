@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["farthest_points", "masses", "propagate"]
 
 CANDIDATES = 8  # times the landmarks: the rows that farthest-point sampling chooses from
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**23  # small enough for a cache: larger temporaries cost more in page faults than in arithmetic
 
 
 def farthest_points(x: Tensor, m: int, seed: int = 0) -> Tensor:
@@ -25,12 +25,13 @@ def farthest_points(x: Tensor, m: int, seed: int = 0) -> Tensor:
     if not 1 <= m <= len(x):
         raise ValueError(f"landmarks: expected between 1 and the {len(x)} rows, received {m}.")
     shuffled = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: CANDIDATES * m].to(x.device)
-    rows = x[shuffled]
+    rows = x.detach()[shuffled]
     chosen = torch.zeros(m, dtype=torch.long, device=x.device)
-    nearest = (rows - rows[0]).square().sum(1)
+    differences = rows - rows[0]  # memory that every round uses again
+    nearest = differences.square_().sum(1)
     for i in range(1, m):
         chosen[i] = nearest.argmax()
-        nearest = torch.minimum(nearest, (rows - rows[chosen[i]]).square().sum(1))
+        nearest = torch.minimum(nearest, torch.sub(rows, rows[chosen[i]], out=differences).square_().sum(1))
     return shuffled[chosen]
 
 
@@ -41,7 +42,9 @@ def masses(landmarks: Tensor, x: Tensor) -> Tensor:
     """
     with torch.no_grad():
         rows = max(1, CHUNK_BYTES // (x.element_size() * len(landmarks)))
-        nearest = torch.cat([torch.cdist(part, landmarks).argmin(1) for part in x.split(rows)])
+        nearest = torch.empty(len(x), dtype=torch.long, device=x.device)
+        for part, found in zip(x.split(rows), nearest.split(rows)):
+            torch.argmin(torch.cdist(part, landmarks), 1, out=found)
         # A copy of another landmark is nobody's nearest, yet stands for itself.
         return torch.bincount(nearest, minlength=len(landmarks)).clamp_min(1).to(x.dtype)
 
@@ -59,13 +62,13 @@ def propagate(values: Tensor, landmarks: Tensor, x: Tensor, n_neighbors: int = 1
     n_neighbors = min(n_neighbors, len(landmarks))
     rows = max(1, CHUNK_BYTES // (x.element_size() * max(len(landmarks), n_neighbors * x.shape[1])))
     tracked = torch.is_grad_enabled() and any(t.requires_grad for t in (values, landmarks, x))
-    out = []
-    for part in x.split(rows):
-        if tracked:  # recomputed in the backward pass, so that no chunk's (rows, neighbours, c) tensors are kept
-            out.append(checkpoint(_interpolate, values, landmarks, part, n_neighbors, use_reentrant=False))
-        else:
-            out.append(_interpolate(values, landmarks, part, n_neighbors))
-    result = torch.cat(out)
+    parts = x.split(rows)
+    if tracked:  # recomputed in the backward pass, so that no chunk's (rows, neighbours, c) tensors are kept
+        result = torch.cat([checkpoint(_interpolate, values, landmarks, part, n_neighbors, use_reentrant=False) for part in parts])
+    else:  # written in place: small results kept between large temporaries would tear the allocator's free blocks apart
+        result = values.new_empty(len(x), values.shape[1])
+        for part, found in zip(parts, result.split(rows)):
+            found.copy_(_interpolate(values, landmarks, part, n_neighbors))
     return result if pinned is None else result.index_copy(0, pinned, values)
 
 
