@@ -173,8 +173,8 @@ def _block_krylov(product, known: Tensor, k: int, seed: int, max_products: int =
 
 def _reorthonormalized(basis: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     """Takes the rounding out of a basis that has been turned, and its image along; otherwise it grows from restart to restart."""
-    basis, triangle = torch.linalg.qr(basis)
-    return basis, torch.linalg.solve_triangular(triangle, image, upper=True, left=False)
+    wide, triangle = torch.linalg.qr(basis.double())
+    return wide.to(basis.dtype), torch.linalg.solve_triangular(triangle, image.double(), upper=True, left=False).to(image.dtype)
 
 
 def _symmetric(H: Tensor) -> Tensor:
@@ -182,12 +182,16 @@ def _symmetric(H: Tensor) -> Tensor:
 
 
 def _orthonormal(block: Tensor, against: Tensor | None = None) -> Tensor:
-    """Orthonormal columns spanning the block, orthogonal to ``against``; twice, since once leaves rounding of the removed part."""
+    """Orthonormal columns spanning the block, orthogonal to ``against``; twice, since once leaves rounding of the removed part.
+
+    In float64: beside a product with the graph it costs little, and what float32 leaves here is the floor of every residual.
+    """
+    wide, against = block.double(), None if against is None else against.double()
     for _ in range(2):
         if against is not None:
-            block = block - against @ (against.T @ block)
-        block = torch.linalg.qr(block / block.norm(dim=0))[0]
-    return block
+            wide = wide - against @ (against.T @ wide)
+        wide = torch.linalg.qr(wide / wide.norm(dim=0))[0]
+    return wide.to(block.dtype)
 
 
 # --------------------------------------------------------------------------------------------------------------- backward

@@ -70,12 +70,14 @@ class Captured:
 
     @property
     def activation(self) -> Tensor:
+        """What the layer gave out in the last forward pass. Raises when no pass has reached it."""
         if self._activation is None:
             _check_reached([self.name])
         return self._activation
 
     @property
     def gradient(self) -> Tensor:
+        """The gradient of the score at the layer, shaped like `activation`. Raises when no backward pass has reached it."""
         if self._gradient is None:
             raise RuntimeError(
                 f"layer {self.name!r}: no gradient has come back. Likely cause: (a) backward has not run yet, (b) the score does "

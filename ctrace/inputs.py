@@ -79,4 +79,5 @@ def one_output(output, b: int) -> Tensor:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision to float32; everything else as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

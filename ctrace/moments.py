@@ -29,6 +29,7 @@ class Moments:
 
     @classmethod
     def zeros(cls, k: int, c: int, device=None) -> "Moments":
+        """Moments of no values, of k groups and c channels."""
         count, mean, m2 = (torch.zeros(k, width, dtype=torch.float64, device=device) for width in (1, c, c))
         return cls(count, mean, m2)
 
@@ -58,9 +59,11 @@ class Moments:
         return Moments(self.count[groups], self.mean[groups], self.m2[groups])
 
     def channels(self, of: slice) -> "Moments":
+        """The moments of some of the channels."""
         return Moments(self.count, self.mean[:, of], self.m2[:, of])
 
     def to(self, device) -> "Moments":
+        """The same on another device."""
         return Moments(self.count.to(device), self.mean.to(device), self.m2.to(device))
 
     def total(self) -> "Moments":

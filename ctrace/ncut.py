@@ -102,19 +102,23 @@ class Ncut:
 
     @property
     def eigval(self) -> Tensor:
+        """Eigenvalues ``(k,)`` of the last fit, descending."""
         return self._after_fit("eigval").eigval
 
     @property
     def eigengap(self) -> float:
+        """``lam_k - lam_(k+1)`` of the last fit."""
         return self._after_fit("eigengap").eigengap
 
     @property
     def n_exact(self) -> int:
+        """Points that the last fit was exact for."""
         self._after_fit("n_exact")
         return self.graph.n
 
     @property
     def bandwidth(self) -> Tensor | None:
+        """The bandwidth that the last fit used."""
         self._after_fit("bandwidth")
         return self.graph.sigma
 

@@ -44,6 +44,7 @@ class HookWrapper:
         self.statistics = ChannelStatistics.load(Path(base_directory) / STATISTICS_FILE, device)
 
     def get_default_hook_convolutions(self, layer_ratio: float | None = None) -> list[nn.Module]:
+        """The model's default layers to edit, see `ctrace.convs.default_convs`."""
         return [self.model.get_submodule(name) for name in default_convs(self.model, layer_ratio)]
 
     def set_hook_modules(self, convolutions) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ctrace.features import GridFeatures
 from ctrace.photos import close_names, load_images_helper
+from ctrace.tokens import forward_tokens
 
 
 def prepare_grid_features(images: Sequence, transform: Callable, extract: Callable, num_prefix_tokens: int = 1,
@@ -92,7 +93,7 @@ def timm_features(images, model, pretrained: bool = True, checkpoint: str | Path
     transform = create_transform(**{**config, "input_size": (3, height, width), "crop_pct": 1.0, "crop_mode": "squash"})
     device = next(model.parameters()).device
     features, b, h, w = prepare_grid_features(
-        load_images_helper(images), transform, lambda batch: _tokens(model, batch.to(device)),
+        load_images_helper(images), transform, lambda batch: forward_tokens(model, batch.to(device)),
         model.num_prefix_tokens, _patch_grid(model, height, width))
     return GridFeatures(features, tuple(f"ch {i}" for i in range(features.shape[1])), (h, w), b)
 
@@ -129,12 +130,3 @@ def _patch_grid(model, height: int, width: int) -> tuple[int, int]:
     embed = model.patch_embed
     grid = embed.dynamic_feat_size((height, width)) if hasattr(embed, "dynamic_feat_size") else embed.grid_size
     return tuple(grid)
-
-
-def _tokens(model: torch.nn.Module, batch: Tensor) -> Tensor:
-    training = model.training
-    try:
-        with torch.no_grad():
-            return model.eval().forward_features(batch)
-    finally:
-        model.train(training)

@@ -6,9 +6,20 @@ distillation, four registers), on grids that need not be square and may reach be
 
 import math
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["covered_size", "layer_to_map", "tokens_to_map"]
+__all__ = ["covered_size", "forward_tokens", "layer_to_map", "tokens_to_map"]
+
+
+def forward_tokens(model: nn.Module, images: Tensor) -> Tensor:
+    """All tokens ``(b, prefix + n, c)`` of prepared images from a timm model in eval mode, which is left in the mode it was in."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            return model.eval().forward_features(images)
+    finally:
+        model.train(training)
 
 
 def tokens_to_map(

@@ -35,6 +35,7 @@ from ctrace.gradcam import GradCAM
 from ctrace.hooks import capture
 from ctrace.layers import fingerprint
 from ctrace.models import load_model
+from ctrace.trust import mean_intervals
 
 started = time.time()
 torch.manual_seed(0)
@@ -402,19 +403,13 @@ for row, (family, layer, method) in chosen.items():
     scored[row] = hits_and_mass(explain(candidates[family][0], test_images, margin, layer, method).heatmap(), test_mask)
 
 # %%
-def interval(values, draws=2000):
-    """Mean and 95% interval over birds, by bootstrap. (3, 2)"""
-    picks = torch.randint(values.shape[1], (draws, values.shape[1]), generator=torch.Generator().manual_seed(0))
-    means = values[:, picks].mean(2)  # (2, draws)
-    return torch.stack([values.mean(1), means.quantile(0.025, 1), means.quantile(0.975, 1)])
-
 print(f"{'':24s} pointing game        mass inside the part")
 for row, values in scored.items():
-    (hit, mass), (hit_low, mass_low), (hit_high, mass_high) = interval(values).tolist()
+    (hit, hit_low, hit_high), (mass, mass_low, mass_high) = mean_intervals(values)  # over birds, by bootstrap
     print(f"{row:24s} {hit:.2f} [{hit_low:.2f}, {hit_high:.2f}]   {mass:.3f} [{mass_low:.3f}, {mass_high:.3f}]")
 
 # %% tags=["hide-input"]
-means, lows, highs = torch.stack([interval(v) for v in scored.values()]).unbind(1)
+means, lows, highs = torch.tensor(np.stack([mean_intervals(v) for v in scored.values()])).unbind(2)
 show_figure(
     viz.show_grouped_bars(means, ["pointing game", "mass inside"], list(scored), "share", spread=(highs - lows) / 2), name="gradcam-pointing",
     alt="Bars of pointing game and mass for chance, Gaussian, Grad-CAM and best sibling of both networks.",
@@ -428,7 +423,7 @@ show_figure(
 ahead = {}
 for row in chosen:
     for opponent in ("chance", "Gaussian"):
-        mean, low, high = interval(scored[row] - scored[opponent])
+        mean, low, high = mean_intervals(scored[row] - scored[opponent]).T
         ahead[row, opponent] = low
         print(f"{row:24s} minus {opponent:8s}: pointing {mean[0]:+.2f} [{low[0]:+.2f}, {high[0]:+.2f}], mass {mean[1]:+.3f} [{low[1]:+.3f}, {high[1]:+.3f}]")
 
@@ -476,7 +471,7 @@ for what, row, hit, mass, bird_hit, bird_mass in outlook:
 # %%
 for what in sets:
     for family in candidates:
-        mean, low, high = interval(parts_ahead[what, family] - parts_ahead[what, "Gaussian"])
+        mean, low, high = mean_intervals(parts_ahead[what, family] - parts_ahead[what, "Gaussian"]).T
         print(f"{what:14s} {family:6s} minus Gaussian: pointing {mean[0]:+.2f} [{low[0]:+.2f}, {high[0]:+.2f}], mass {mean[1]:+.2f} [{low[1]:+.2f}, {high[1]:+.2f}]")
         assert low[1] > 0                       # more mass in the true parts, always
         assert (low[0] > 0) == (what == "moved")  # better pointing only where the bird is not always in the middle

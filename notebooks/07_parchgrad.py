@@ -43,6 +43,7 @@ from ctrace.models import load_model
 from ctrace.parchgrad import ParchGrad
 from ctrace.parchgrad_calls import STATISTICS_FILE, get_hook_wrapper, get_input_attrib
 from ctrace.partition import reweigh
+from ctrace.trust import mean_intervals
 
 started = time.time()
 torch.manual_seed(0)
@@ -557,18 +558,11 @@ for seed, result in enumerate(results):
 # which about three miss the truth by chance alone; one that hardly leaves out zero says little.
 
 # %%
-def interval(difference, draws=2000):
-    """Mean over birds and 95% interval by bootstrap, (..., 3) from (..., n)."""
-    n = difference.shape[-1]
-    picks = torch.randint(n, (draws, n), generator=torch.Generator().manual_seed(0))
-    means = difference[..., picks].mean(-1)
-    return torch.stack([difference.mean(-1), means.quantile(0.025, -1), means.quantile(0.975, -1)], -1)
-
 LINES = {"gradient, vs plain": ("gradient", "gradient", "plain"), "gradient, vs random": ("gradient", "gradient", "random"),
             "input x gradient, vs plain": ("input x gradient", "input x gradient", "plain"),
             "input x gradient, vs random": ("input x gradient", "input x gradient", "random"),
             "gradient, vs plain input x gradient": ("gradient", "input x gradient", "plain")}
-gain = {line: torch.stack([interval(r[base]["partition"] - r[other][key]) for r in results]) for line, (base, other, key) in LINES.items()}  # (3, 4, 3) each
+gain = {line: torch.tensor(np.stack([mean_intervals(r[base]["partition"] - r[other][key]) for r in results])) for line, (base, other, key) in LINES.items()}  # (3, 4, 3) each
 
 # %%
 print(f"{'':8s}" + "".join(f"{q:24s}" for q in QUESTIONS))
@@ -638,7 +632,7 @@ show_figure(
 )
 
 # %%
-drop = {(rule, other): interval(masked["partition", rule].aopc - masked[other, rule].aopc) for rule in ("morf", "lerf") for other in ("plain", "random")}
+drop = {(rule, other): mean_intervals(masked["partition", rule].aopc - masked[other, rule].aopc) for rule in ("morf", "lerf") for other in ("plain", "random")}
 for (rule, other), (m, lo, hi) in drop.items():
     odds = (masked["partition", rule].log_odds - masked[other, rule].log_odds).mean()
     print(f"{rule}, partition minus {other}: mean drop of the probability {m:+.3f} [{lo:+.3f}, {hi:+.3f}], log-odds {odds:+.2f}")

@@ -157,3 +157,14 @@ def test_without_pyarrow_the_error_names_the_next_step(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"pip install \"ctrace\[parquet\]\""):
         parquet_splits(tmp_path / "birds.parquet", 8)
+
+
+def test_shares_hold_every_image_once_and_are_told_apart(tmp_path):
+    whole = folder_splits(folders(tmp_path), 8, progress=False)["train"]
+    shares = [whole.share(i, 2) for i in range(2)]
+    assert sorted(name for share in shares for name in share.names) == sorted(whole.names)
+    assert torch.equal(shares[1][0][0], whole[1][0]) and shares[1][0][1] == whole[1][1]
+    assert len({whole.identity, *(share.identity for share in shares)}) == 3
+    for number, of in ((2, 2), (-1, 2), (len(whole), len(whole) + 1)):
+        with pytest.raises(ValueError, match="share: expected a number from 0"):
+            whole.share(number, of)

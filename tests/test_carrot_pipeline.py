@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
+from torch import multiprocessing
 
 import ctrace.carrot
 from ctrace.carrot import __main__ as runner
@@ -19,6 +21,7 @@ from ctrace.carrot.head import RidgeHead
 from ctrace.carrot.pipeline import Carrot
 from ctrace.carrot.readout import READOUTS
 from ctrace.carrot.regions import RegionSet
+from tests import two_processes_ridge
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +143,17 @@ def test_the_whole_pipeline_runs_under_inference_mode_and_changes_no_weight(back
         why = carrot.explain(splits["test"][0][0])
     assert torch.isfinite(why.region_removal).all()
     assert all(torch.equal(before[name], tensor) for name, tensor in backbone.model.state_dict().items())
+
+
+def test_two_processes_that_embed_half_of_the_images_each_predict_as_one(tmp_path):
+    multiprocessing.spawn(two_processes_ridge.fit_pipeline, (str(tmp_path),), nprocs=2)
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    data = two_processes_ridge.birds()
+    alone = two_processes_ridge.small_carrot().fit(data["train"], num_classes=14, progress=False)
+    logits = alone.predict(torch.stack([image for image, _ in data["test"]]))
+    assert torch.equal(first["labels"], data["train"].labels[::2]) and len(second["labels"]) == 11
+    for mine in (first, second):
+        torch.testing.assert_close(mine["logits"], logits, rtol=0, atol=1e-8)
 
 
 def test_no_file_of_the_package_names_a_gradient_or_an_optimiser():

@@ -220,3 +220,16 @@ def test_same_seed_same_answer(solver):
 def test_the_seed_of_the_iteration_does_not_change_the_subspace(monkeypatch):
     monkeypatch.setattr("ctrace.eigenvectors.DENSE_UP_TO", 0)
     assert subspace_angle(Ncut(4, seed=0).fit_transform(blobs()), Ncut(4, seed=1).fit_transform(blobs())) < 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_a_graph_of_few_distinct_rows_and_many_copies_is_solved_and_differentiated(dtype):
+    """Its weights have rank 12: after two products a Krylov basis has nowhere to grow, and must not fill up with rounding."""
+    for seed in range(3):
+        rows = torch.nn.functional.normalize(torch.randn(12, 16, generator=torch.Generator().manual_seed(seed), dtype=dtype), dim=1)
+        x = rows.repeat(400, 1).requires_grad_()
+        U, spectrum = ncut_eigenvectors(Graph(x, 0.3), 2)
+        assert spectrum.residual < (3e-6 if dtype == torch.float32 else 1e-11)
+        kway_ncut(U).abs().amax(1).mean().backward()
+        assert float(x.grad.abs().max()) > 0
+        torch.testing.assert_close(x.grad[:12], x.grad[-12:], rtol=1e-2, atol=1e-3 * float(x.grad.abs().max()))

@@ -8,9 +8,9 @@ from torch import nn
 from ctrace.aviary import Aviary
 from ctrace.layers import fingerprint
 from ctrace.models import load_model
+from ctrace.ranks import spearman
 from ctrace.saliency import gradient, integrated_gradients
 from ctrace.trust import cascade, controls, guided_backpropagation, randomize, stages
-from ctrace.trust.rates import spearman
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctrace.trust import bootstrap, cohens_h, falsification_rate, paired_test, spearman, wilson
+from ctrace.trust import bootstrap, cohens_h, falsification_rate, mean_intervals, paired_test, spearman, wilson
 
 
 @dataclass
@@ -92,3 +92,15 @@ def test_rank_correlation_equals_scipy_with_ties_and_is_nan_for_a_constant_row()
     a, b = rng.integers(0, 5, (4, 20)), rng.normal(size=(4, 20))
     assert np.allclose(spearman(a, b), [stats.spearmanr(*row).statistic for row in zip(a, b)], atol=1e-12)
     assert np.isnan(spearman(np.ones((1, 5)), b[:1, :5])).all()
+
+
+def test_intervals_of_many_rows_are_those_of_each_row_alone():
+    values = np.random.default_rng(3).normal(size=(2, 3, 40))
+    found = mean_intervals(values)
+    for i in np.ndindex(2, 3):
+        alone = bootstrap(values[i])
+        assert np.allclose(found[i], (alone.value, alone.low, alone.high), atol=1e-12)
+    values[0, 1, 5] = np.nan
+    for bad in (values, np.ones((2, 0))):
+        with pytest.raises(ValueError, match="mean_intervals: expected finite values"):
+            mean_intervals(bad)

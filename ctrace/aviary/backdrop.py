@@ -36,6 +36,7 @@ class Canvas:
 
 
 def tint(colour) -> np.ndarray:
+    """A colour as ``(3, 1, 1)``, to be mixed over a picture."""
     return np.asarray(colour, np.float32).reshape(3, 1, 1)
 
 

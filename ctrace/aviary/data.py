@@ -107,6 +107,7 @@ class Aviary(Dataset):
         return self.length
 
     def label(self, index: int) -> int:
+        """Species of the bird of an index."""
         return index % len(self.table)
 
     def scene(self, index: int) -> Scene:
@@ -146,6 +147,7 @@ class Individuals(Dataset):
         return self.birds * self.views
 
     def individual(self, bird: int) -> Individual:
+        """One bird as an individual: what stays the same in all its views."""
         return sample_individual(scene_seed(self.split, bird))
 
     def scene(self, index: int) -> Scene:

@@ -24,6 +24,7 @@ class Shape(NamedTuple):
 
 
 def disc(x, y, cx, cy, r):
+    """Distance to a disc about (cx, cy)."""
     dx, dy = x - cx, y - cy
     return np.sqrt(dx * dx + dy * dy) - r
 
@@ -61,6 +62,7 @@ def polygon(x, y, corners):
 
 
 def union(*fields):
+    """What is in any of the shapes: the least of their distances."""
     out = fields[0]
     for field in fields[1:]:
         out = np.minimum(out, field)
@@ -74,6 +76,7 @@ def blend(a, b, k):
 
 
 def strokes(*cones):
+    """The distance to several cones together, as a function of x and y."""
     return lambda x, y: union(*(cone(x, y, *c) for c in cones))
 
 
@@ -90,6 +93,7 @@ def body(x, y, head: float = 1.0, depth: float = 1.0):
 
 
 def belly(x, y):
+    """Distance to the light belly."""
     return ellipse(x, y, 0.42, -0.42, 0.62, 0.44)
 
 
@@ -107,6 +111,7 @@ WING_FROM, WING_TO = (0.18, 0.06), (-0.82, -0.16)
 
 
 def wing(x, y):
+    """Distance to the wing, without its markings."""
     return cone(x, y, *WING_FROM, 0.355, *WING_TO, 0.12)
 
 

@@ -19,6 +19,8 @@ from typing import Callable, Iterable
 import numpy as np
 import torch
 
+from ctrace.ranks import spearman
+
 from .drawing import render_levels
 from .scene import Scene
 from .species import PARTS, VARIANTS
@@ -134,13 +136,10 @@ def rank_correlation(a: Iterable[float], b: Iterable[float]) -> float:
     >>> rank_correlation([1, 2, 3], [10, 30, 20])
     0.5
     """
-    def ranks(values):
-        values = np.asarray(list(values), float)
-        return (values[:, None] > values).sum(1) + (values[:, None] == values).sum(1) / 2
-    x, y = ranks(a), ranks(b)
-    if x.std() == 0 or y.std() == 0:
+    value = float(spearman([list(a)], [list(b)])[0])
+    if np.isnan(value):
         raise ValueError("a constant list has no ranks to correlate; this case must be counted, not dropped")
-    return round(float(((x - x.mean()) * (y - y.mean())).mean() / (x.std() * y.std())), 12)
+    return round(value, 12)  # equal orders give 1, not 1 less a rounding
 
 
 def noise_ceiling(model: Callable, scenes: list[Scene], targets: list[int], kind: str = "removal", size: int | None = None) -> float:

@@ -22,6 +22,7 @@ from ctrace.trust.rates import bootstrap
 
 
 def parse(arguments=None) -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m ctrace.carrot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -41,6 +42,7 @@ def parse(arguments=None) -> argparse.Namespace:
 
 
 def read_data(args: argparse.Namespace, size: int) -> Splits:
+    """The data that ``--data`` names: the aviary, a table or folders."""
     if args.data == "aviary":
         return aviary_splits(args.train, args.test, size=size)
     load = parquet_splits if Path(args.data).suffix == ".parquet" else folder_splits
@@ -60,6 +62,7 @@ def describe(carrot: Carrot, data: Splits, index: int) -> None:
 
 
 def main(arguments=None) -> None:
+    """From data to accuracy, with intervals, and to the explanations that were asked for."""
     args = parse(arguments)
     model = load_model(args.model, args.weights, args.device)
     data = read_data(args, model.info.input_size[1])

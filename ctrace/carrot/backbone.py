@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ctrace.models import BUNDLED, load_model
+from ctrace.tokens import forward_tokens
 
 __all__ = ["PatchOutput", "TimmViTPatchBackbone", "patch_centers"]
 
@@ -61,7 +62,7 @@ class TimmViTPatchBackbone:
     def __call__(self, images: Tensor) -> PatchOutput:
         """The patch tokens of prepared images (scaled and normalised as the model was trained)."""
         grid = self._grid(images)
-        tokens = _tokens(self.model, images.to(next(self.model.parameters()).device))  # (b, prefix + n, c)
+        tokens = forward_tokens(self.model, images.to(next(self.model.parameters()).device))  # (b, prefix + n, c)
         prefix, n = self.model.num_prefix_tokens, grid[0] * grid[1]
         if tokens.ndim != 3 or tokens.shape[1] != prefix + n:
             raise ValueError(
@@ -121,12 +122,3 @@ def _resized(model: nn.Module, img_size) -> nn.Module:
     model = copy.deepcopy(model)
     model.set_input_size(img_size=(img_size, img_size) if isinstance(img_size, int) else tuple(img_size))
     return model
-
-
-def _tokens(model: nn.Module, images: Tensor) -> Tensor:
-    training = model.training
-    try:
-        with torch.no_grad():
-            return model.eval().forward_features(images)
-    finally:
-        model.train(training)

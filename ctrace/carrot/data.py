@@ -53,6 +53,19 @@ class Split(Dataset):
             raise IndexError(f"index {index} outside a split of {len(self)} images")
         return self.read(index).float() / 255, int(self.labels[index])
 
+    def share(self, number: int, of: int) -> "Split":
+        """Images ``number, number + of, ...``: what one of ``of`` processes works on; together they have every image once.
+
+        Raises:
+            ValueError: no such share, or no image in it.
+        """
+        if not 0 <= number < min(of, len(self)):
+            last = min(of, len(self)) - 1
+            raise ValueError(f"share: expected a number from 0 to {last} ({of} shares of {len(self)} images), received {number}.")
+        rows = range(number, len(self), of)
+        names = [self.names[i] for i in rows]
+        return Split(self.labels[number::of], names, f"{self.identity} share {number} of {of}", lambda i: self.read(rows[i]))
+
 
 @dataclass(frozen=True, eq=False)
 class Splits:

@@ -117,6 +117,7 @@ class Carrot:
         return self.regions(self.backbone(self.preprocess(images)))
 
     def graph_of(self, regions: RegionSet) -> RegionGraph:
+        """The graph of each image over its regions."""
         return self.graph.build(regions)
 
     def read(self, regions: RegionSet, graph: RegionGraph) -> Tensor:

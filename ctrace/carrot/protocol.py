@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ctrace.carrot.head import RidgeHead
+from ctrace.ranks import spearman
 
 __all__ = ["drop_most_helpful", "knn_logits", "linear_datamodeling_scores", "rank_correlations", "training_scores"]
 
@@ -97,12 +98,7 @@ def rank_correlations(a: Tensor, b: Tensor) -> Tensor:
     >>> rank_correlations(torch.tensor([[1.0, 2, 3], [1, 1, 1]]), torch.tensor([[10.0, 30, 20], [1, 2, 3]])).tolist()
     [0.5, 0.0]
     """
-    ranks = [
-        (x[..., :, None] > x[..., None, :]).sum(-1) + (x[..., :, None] == x[..., None, :]).sum(-1) / 2 for x in (a.double(), b.double())
-    ]
-    x, y = (r.double() - r.double().mean(-1, keepdim=True) for r in ranks)
-    scale = x.norm(dim=-1) * y.norm(dim=-1)
-    return torch.where(scale > 0, (x * y).sum(-1) / scale, 0.0)
+    return torch.from_numpy(spearman(a.cpu(), b.cpu())).nan_to_num(0.0)
 
 
 def _cosine(G: Tensor, g: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ctrace.masking_curves import mass_inside as share_inside
-from ctrace.trust.rates import spearman
+from ctrace.ranks import spearman
 
 __all__ = ["Scores", "mass_inside", "part_correlation", "pointing_game"]
 

@@ -13,7 +13,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ctrace.trust.rates import spearman
+from ctrace.ranks import spearman
 
 __all__ = ["Cascade", "cascade", "randomize", "stages"]
 

@@ -1,13 +1,13 @@
-"""From verdicts on images to what may be said of a method: rates, intervals, paired tests, and rank correlation."""
+"""From verdicts on images to what may be said of a method: rates, intervals, and paired tests."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import asin, sqrt
 
 import numpy as np
-from scipy.stats import binomtest, rankdata
+from scipy.stats import binomtest
 
-__all__ = ["Interval", "PairedTest", "Rate", "bootstrap", "cohens_h", "falsification_rate", "paired_test", "spearman", "wilson"]
+__all__ = ["Interval", "PairedTest", "Rate", "bootstrap", "cohens_h", "falsification_rate", "mean_intervals", "paired_test", "wilson"]
 
 VERDICTS = ("survived", "falsified", "inconclusive")
 
@@ -150,16 +150,23 @@ def bootstrap(
     return Interval(float(statistic(*columns)), float(low), float(high))
 
 
-def spearman(a, b) -> np.ndarray:
-    """Rank correlation row by row ``(b,)`` of two arrays ``(b, n)``; NaN where a row is constant, for the caller to count.
+def mean_intervals(values, draws: int = 2000, confidence: float = 0.95, seed: int = 0) -> np.ndarray:
+    """`bootstrap` of the mean over the last axis, for many rows on the same images at once: ``(..., n)`` -> mean, low, high ``(..., 3)``.
 
-    >>> spearman([[1, 2, 3], [5, 5, 5]], [[10, 30, 20], [1, 2, 3]])
-    array([0.5, nan])
+    Raises:
+        ValueError: NaN or infinity, no image.
+
+    >>> mean_intervals(np.ones((2, 10)))
+    array([[1., 1., 1.],
+           [1., 1., 1.]])
     """
-    x, y = (rankdata(np.asarray(v, float), axis=1) for v in (a, b))
-    x, y = (v - v.mean(1, keepdims=True) for v in (x, y))
-    size = np.sqrt((x**2).sum(1) * (y**2).sum(1))
-    return np.divide((x * y).sum(1), size, out=np.full(len(x), np.nan), where=size > 0)
+    values = np.asarray(values, float)
+    n = values.shape[-1]
+    if not n or not np.isfinite(values).all():
+        raise ValueError(f"mean_intervals: expected finite values of at least one image, received shape {values.shape}, or NaN in it.")
+    means = values[..., np.random.default_rng(seed).integers(0, n, (draws, n))].mean(-1)  # (..., draws)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1)
+    return np.stack([values.mean(-1), low, high], -1)
 
 
 def _verdicts(results: Sequence) -> list[str]:

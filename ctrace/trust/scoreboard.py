@@ -73,6 +73,7 @@ class Birds:
         return len(self.images)
 
     def first(self, n: int) -> "Birds":
+        """The first n birds."""
         truth = {kind: table[:n] for kind, table in self.truth.items()}
         return Birds(self.images[:n], self.targets[:n], self.parts[:n], self.bird[:n], truth)
 
@@ -173,10 +174,12 @@ class Scoreboard:
 
     @property
     def rows(self) -> list[str]:
+        """Methods, in the order in which they were scored."""
         return list(dict.fromkeys(row for row, _ in self.values))
 
     @property
     def columns(self) -> list[str]:
+        """Questions, in the same way."""
         return list(dict.fromkeys(column for _, column in self.values))
 
     def interval(self, row: str, column: str) -> Interval:

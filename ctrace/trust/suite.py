@@ -127,6 +127,7 @@ class CarrotClassifier(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(b, k)``, differentiable in the images."""
         H, graph = self.regions(images)
         omega = centrality(graph, self.carrot.operator, self.carrot.readout)  # (b, m): one diffusion instead of one per channel
         return self.fc(torch.einsum("bm,bmc->bc", omega, H)).float()

@@ -37,6 +37,7 @@ class ThresholdVerdict:
 
     @property
     def margin(self) -> float:
+        """How much further the top regions move the representation than the bottom ones."""
         return self.d_high - self.d_low
 
 

@@ -49,6 +49,7 @@ class Picture(Figure):
 
 
 def styled(function):
+    """Draws under the book's style and leaves the caller's matplotlib settings alone."""
     @functools.wraps(function)
     def draw(*args, **kwargs):
         with rc_context(_STYLE):
@@ -57,6 +58,7 @@ def styled(function):
 
 
 def new_picture(width: float, height: float, layout: str | None = "constrained") -> Picture:
+    """An empty picture, in inches."""
     figure = Picture(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
@@ -85,6 +87,7 @@ def as_rgb(image) -> np.ndarray:
 
 
 def strip_axes(ax, title: str | None = None) -> None:
+    """No ticks, no frame; a title if there is one."""
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     if title:
@@ -92,11 +95,13 @@ def strip_axes(ax, title: str | None = None) -> None:
 
 
 def draw_photo(ax, image: np.ndarray, hw: tuple[int, int], title: str | None = None) -> None:
+    """A photograph, stretched over a grid of ``hw`` cells."""
     ax.imshow(image, extent=(0, hw[1], hw[0], 0), interpolation="antialiased")
     strip_axes(ax, title)
 
 
 def signed_map(ax, values: np.ndarray, limit: float, title: str | None = None):
+    """A map of signed values ``(h, w)`` in the diverging colours, white at zero."""
     h, w = values.shape
     drawn = ax.imshow(values, cmap=SIGNED_MAP, vmin=-limit, vmax=limit, extent=(0, w, h, 0), interpolation="nearest")
     strip_axes(ax, title)
@@ -122,6 +127,7 @@ def segment_borders(segments: np.ndarray) -> list:
 
 
 def draw_outline(ax, segments: np.ndarray, width: float = 0.8) -> None:
+    """Borders between segments as a dark line."""
     # A white rim keeps a dark line visible on dark ground.
     for colour, thick in (("white", width + 1.2), (INK, width)):
         ax.add_collection(LineCollection(segment_borders(segments), colors=colour, linewidths=thick, capstyle="round"))
@@ -156,6 +162,7 @@ def number_segments(ax, segments: np.ndarray, names: Sequence[str]) -> None:
 
 
 def per_item(values, n: int, name: str) -> list | None:
+    """A list of n, or None; a single text is a list of one."""
     if values is None:
         return None
     values = [values] if isinstance(values, str) else list(values)
@@ -177,6 +184,7 @@ def grid_axes(n: int, aspect: float, columns: int, header: float = 0.26, tallest
 
 
 def colour_bar(figure, drawn, axes, label: str, clipped: bool = False, **kwargs) -> None:
+    """A thin colour bar beside the axes, with pointed ends where values are cut off."""
     options = {"aspect": 25, "fraction": 0.05, "pad": 0.02, "extendfrac": 0.03, **kwargs}
     bar = figure.colorbar(drawn, ax=axes, extend="both" if clipped else "neither", **options)
     bar.set_label(label)
@@ -186,4 +194,5 @@ def colour_bar(figure, drawn, axes, label: str, clipped: bool = False, **kwargs)
 
 
 def number_text(value: float, spec: str) -> str:
+    """A number with a true minus sign."""
     return format(value, spec).replace("-", "\N{MINUS SIGN}")
