@@ -30,10 +30,6 @@ class Ncut:
         memory_limit: bytes that the ``(n, n)`` weights may take; beyond it they are computed again for each product.
         seed: for everything random. The same seed gives the same answer.
 
-    Attributes:
-        eigval: eigenvalues ``(k,)``, descending. eigengap: ``lam_k - lam_(k+1)``. n_exact: points in the graph.
-        bandwidth: the bandwidth the last fit used. A rule is applied anew at each fit; a number is kept.
-
     >>> x = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
     >>> ncut = Ncut(n_eig=2, sigma=1.0)
     >>> ncut.fit_transform(x).shape
@@ -118,7 +114,7 @@ class Ncut:
 
     @property
     def bandwidth(self) -> Tensor | None:
-        """The bandwidth that the last fit used."""
+        """The bandwidth that the last fit used. A rule is applied anew at each fit; a number is kept."""
         self._after_fit("bandwidth")
         return self.graph.sigma
 
