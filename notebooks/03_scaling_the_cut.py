@@ -277,7 +277,7 @@ for n in sizes:
 table = files("ctrace") / "data/benchmarks/cut.csv"
 machine, *lines = table.read_text().splitlines()
 measured = list(csv.DictReader(lines))
-print(machine.lstrip("# "))
+print(machine.lstrip("# ").replace("; Python", "\nPython"))
 for row in measured:
     if row["task"] == "free":
         print(f"{int(row['n']):7,d} points: {float(row['seconds']):7.1f} s ({float(row['low']):.1f} to {float(row['high']):.1f}), {float(row['peak_mb']):5.0f} MB")
@@ -336,11 +336,10 @@ assert max(spread) >= 4
 # ## Beyond one machine
 #
 # Nothing that sums over images needs them in one place. Channel statistics ([ParchGrad](07_parchgrad.ipynb)) and the sums of the ridge head ([CARROT](09_carrot_head.ipynb)) are additive: each process takes its share of the
-# images, and one `all_reduce` at the end gives every process the numbers of a single machine. Only one line knows about it, the one that takes the share.
+# images, and one `all_reduce` at the end gives every process the numbers of a single machine. Besides opening and closing the group of processes, one line of the script below knows about it: the one that takes the share.
 
 # %%
-script = Path(tempfile.mkdtemp()) / "many.py"
-script.write_text("""
+code = """
 import sys
 import torch
 import torch.distributed as dist
@@ -352,7 +351,8 @@ from ctrace.channel_statistics import ChannelStatistics
 from ctrace.models import load_model
 
 dist.init_process_group("gloo")  # "nccl" on GPUs
-share = aviary_splits(train=56, test=14)["train"].share(dist.get_rank(), dist.get_world_size())
+rank, world = dist.get_rank(), dist.get_world_size()
+share = aviary_splits(train=56, test=14)["train"].share(rank, world)
 resnet = load_model("aviary-resnet-0", device="cpu")
 batches = ((resnet.info.preprocess(x), y) for x, y in DataLoader(share, 28))
 statistics = ChannelStatistics.collect(resnet, batches, num_classes=14, progress=False)
@@ -360,16 +360,19 @@ statistics = ChannelStatistics.collect(resnet, batches, num_classes=14, progress
 vit = TimmViTPatchBackbone(load_model("aviary-vit-0", device="cpu"))
 head = Carrot(vit, lam=1e-3).fit(share, num_classes=14, progress=False).head
 
-print(f"process {dist.get_rank()} of {dist.get_world_size()} saw {len(share)} images")
-if dist.get_rank() == 0:
+print(f"process {rank} of {world} saw {len(share)} images")
+if rank == 0:
     statistics.save(sys.argv[1] + "/statistics.safetensors")
     torch.save(head.weights, sys.argv[1] + "/weights.pt")
 dist.destroy_process_group()
-""")
+"""
 
 # %%
+script = Path(tempfile.mkdtemp()) / "many.py"
+script.write_text(code)
 torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-done = subprocess.run([*torchrun, str(script), str(script.parent)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+done = subprocess.run([*torchrun, str(script), str(script.parent)], capture_output=True, text=True,
+                      env=os.environ | {"OMP_NUM_THREADS": "1"})
 print("\n".join(sorted(line for line in done.stdout.splitlines() if line.startswith("process"))))
 assert done.returncode == 0, done.stderr[-2000:]
 
