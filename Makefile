@@ -18,7 +18,7 @@ help:
 	@echo "make test     environment, unit tests, doctests, pair check, every notebook"
 	@echo "make book     the book, in _build/html/index.html"
 	@echo "make browser  every page and every gallery tab in Chromium, after make book"
-	@echo "make bench    every benchmark again, beside its peers (an hour on an idle machine)"
+	@echo "make bench    every benchmark again, beside its peers (half an hour on an idle machine)"
 	@echo "make sync     notebooks/*.py -> notebooks/*.ipynb"
 	@echo "make links    links to other sites, after make book (needs a network)"
 	@echo "make colab    the notebooks alone, in an empty folder and a new environment"

@@ -1,6 +1,6 @@
 """What a Normalized Cut costs, with and without its gradient, beside ncut-pytorch and scikit-learn.
 
-    python benchmarks/cut.py                       # everything, about an hour on two cores; writes ctrace/data/benchmarks/cut.csv
+    python benchmarks/cut.py                       # everything, about half an hour on two cores; writes ctrace/data/benchmarks/cut.csv
     python benchmarks/cut.py --only gradient       # or: free, plain, landmarks
     python benchmarks/cut.py --device cuda --only free --sizes 16384 32768 65536
 
@@ -26,9 +26,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score
 
+from ctrace.ranks import spearman
 from turns import machine, parser, timed
 
 K, SEED = 10, 0
@@ -282,17 +282,15 @@ def landmarks(device, n=8100, counts=(250, 500, 1000, 2000, 4000), million=1_000
     x = photograph(n).to(device)
     sigma = width(x, "photograph")
     U, Z, grad = (t.cpu() for t in ctrace_gradient(x, sigma))
-    segments, basis = Z.argmax(1), U.double()
-    effect = grad[segments == 0].sum(0)  # of raising each channel inside the segment
+    where = Z.argmax(1) == 0
+    effect = grad[where].sum(0)  # of raising each channel inside the segment
     for m in counts:
-        mine, segment, seconds = through_landmarks(x, sigma, m, segments == 0, device)
-        found = torch.linalg.qr(mine["U"].double())[0]
-        yield report("photograph", x, m, seconds, angle=float((basis - found @ (found.T @ basis)).norm(2)),
-                     ranking=float(spearmanr(effect, mine["grad"][segment].sum(0)).statistic),
-                     ari=adjusted_rand_score(segments, mine["Z"].argmax(1)))  # fmt: skip
+        mine, segment, seconds = through_landmarks(x, sigma, m, where, device)
+        ranking = float(spearman(effect[None], mine["grad"][segment].sum(0)[None])[0])
+        yield report("photograph", x, m, seconds, accuracy(mine, (U.double(), Z, None)) | {"ranking": ranking})
     x = clustered(million).to(device)
     mine, _, seconds = through_landmarks(x, width(x, "clustered"), 1000, torch.arange(million) % K == 0, device)
-    yield report("clustered", x, 1000, seconds, ari=adjusted_rand_score(torch.arange(million) % K, mine["Z"].argmax(1)))
+    yield report("clustered", x, 1000, seconds, {"ari": adjusted_rand_score(torch.arange(million) % K, mine["Z"].argmax(1))})
 
 
 def through_landmarks(x, sigma, m, where, device):
@@ -310,8 +308,8 @@ def through_landmarks(x, sigma, m, where, device):
     return {"U": U.detach().cpu(), "Z": Z.detach().cpu(), "grad": x.grad.cpu()}, labels == j, seconds
 
 
-def report(shape, x, m, seconds, **accuracy):
-    row = {"task": "landmarks", "shape": shape, "n": len(x), "c": x.shape[1], "contender": f"{m} landmarks", "seconds": seconds} | accuracy
+def report(shape, x, m, seconds, quality):
+    row = {"task": "landmarks", "shape": shape, "n": len(x), "c": x.shape[1], "contender": f"{m} landmarks", "seconds": seconds} | quality
     print(row, flush=True)
     return row
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import scoreboard_other
 import torch
+from scoreboard_other import CNNS, VITS, aviary_images
 from tqdm import tqdm
 
 from ctrace.aviary import PARTS, Aviary
@@ -28,7 +29,7 @@ from ctrace.trust import scoreboard as board
 from ctrace.trust.suite import CarrotClassifier, cnn_methods, token_methods
 
 KEPT = Path("_build/scoreboard")
-CNNS, VITS, CHEATING = [f"aviary-resnet-{i}" for i in range(3)], [f"aviary-vit-{i}" for i in range(3)], "aviary-cheating"
+CHEATING = "aviary-cheating"
 STATISTICS, HEAD = 560, 1400  # training images of ParchGrad's statistics and of CARROT's head
 CARROT_BIRDS, CARROT_SIZES = 100, {"curves": 24, "tested": 12}  # a pass through its graph costs four of a ResNet
 CARROT_CONTROLS = ("planted truth", "planted lie", "random", "edges", "area")
@@ -44,12 +45,6 @@ def carrot(name):
     batches = torch.utils.data.DataLoader(data, batch_size=100)
     backbone = TimmViTPatchBackbone(load_model(name, device="cpu"))
     return CarrotClassifier(Carrot(backbone).fit(batches, num_classes=14, progress=False))
-
-
-def training_images(model, n):
-    data = Aviary("train", n)
-    images, labels = zip(*(data[i] for i in range(n)))
-    return model.info.preprocess(torch.stack(images)), torch.tensor(labels)
 
 
 def birds_of(model, folder, n):
@@ -93,7 +88,7 @@ def score_rows(name):
     folder.mkdir(parents=True, exist_ok=True)
     model = carrot(name) if on_carrot else cnn(name)
     birds = birds_of(model, folder, CARROT_BIRDS if on_carrot else board.BIRDS)
-    methods = token_methods() if on_carrot else cnn_methods(training_images(model, STATISTICS))
+    methods = token_methods() if on_carrot else cnn_methods(aviary_images(model, "train", STATISTICS))
     cheating = None if on_carrot else cnn(CHEATING)
     controls = {row: maps for row, maps in board.control_maps(birds).items() if not on_carrot or row in CARROT_CONTROLS}
     rows = {row: None for row in controls} | methods

@@ -360,10 +360,9 @@ statistics = ChannelStatistics.collect(resnet, batches, num_classes=14, progress
 vit = TimmViTPatchBackbone(load_model("aviary-vit-0", device="cpu"))
 head = Carrot(vit, lam=1e-3).fit(share, num_classes=14, progress=False).head
 
-print(f"process {rank} of {world} saw {len(share)} images")
 if rank == 0:
     statistics.save(sys.argv[1] + "/statistics.safetensors")
-    torch.save(head.weights, sys.argv[1] + "/weights.pt")
+    torch.save({"weights": head.weights, "processes": world, "images": len(share)}, sys.argv[1] + "/head.pt")
 dist.destroy_process_group()
 """
 
@@ -373,8 +372,10 @@ script.write_text(code)
 torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 done = subprocess.run([*torchrun, str(script), str(script.parent)], capture_output=True, text=True,
                       env=os.environ | {"OMP_NUM_THREADS": "1"})
-print("\n".join(sorted(line for line in done.stdout.splitlines() if line.startswith("process"))))
 assert done.returncode == 0, done.stderr[-2000:]
+saved = torch.load(script.parent / "head.pt")
+print(f"the first of {saved['processes']} processes saw {saved['images']} of 56 images")
+assert saved["processes"] == 2 and saved["images"] == 28
 
 # %% [markdown]
 # On a command line that is `torchrun --nproc-per-node 2 many.py folder`. **By how much will the result differ from one process that sees all 56 images?**
@@ -387,7 +388,7 @@ whole = ChannelStatistics.collect(resnet, batches, num_classes=14, progress=Fals
 head = Carrot(TimmViTPatchBackbone(load_model("aviary-vit-0", device="cpu")), lam=1e-3).fit(birds, num_classes=14, progress=False).head
 by_two = ChannelStatistics.load(script.parent / "statistics.safetensors")
 apart = {"means": (by_two.moments.mean - whole.moments.mean).abs().max() / whole.moments.mean.abs().max(),
-         "weights": (torch.load(script.parent / "weights.pt") - head.weights).abs().max() / head.weights.abs().max()}
+         "weights": (saved["weights"] - head.weights).abs().max() / head.weights.abs().max()}
 print({name: f"{float(value):.0e}" for name, value in apart.items()})
 assert all(float(value) < 1e-6 for value in apart.values())
 
