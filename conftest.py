@@ -1,4 +1,7 @@
-"""What nbmake runs is what the book shows: every notebook that passes goes into the book's own cache."""
+"""What nbmake runs is what the book shows: every notebook that passes goes into the book's own
+cache.
+"""
+
 from pathlib import Path
 
 CACHE = Path(__file__).parent / "_build" / ".jupyter_cache"
@@ -13,7 +16,9 @@ def pytest_configure(config):
 
 
 def _keep_what_nbmake_runs():
-    from nbmake.nb_run import NotebookRun  # an internal of nbmake: pyproject.toml holds it below 1.6
+    from nbmake.nb_run import (
+        NotebookRun,  # an internal of nbmake: pyproject.toml holds it below 1.6
+    )
 
     if getattr(NotebookRun.execute, "keeps_result", False):
         return
@@ -34,6 +39,8 @@ def _put_in_cache(notebook, path):
     from jupyter_cache.base import CacheBundleIn
 
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # start and end times would change the page at every run
+        cell.metadata.pop(
+            "execution", None
+        )  # start and end times would change the page at every run
     bundle = CacheBundleIn(notebook, str(path))
     get_cache(str(CACHE)).cache_notebook_bundle(bundle, check_validity=False, overwrite=True)

@@ -1,18 +1,22 @@
-"""What the two shortcuts of the region graph save: all single-region removals in one call, and diffusion without a matrix exponential.
+"""What the two shortcuts of the region graph save: all single-region removals in one call, and
+diffusion without a matrix exponential.
 
     python benchmarks/carrot_graph.py
     python benchmarks/carrot_graph.py --regions 196 --tokens 4096 --channels 64 384
 
-Float64 throughout. Both sides of a comparison must agree to 1e-8 or the script stops. Removal: rebuilding takes, for each region, the
-remaining tokens, their graph at the same bandwidths, its diffusion by torch's matrix exponential, the mean readout and the head; a
-second opponent starts from the stored weights and diffuses one vector only, which is the best that a loop can do. Expected: at least
-100 times faster than rebuilding, and at least 10 times faster than torch.linalg.matrix_exp on 4,096 tokens of 64 channels. The
-advantage shrinks as channels grow: the exponential costs the same for any number of them, the action is proportional to it.
+Float64 throughout. Both sides of a comparison must agree to 1e-8 or the script stops. Removal:
+rebuilding takes, for each region, the remaining tokens, their graph at the same bandwidths, its
+diffusion by torch's matrix exponential, the mean readout and the head; a second opponent starts
+from the stored weights and diffuses one vector only, which is the best that a loop can do.
+Expected: at least 100 times faster than rebuilding, and at least 10 times faster than
+torch.linalg.matrix_exp on 4,096 tokens of 64 channels. The advantage shrinks as channels grow: the
+exponential costs the same for any number of them, the action is proportional to it.
 """
 
 from functools import partial
 
 import torch
+from turns import machine, parser, spread, timed, verdict
 
 from ctrace.carrot.attribution import remove_nodes
 from ctrace.carrot.backbone import patch_centers
@@ -20,7 +24,6 @@ from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder
 from ctrace.carrot.operator import DiffusionOperator
 from ctrace.carrot.readout import GraphReadout
 from ctrace.carrot.regions import RegionSet
-from turns import machine, parser, spread, timed, verdict
 
 AGREE = 1e-8
 REMOVAL_BAR, DIFFUSION_BAR = 100, 10
@@ -29,8 +32,19 @@ REMOVAL_BAR, DIFFUSION_BAR = 100, 10
 def square_regions(n, c, seed=0):
     """Random tokens on a square grid, smooth enough to be tied to their neighbours."""
     side = round(n**0.5)
-    coarse = torch.randn(1, c, side // 4 + 2, side // 4 + 2, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
-    H = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    coarse = torch.randn(
+        1,
+        c,
+        side // 4 + 2,
+        side // 4 + 2,
+        generator=torch.Generator().manual_seed(seed),
+        dtype=torch.double,
+    )
+    H = (
+        torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic", align_corners=False)
+        .flatten(2)
+        .transpose(1, 2)
+    )
     return RegionSet(H, patch_centers((side, side))[None], torch.arange(n)[None], (side, side))
 
 
@@ -44,7 +58,12 @@ def several(step, turns):
 def without(regions, i):
     """The image's regions but one, as `RegionGraphBuilder` takes them."""
     keep = torch.arange(regions.m) != i
-    return RegionSet(regions.H[:, keep], regions.P[:, keep], torch.arange(regions.m - 1)[None], (1, regions.m - 1))
+    return RegionSet(
+        regions.H[:, keep],
+        regions.P[:, keep],
+        torch.arange(regions.m - 1)[None],
+        (1, regions.m - 1),
+    )
 
 
 def rebuild(regions, graph, operator, readout, W_star):
@@ -58,7 +77,9 @@ def rebuild(regions, graph, operator, readout, W_star):
 
 
 def loop_over_vectors(regions, graph, operator, readout, W_star):
-    """One region after another, from the stored weights, diffusing the readout's weights instead of the tokens."""
+    """One region after another, from the stored weights, diffusing the readout's weights instead of
+    the tokens.
+    """
     HW, logits = regions.H @ W_star, []
     for i in range(regions.m):
         keep = torch.arange(regions.m) != i
@@ -68,12 +89,25 @@ def loop_over_vectors(regions, graph, operator, readout, W_star):
 
 
 def removal(m, c, t, turns):
-    regions, readout, W_star = square_regions(m, c), GraphReadout("mean"), torch.randn(c, 200, dtype=torch.double)
+    regions, readout, W_star = (
+        square_regions(m, c),
+        GraphReadout("mean"),
+        torch.randn(c, 200, dtype=torch.double),
+    )
     graph = RegionGraphBuilder().build(regions)
-    ours, logits = several(lambda: remove_nodes(regions.H, graph, DiffusionOperator(t), readout, W_star), turns)
-    print(f"\nall {m} single-region removals, c = {c}, 200 classes, t = {t:g}: one call {spread([1e3 * s for s in ours], 1)} ms\n\n| against | time | its time / one call | bar: {REMOVAL_BAR} |\n|---|---|---|---|")
-    for name, loop, method in (("rebuilding", rebuild, "matrix_exp"), ("one vector each", loop_over_vectors, "action")):
-        theirs, slow = timed(partial(loop, regions, graph, DiffusionOperator(t, method), readout, W_star))
+    ours, logits = several(
+        lambda: remove_nodes(regions.H, graph, DiffusionOperator(t), readout, W_star), turns
+    )
+    print(
+        f"\nall {m} single-region removals, c = {c}, 200 classes, t = {t:g}: one call {spread([1e3 * s for s in ours], 1)} ms\n\n| against | time | its time / one call | bar: {REMOVAL_BAR} |\n|---|---|---|---|"
+    )
+    for name, loop, method in (
+        ("rebuilding", rebuild, "matrix_exp"),
+        ("one vector each", loop_over_vectors, "action"),
+    ):
+        theirs, slow = timed(
+            partial(loop, regions, graph, DiffusionOperator(t, method), readout, W_star)
+        )
         assert (slow - logits).abs().max() < AGREE * slow.abs().max(), "the two disagree"
         times = [theirs / s for s in ours]
         held = verdict(times, at_least=REMOVAL_BAR) if name == "rebuilding" else "no bar"
@@ -84,15 +118,22 @@ def diffusion(n, channels, t, turns):
     regions = {c: square_regions(n, c) for c in channels}
     graphs = {c: RegionGraphBuilder().build(r) for c, r in regions.items()}
     exponential, heat = timed(lambda: torch.linalg.matrix_exp(-t * graphs[channels[0]].L[0]))
-    print(f"\ndiffusion of {n} tokens, t = {t:g}: matrix_exp {exponential:.2f} s, and a product with the tokens\n\n| channels | action, s | matrix_exp / action | bar: {DIFFUSION_BAR} |\n|---|---|---|---|")
+    print(
+        f"\ndiffusion of {n} tokens, t = {t:g}: matrix_exp {exponential:.2f} s, and a product with the tokens\n\n| channels | action, s | matrix_exp / action | bar: {DIFFUSION_BAR} |\n|---|---|---|---|"
+    )
     for c in channels:
         H, graph = regions[c].H, graphs[c]
         product, reference = timed(partial(torch.matmul, heat, H))
         ours, diffused = several(partial(DiffusionOperator(t, "action"), graph, H), turns)
         if c == channels[0]:
-            assert (reference - diffused).abs().max() < AGREE * reference.abs().max(), "the two disagree"
+            assert (reference - diffused).abs().max() < AGREE * reference.abs().max(), (
+                "the two disagree"
+            )
         times = [(exponential + product) / s for s in ours]
-        print(f"| {c} | {spread(ours, 3)} | {spread(times, 1)} | {verdict(times, at_least=DIFFUSION_BAR)} |", flush=True)
+        print(
+            f"| {c} | {spread(ours, 3)} | {spread(times, 1)} | {verdict(times, at_least=DIFFUSION_BAR)} |",
+            flush=True,
+        )
 
 
 def main():

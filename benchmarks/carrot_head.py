@@ -3,16 +3,17 @@
     python benchmarks/carrot_head.py                       # 2,000 images, 768 channels, on the CPU
     python benchmarks/carrot_head.py --device cuda --channels 64
 
-Contenders take turns, so that a busy machine slows both; ratios are taken within a turn, and the table shows their median and range.
-Refits are timed on a sample of the images and scaled to all of them. "Downdated" is the shortest loop there is: it keeps the products
-of all images and subtracts those of one, so that only the solve is left. Expected: at least 100 times faster than refits; beside downdating
-the more the wider the embedding.
+Contenders take turns, so that a busy machine slows both; ratios are taken within a turn, and the
+table shows their median and range. Refits are timed on a sample of the images and scaled to all of
+them. "Downdated" is the shortest loop there is: it keeps the products of all images and subtracts
+those of one, so that only the solve is left. Expected: at least 100 times faster than refits;
+beside downdating the more the wider the embedding.
 """
 
 import torch
+from turns import machine, medians, parser, ratios, spread, timed, verdict
 
 from ctrace.carrot.head import RidgeHead, one_hot
-from turns import machine, medians, parser, ratios, spread, timed, verdict
 
 
 def refit(head, G, Y, g, i):
@@ -28,7 +29,9 @@ def downdate(head, gg, gy, G, Y, g, i):
 
 
 def measure(c, args):
-    """Seconds ``[turn][closed form, refits, downdated]`` for all images, and the largest difference between their answers."""
+    """Seconds ``[turn][closed form, refits, downdated]`` for all images, and the largest difference
+    between their answers.
+    """
     generator = torch.Generator().manual_seed(0)
     G = torch.randn(args.images, c, generator=generator, dtype=torch.double).to(args.device)
     y = (torch.arange(args.images) % args.classes).to(args.device)
@@ -37,18 +40,26 @@ def measure(c, args):
     gg, gy = G.T @ G + head.penalty * torch.eye(c, device=G.device, dtype=G.dtype), G.T @ Y
     seconds, worst = [], 0.0
     for turn in range(args.turns + 1):
-        closed, change = timed(lambda: RidgeHead(1.0).fit(G, y).leave_one_out(g), args.device)  # the fit is part of the price
+        closed, change = timed(
+            lambda: RidgeHead(1.0).fit(G, y).leave_one_out(g), args.device
+        )  # the fit is part of the price
         fitted, again = timed(lambda: [refit(head, G, Y, g, i) for i in rows], args.device)
         fast, short = timed(lambda: [downdate(head, gg, gy, G, Y, g, i) for i in rows], args.device)
         for i, a, b in zip(rows, again, short):
-            worst = max(worst, float((change[:, i] - a).abs().max()), float((change[:, i] - b).abs().max()))
+            worst = max(
+                worst, float((change[:, i] - a).abs().max()), float((change[:, i] - b).abs().max())
+            )
         if turn:  # the first is a warm-up
             seconds.append((closed, fitted * scale, fast * scale))
     return seconds, worst
 
 
 def row(c, seconds, worst):
-    (closed, fitted, _), refits, downdated = medians(seconds), ratios(seconds, 1, 0), ratios(seconds, 2, 0)
+    (closed, fitted, _), refits, downdated = (
+        medians(seconds),
+        ratios(seconds, 1, 0),
+        ratios(seconds, 2, 0),
+    )
     met = verdict(refits, at_least=100)
     return f"| {c} | {closed:.3f} | {fitted:.1f} | {spread(refits, 0)} | {met} | {spread(downdated, 0)} | {worst:.0e} |"
 
@@ -61,8 +72,12 @@ def main():
     options.add_argument("--test", type=int, default=32)
     options.add_argument("--sample", type=int, default=6, help="refits that are timed in a turn")
     args = options.parse_args()
-    print(f"{machine(args.device)}; {args.images} training images, {args.classes} classes, logits of {args.test} test images\n")
-    print("| channels | closed form, s | refits, s | refits / closed form | bar: 100 | downdated / closed form | largest difference |")
+    print(
+        f"{machine(args.device)}; {args.images} training images, {args.classes} classes, logits of {args.test} test images\n"
+    )
+    print(
+        "| channels | closed form, s | refits, s | refits / closed form | bar: 100 | downdated / closed form | largest difference |"
+    )
     print("|---|---|---|---|---|---|---|")
     for c in args.channels:
         print(row(c, *measure(c, args)), flush=True)

@@ -1,13 +1,15 @@
 """What a Normalized Cut costs, with and without its gradient, beside ncut-pytorch and scikit-learn.
 
-    python benchmarks/cut.py                       # everything, about half an hour on two cores; writes ctrace/data/benchmarks/cut.csv
+    python benchmarks/cut.py                       # everything, about half an hour on two cores;
+        writes ctrace/data/benchmarks/cut.csv
     python benchmarks/cut.py --only gradient       # or: free, plain, landmarks
     python benchmarks/cut.py --device cuda --only free --sizes 16384 32768 65536
 
-Every measurement runs in a process of its own, so that its peak memory is its own; contenders take turns, so that a busy
-machine slows all of them. Times are medians over the turns with their range. Memory is the peak above what the process held
-when its features were ready. Accuracy is measured against float64: subspaces by the sine of the largest principal angle to
-`eigh`, gradients by the relative distance to the gradient of the float64 run (whose distance to finite differences is 1e-8,
+Every measurement runs in a process of its own, so that its peak memory is its own; contenders take
+turns, so that a busy machine slows all of them. Times are medians over the turns with their range.
+Memory is the peak above what the process held when its features were ready. Accuracy is measured
+against float64: subspaces by the sine of the largest principal angle to `eigh`, gradients by the
+relative distance to the gradient of the float64 run (whose distance to finite differences is 1e-8,
 see tests/test_kway.py).
 """
 
@@ -27,16 +29,33 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.metrics import adjusted_rand_score
-
-from ctrace.ranks import spearman
 from turns import machine, parser, timed
 
+from ctrace.ranks import spearman
+
 K, SEED = 10, 0
-TABLE = Path(__file__).parents[1] / "ctrace/data/benchmarks/cut.csv"  # in the package, so that chapter 03 finds it in Colab too
-COLUMNS = ["task", "shape", "n", "c", "contender", "seconds", "low", "high", "peak_mb", "angle", "gradient_error", "ranking", "ari"]
+TABLE = (
+    Path(__file__).parents[1] / "ctrace/data/benchmarks/cut.csv"
+)  # in the package, so that chapter 03 finds it in Colab too
+COLUMNS = [
+    "task",
+    "shape",
+    "n",
+    "c",
+    "contender",
+    "seconds",
+    "low",
+    "high",
+    "peak_mb",
+    "angle",
+    "gradient_error",
+    "ranking",
+    "ari",
+]
 
 
-# ------------------------------------------------------------------------------------------------------------- features
+# -------------------------------------------------------------------------------------------------------------
+# features
 
 
 def clustered(n: int) -> torch.Tensor:
@@ -66,24 +85,35 @@ def tokens(n: int) -> torch.Tensor:
     side, found = 448, []
     with torch.no_grad():
         for name in photo_names():
-            image = torch.from_numpy(np.array(load_photo(name).convert("RGB").resize((side, side)))).permute(2, 0, 1)[None] / 127.5 - 1
+            image = (
+                torch.from_numpy(
+                    np.array(load_photo(name).convert("RGB").resize((side, side)))
+                ).permute(2, 0, 1)[None]
+                / 127.5
+                - 1
+            )
             found.append(vit.forward_features(image)[0, vit.num_prefix_tokens :])
             if sum(map(len, found)) >= n:
                 return torch.cat(found)[:n].contiguous()
-    raise ValueError(f"{len(found)} photographs of {side} px give {sum(map(len, found))} tokens, fewer than {n}.")
+    raise ValueError(
+        f"{len(found)} photographs of {side} px give {sum(map(len, found))} tokens, fewer than {n}."
+    )
 
 
 SHAPES = {"clustered": clustered, "photograph": photograph, "tokens": tokens}
 
 
 def width(x: torch.Tensor, shape: str) -> float:
-    """One number as bandwidth, the same for every contender: the median distance, a third of it for the photograph."""
+    """One number as bandwidth, the same for every contender: the median distance, a third of it for
+    the photograph.
+    """
     from ctrace import bandwidth
 
     return float(bandwidth(x, "median")) * (1 / 3 if shape == "photograph" else 1)
 
 
-# ----------------------------------------------------------------------------------------------------------- contenders
+# -----------------------------------------------------------------------------------------------------------
+# contenders
 
 
 def score(Z: torch.Tensor) -> torch.Tensor:
@@ -142,28 +172,44 @@ def sklearn_embedding(x, sigma):
 def sklearn_clustering(x, sigma):
     from sklearn.cluster import SpectralClustering
 
-    fitted = SpectralClustering(K, gamma=1 / (2 * sigma**2), assign_labels="cluster_qr", random_state=SEED).fit(x.numpy())
+    fitted = SpectralClustering(
+        K, gamma=1 / (2 * sigma**2), assign_labels="cluster_qr", random_state=SEED
+    ).fit(x.numpy())
     return None, torch.nn.functional.one_hot(torch.from_numpy(fitted.labels_).long(), K), None
 
 
 CONTENDERS = {
     "gradient": {"ctrace": ctrace_gradient, "ncut-pytorch": peer_gradient},
     "free": {"ctrace matrix-free": ctrace_matrix_free},
-    "plain": {"ctrace": ctrace_plain, "ncut-pytorch": peer_plain, "sklearn spectral_embedding": sklearn_embedding,
-              "sklearn SpectralClustering": sklearn_clustering},
-}  # fmt: skip
+    "plain": {
+        "ctrace": ctrace_plain,
+        "ncut-pytorch": peer_plain,
+        "sklearn spectral_embedding": sklearn_embedding,
+        "sklearn SpectralClustering": sklearn_clustering,
+    },
+}
 SIZES = {
-    "gradient": [("clustered", 4096), ("photograph", 4096), ("tokens", 4096), ("clustered", 8192), ("photograph", 8100), ("tokens", 8192)],
+    "gradient": [
+        ("clustered", 4096),
+        ("photograph", 4096),
+        ("tokens", 4096),
+        ("clustered", 8192),
+        ("photograph", 8100),
+        ("tokens", 8192),
+    ],
     "free": [("clustered", n) for n in (2500, 5000, 10000, 20000, 40000)],
     "plain": [("clustered", 4096), ("photograph", 4096), ("tokens", 4096)],
 }
 
 
-# ------------------------------------------------------------------------------------------------- one measurement, alone
+# -------------------------------------------------------------------------------------------------
+# one measurement, alone
 
 
 class PeakMemory:
-    """Peak of the process's resident memory above what it held on entry, in MB; on a GPU, of what torch allocated there."""
+    """Peak of the process's resident memory above what it held on entry, in MB; on a GPU, of what
+    torch allocated there.
+    """
 
     def __init__(self, device: str):
         self.cuda = device.startswith("cuda")
@@ -173,7 +219,12 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
         else:
-            self.before, self.mark, self.peak, self.over = self._resident(), self._high_water(), 0, threading.Event()
+            self.before, self.mark, self.peak, self.over = (
+                self._resident(),
+                self._high_water(),
+                0,
+                threading.Event(),
+            )
             self.thread = threading.Thread(target=self._watch)
             self.thread.start()
         return self
@@ -184,7 +235,9 @@ class PeakMemory:
         else:
             self.over.set()
             self.thread.join()
-            if self._high_water() > self.mark:  # it sees what falls between two looks, but also what came before entry
+            if (
+                self._high_water() > self.mark
+            ):  # it sees what falls between two looks, but also what came before entry
                 self.peak = self._high_water()
         self.mb = (self.peak - self.before) / 2**20
 
@@ -205,23 +258,35 @@ def alone(task, shape, n, contender, device):
     x = SHAPES[shape](n)
     sigma = width(x, shape)
     x = x.to(device)
-    run(clustered(600).to(device), width(clustered(600), "clustered"))  # imports, thread pools, kernels
+    run(
+        clustered(600).to(device), width(clustered(600), "clustered")
+    )  # imports, thread pools, kernels
     with PeakMemory(device) as memory:
         seconds, (U, Z, grad) = timed(lambda: run(x, sigma), device)
-    saved = {name: value.cpu() for name, value in (("U", U), ("Z", Z), ("grad", grad)) if value is not None}
+    saved = {
+        name: value.cpu()
+        for name, value in (("U", U), ("Z", Z), ("grad", grad))
+        if value is not None
+    }
     return {"seconds": seconds, "peak_mb": memory.mb}, saved
 
 
 def in_a_process(task, shape, n, contender, device, folder):
     result = Path(folder) / f"{task}-{shape}-{n}-{contender}.pt".replace(" ", "-")
-    command = [sys.executable, __file__, "--alone", json.dumps([task, shape, n, contender, device, str(result)])]
+    command = [
+        sys.executable,
+        __file__,
+        "--alone",
+        json.dumps([task, shape, n, contender, device, str(result)]),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return {"error": done.stderr.strip().splitlines()[-1][:200]}, {}
     return json.loads(done.stdout.splitlines()[-1]), torch.load(result)
 
 
-# -------------------------------------------------------------------------------------------------------------- accuracy
+# --------------------------------------------------------------------------------------------------------------
+# accuracy
 
 
 def truth(shape: str, n: int, gradient: bool):
@@ -234,7 +299,9 @@ def truth(shape: str, n: int, gradient: bool):
     sigma, x = width(x, shape), x.double()
     W = rbf_affinity(x, x, torch.tensor(sigma, dtype=torch.float64))
     root = W.sum(1).rsqrt()
-    _, U = scipy.linalg.eigh((root[:, None] * W * root).numpy(), subset_by_index=[n - K, n - 1], overwrite_a=True)
+    _, U = scipy.linalg.eigh(
+        (root[:, None] * W * root).numpy(), subset_by_index=[n - K, n - 1], overwrite_a=True
+    )
     del W
     _, Z, grad = ctrace_gradient(x, sigma) if gradient else ctrace_plain(x, sigma)
     return torch.from_numpy(U), Z, grad
@@ -245,7 +312,9 @@ def accuracy(found: dict, known) -> dict:
     out = {}
     if "U" in found:
         mine = torch.linalg.qr(found["U"].double())[0]
-        out["angle"] = float((U - mine @ (mine.T @ U)).norm(2))  # sine of the largest principal angle
+        out["angle"] = float(
+            (U - mine @ (mine.T @ U)).norm(2)
+        )  # sine of the largest principal angle
     if "Z" in found:
         out["ari"] = adjusted_rand_score(Z.argmax(1), found["Z"].argmax(1))
     if "grad" in found and grad is not None:
@@ -253,7 +322,8 @@ def accuracy(found: dict, known) -> dict:
     return out
 
 
-# ----------------------------------------------------------------------------------------------------------------- tables
+# -----------------------------------------------------------------------------------------------------------------
+# tables
 
 
 def measure(task, sizes, turns, device, folder):
@@ -265,20 +335,34 @@ def measure(task, sizes, turns, device, folder):
                 runs[name].append(in_a_process(task, shape, n, name, device, folder))
         for name, results in runs.items():
             failed = [r["error"] for r, _ in results if "error" in r]
-            row = {"task": task, "shape": shape, "n": n, "c": SHAPES[shape](n).shape[1], "contender": name}
+            row = {
+                "task": task,
+                "shape": shape,
+                "n": n,
+                "c": SHAPES[shape](n).shape[1],
+                "contender": name,
+            }
             if failed:
                 print(f"{row} FAILED: {failed[0]}", flush=True)
                 continue
             seconds = [r["seconds"] for r, _ in results]
-            row |= {"seconds": statistics.median(seconds), "low": min(seconds), "high": max(seconds),
-                    "peak_mb": max(r["peak_mb"] for r, _ in results)}  # fmt: skip
+            row |= {
+                "seconds": statistics.median(seconds),
+                "low": min(seconds),
+                "high": max(seconds),
+                "peak_mb": max(r["peak_mb"] for r, _ in results),
+            }
             row |= accuracy(results[-1][1], known) if known else {}
-            print({k: f"{v:.3g}" if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+            print(
+                {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in row.items()}, flush=True
+            )
             yield row
 
 
 def landmarks(device, n=8100, counts=(250, 500, 1000, 2000, 4000), million=1_000_000):
-    """What landmarks change: eigenvectors, segments and channel ranking of a photograph against the exact answer; and a million points."""
+    """What landmarks change: eigenvectors, segments and channel ranking of a photograph against the
+    exact answer; and a million points.
+    """
     x = photograph(n).to(device)
     sigma = width(x, "photograph")
     U, Z, grad = (t.cpu() for t in ctrace_gradient(x, sigma))
@@ -287,14 +371,30 @@ def landmarks(device, n=8100, counts=(250, 500, 1000, 2000, 4000), million=1_000
     for m in counts:
         mine, segment, seconds = through_landmarks(x, sigma, m, where, device)
         ranking = float(spearman(effect[None], mine["grad"][segment].sum(0)[None])[0])
-        yield report("photograph", x, m, seconds, accuracy(mine, (U.double(), Z, None)) | {"ranking": ranking})
+        yield report(
+            "photograph",
+            x,
+            m,
+            seconds,
+            accuracy(mine, (U.double(), Z, None)) | {"ranking": ranking},
+        )
     x = clustered(million).to(device)
-    mine, _, seconds = through_landmarks(x, width(x, "clustered"), 1000, torch.arange(million) % K == 0, device)
-    yield report("clustered", x, 1000, seconds, {"ari": adjusted_rand_score(torch.arange(million) % K, mine["Z"].argmax(1))})
+    mine, _, seconds = through_landmarks(
+        x, width(x, "clustered"), 1000, torch.arange(million) % K == 0, device
+    )
+    yield report(
+        "clustered",
+        x,
+        1000,
+        seconds,
+        {"ari": adjusted_rand_score(torch.arange(million) % K, mine["Z"].argmax(1))},
+    )
 
 
 def through_landmarks(x, sigma, m, where, device):
-    """Cut and gradient through m landmarks, the segment that covers most of ``where``, and what the cut without gradient took."""
+    """Cut and gradient through m landmarks, the segment that covers most of ``where``, and what the
+    cut without gradient took.
+    """
     from ctrace import Ncut, kway_ncut
 
     solver = Ncut(K, sigma, track_grad=True, max_exact=m, n_landmarks=m)
@@ -305,11 +405,22 @@ def through_landmarks(x, sigma, m, where, device):
     labels = Z.detach().argmax(1).cpu()
     j = int(torch.bincount(labels[where], minlength=K).argmax())
     Z[(labels == j).to(device), j].abs().mean().backward()
-    return {"U": U.detach().cpu(), "Z": Z.detach().cpu(), "grad": x.grad.cpu()}, labels == j, seconds
+    return (
+        {"U": U.detach().cpu(), "Z": Z.detach().cpu(), "grad": x.grad.cpu()},
+        labels == j,
+        seconds,
+    )
 
 
 def report(shape, x, m, seconds, quality):
-    row = {"task": "landmarks", "shape": shape, "n": len(x), "c": x.shape[1], "contender": f"{m} landmarks", "seconds": seconds} | quality
+    row = {
+        "task": "landmarks",
+        "shape": shape,
+        "n": len(x),
+        "c": x.shape[1],
+        "contender": f"{m} landmarks",
+        "seconds": seconds,
+    } | quality
     print(row, flush=True)
     return row
 
@@ -322,8 +433,15 @@ def versions(device) -> str:
 def main():
     options = parser(__doc__, turns=3)
     options.add_argument("--only", choices=[*CONTENDERS, "landmarks"])
-    options.add_argument("--sizes", type=int, nargs="+", help="only these numbers of points; other rows of the table stay")
-    options.add_argument("--alone", help="used by the script itself: one measurement in this process")
+    options.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        help="only these numbers of points; other rows of the table stay",
+    )
+    options.add_argument(
+        "--alone", help="used by the script itself: one measurement in this process"
+    )
     args = options.parse_args()
     if args.alone:
         *what, result = json.loads(args.alone)
@@ -335,10 +453,16 @@ def main():
     print(versions(args.device), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for task in tasks:
-            sizes = [(shape, n) for shape, n in SIZES.get(task, []) if not args.sizes or n in args.sizes]
+            sizes = [
+                (shape, n) for shape, n in SIZES.get(task, []) if not args.sizes or n in args.sizes
+            ]
             if task == "free" and args.sizes:
                 sizes = [("clustered", n) for n in args.sizes]
-            rows += landmarks(args.device) if task == "landmarks" else measure(task, sizes, args.turns, args.device, folder)
+            rows += (
+                landmarks(args.device)
+                if task == "landmarks"
+                else measure(task, sizes, args.turns, args.device, folder)
+            )
     known = lambda row: (row["task"], row["shape"], str(row["n"]))
     again, kept = {known(row) for row in rows}, []
     if TABLE.exists():
@@ -349,8 +473,15 @@ def main():
         lines.write(f"# {versions(args.device)}\n")
         writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        table = kept + [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
-        writer.writerows(sorted(table, key=lambda row: ([*CONTENDERS, "landmarks"].index(row["task"]), int(row["n"]))))
+        table = kept + [
+            {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
+        ]
+        writer.writerows(
+            sorted(
+                table,
+                key=lambda row: ([*CONTENDERS, "landmarks"].index(row["task"]), int(row["n"])),
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,20 +1,22 @@
-"""What a batch of Grad-CAM maps costs, beside one forward and one backward pass of the bare model and beside grad-cam.
+"""What a batch of Grad-CAM maps costs, beside one forward and one backward pass of the bare model
+and beside grad-cam.
 
     python benchmarks/gradcam.py                       # resnet18 and a small ViT on the CPU
     python benchmarks/gradcam.py --device cuda --model resnet50 --size 224
 
-The three take turns, so that a busy machine slows all of them; ratios are taken within a turn, and the table shows their
-median and range. Expected: at most 1.1 of the bare model, and less than grad-cam.
+The three take turns, so that a busy machine slows all of them; ratios are taken within a turn, and
+the table shows their median and range. Expected: at most 1.1 of the bare model, and less than
+grad-cam.
 """
 
 import timm
 import torch
 from pytorch_grad_cam import GradCAM as PeerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from turns import machine, medians, parser, ratios, spread, take_turns, verdict
 
 from ctrace.gradcam import GradCAM
 from ctrace.tokens import tokens_to_map
-from turns import machine, medians, parser, ratios, spread, take_turns, verdict
 
 BAR = 1.1
 
@@ -33,7 +35,9 @@ def ours(model, images, targets):
     cam = GradCAM(model)
 
     def step():
-        model.zero_grad(set_to_none=True)  # hand the memory back, so that no contender pays for another's
+        model.zero_grad(
+            set_to_none=True
+        )  # hand the memory back, so that no contender pays for another's
         cam.explain(images, target=targets).heatmap()
 
     return step
@@ -42,7 +46,11 @@ def ours(model, images, targets):
 def peer(model, images, targets):
     """The same layer, device and targets, through the package's own public call."""
     layer = dict(model.named_modules())[GradCAM(model).target_layer]
-    turn = (lambda tokens: tokens_to_map(tokens, model, images.shape[2:])) if hasattr(model, "num_prefix_tokens") else None
+    turn = (
+        (lambda tokens: tokens_to_map(tokens, model, images.shape[2:]))
+        if hasattr(model, "num_prefix_tokens")
+        else None
+    )
     chosen = [ClassifierOutputTarget(k) for k in targets.tolist()]
 
     def step():
@@ -56,13 +64,20 @@ def measure(name, size, batch, turns, device):
     """Seconds ``[turn][bare, ctrace, grad-cam]``."""
     settings = dict(img_size=size) if "vit" in name else {}
     model = timm.create_model(name, **settings).eval().to(device)
-    images, targets = torch.randn(batch, 3, size, size, device=device), torch.arange(batch, device=device)
+    images, targets = (
+        torch.randn(batch, 3, size, size, device=device),
+        torch.arange(batch, device=device),
+    )
     return take_turns([make(model, images, targets) for make in (bare, ours, peer)], turns, device)
 
 
 def line(name, size, batch, seconds):
     against_bare, against_peer = ratios(seconds, 1, 0), ratios(seconds, 1, 2)
-    met = "met" if verdict(against_bare, at_most=BAR) == verdict(against_peer, at_most=1) == "met" else "MISSED"
+    met = (
+        "met"
+        if verdict(against_bare, at_most=BAR) == verdict(against_peer, at_most=1) == "met"
+        else "MISSED"
+    )
     cells = " | ".join(f"{s:7.3f}" for s in medians(seconds))
     return f"| {name} {size} px x {batch} | {cells} | {spread(against_bare)} | {spread(against_peer)} | {met} |"
 
@@ -74,10 +89,20 @@ def main():
     options.add_argument("--batch", type=int, default=32)
     args = options.parse_args()
     print(f"{machine(args.device)}; median of {args.turns} turns, range in brackets\n")
-    print("| batch | bare forward + backward, s | ctrace, s | grad-cam, s | ctrace / bare | ctrace / grad-cam | <= 1.1 and < 1 |")
+    print(
+        "| batch | bare forward + backward, s | ctrace, s | grad-cam, s | ctrace / bare | ctrace / grad-cam | <= 1.1 and < 1 |"
+    )
     print("|---|---|---|---|---|---|---|")
     for name in args.model:
-        print(line(name, args.size, args.batch, measure(name, args.size, args.batch, args.turns, args.device)), flush=True)
+        print(
+            line(
+                name,
+                args.size,
+                args.batch,
+                measure(name, args.size, args.batch, args.turns, args.device),
+            ),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,23 +1,25 @@
 """What ParchGrad costs beside the bare model, and its class tests beside scipy.
 
-    python benchmarks/parchgrad.py                       # resnet18 and the bundled ResNet on the CPU
+    python benchmarks/parchgrad.py                       # resnet18 and the bundled ResNet on the
+        CPU
     python benchmarks/parchgrad.py --device cuda --model resnet50 --size 224
 
-Contenders take turns, so that a busy machine slows all of them; ratios are taken within a turn, and the tables show their median
-and range. The loop over scipy is run on a sample of channels and classes and scaled to all of them. Expected: statistics at most
-1.2 of a forward pass, an edited backward at most 1.3 of a plain one, class tests at least 1,000 times faster than the loop.
+Contenders take turns, so that a busy machine slows all of them; ratios are taken within a turn, and
+the tables show their median and range. The loop over scipy is run on a sample of channels and
+classes and scaled to all of them. Expected: statistics at most 1.2 of a forward pass, an edited
+backward at most 1.3 of a plain one, class tests at least 1,000 times faster than the loop.
 """
 
 import timm
 import torch
 from scipy import stats
+from turns import machine, medians, parser, ratios, spread, take_turns, timed, verdict
 
 from ctrace.channel_statistics import ChannelStatistics
 from ctrace.convs import conv_layers, default_convs
 from ctrace.models import BUNDLED, build_bundled
 from ctrace.moments import Moments, welch_greater
 from ctrace.parchgrad import ParchGrad
-from turns import machine, medians, parser, ratios, spread, take_turns, timed, verdict
 
 
 def row(name, seconds, **bar):
@@ -35,13 +37,22 @@ def statistics_row(name, model, images, labels, turns, device, batches=6):
                 model(images)
 
     collect = lambda: ChannelStatistics.collect(model, [(images, labels)] * batches, progress=False)
-    return row(f"{name}, {len(conv_layers(model))} layers, {batches * len(images)} images", take_turns([bare, collect], turns, device), at_most=1.2)
+    return row(
+        f"{name}, {len(conv_layers(model))} layers, {batches * len(images)} images",
+        take_turns([bare, collect], turns, device),
+        at_most=1.2,
+    )
 
 
 def backward_rows(name, model, images, labels, turns, device):
-    """The backward pass alone (its graph built before the clock starts), and forward and backward together."""
+    """The backward pass alone (its graph built before the clock starts), and forward and backward
+    together.
+    """
     half = torch.arange(len(labels), device=device) % 2
-    parch = ParchGrad(model, ChannelStatistics.collect(model, [(images, half), (images.flip(0), half)], progress=False))
+    parch = ParchGrad(
+        model,
+        ChannelStatistics.collect(model, [(images, half), (images.flip(0), half)], progress=False),
+    )
     chosen = half[:, None]  # the two classes that have statistics
     x = images.clone().requires_grad_()
     backward = lambda logits: torch.autograd.grad(logits.gather(1, chosen).sum(), x)
@@ -55,20 +66,33 @@ def backward_rows(name, model, images, labels, turns, device):
         if turn:  # the first is a warm-up
             plain.append(one), edited.append(two), both.append((built + one, built_inside + two))
     where = f"{name}, {len(default_convs(model))} layers edited"
-    return [row(f"{where}, backward", list(zip(plain, edited)), at_most=1.3), row(f"{where}, forward and backward", both, at_most=1.3)]
+    return [
+        row(f"{where}, backward", list(zip(plain, edited)), at_most=1.3),
+        row(f"{where}, forward and backward", both, at_most=1.3),
+    ]
 
 
 def class_test_rows(turns, channels=512, classes=1000, per_class=20, sampled=(4, 3)):
-    """All tests of a layer at once, against scipy one test at a time, and against scipy all channels at a time."""
+    """All tests of a layer at once, against scipy one test at a time, and against scipy all
+    channels at a time.
+    """
     generator = torch.Generator().manual_seed(0)
-    values, group = torch.rand(classes * per_class, channels, generator=generator), torch.arange(classes * per_class) % classes
+    values, group = (
+        torch.rand(classes * per_class, channels, generator=generator),
+        torch.arange(classes * per_class) % classes,
+    )
     moments = Moments.of_groups(values, group, classes)
-    some_classes, some_channels = range(0, classes, classes // sampled[0]), range(0, channels, channels // sampled[1])
+    some_classes, some_channels = (
+        range(0, classes, classes // sampled[0]),
+        range(0, channels, channels // sampled[1]),
+    )
     raw, worst = values.double().numpy(), 0.0
     _, p = welch_greater(moments, moments.all_but_one())
 
     def test(k, c):
-        return stats.ttest_ind(raw[group == k, c], raw[group != k, c], equal_var=False, alternative="greater").pvalue
+        return stats.ttest_ind(
+            raw[group == k, c], raw[group != k, c], equal_var=False, alternative="greater"
+        ).pvalue
 
     for k in some_classes:
         worst = max([worst] + [abs(test(k, c) - p[k, c].item()) for c in some_channels])
@@ -82,7 +106,11 @@ def class_test_rows(turns, channels=512, classes=1000, per_class=20, sampled=(4,
     name = f"{channels} channels x {classes:,} classes, {len(values):,} images"
     return [
         row(f"{name}; scipy in a loop, scaled from {tests} tests", looped, at_least=1000),
-        row(f"{name}; scipy by columns, scaled from {len(some_classes)} classes", by_columns, at_least=1),
+        row(
+            f"{name}; scipy by columns, scaled from {len(some_classes)} classes",
+            by_columns,
+            at_least=1,
+        ),
         f"\nlargest difference from scipy on these tests: {worst:.1e}",
     ]
 
@@ -93,17 +121,32 @@ def main():
     options.add_argument("--size", type=int, default=96)
     options.add_argument("--batch", type=int, default=32)
     args = options.parse_args()
-    print(f"{machine(args.device)}; {args.batch} images of {args.size} px; median of {args.turns} turns, range in brackets\n")
+    print(
+        f"{machine(args.device)}; {args.batch} images of {args.size} px; median of {args.turns} turns, range in brackets\n"
+    )
     print("| | bare, ms | ctrace, ms | ctrace / bare | bar |\n|---|---|---|---|---|")
     for name in args.model:
-        model = (build_bundled(name) if name in BUNDLED else timm.create_model(name)).eval().to(args.device)
+        model = (
+            (build_bundled(name) if name in BUNDLED else timm.create_model(name))
+            .eval()
+            .to(args.device)
+        )
         images = torch.randn(args.batch, 3, args.size, args.size, device=args.device)
         labels = torch.arange(args.batch)
         outputs = model.num_classes
-        print(statistics_row(f"{name}: statistics", model, images, labels % outputs, args.turns, args.device), flush=True)
-        for line in backward_rows(name, model, images, labels.to(args.device), args.turns, args.device):
+        print(
+            statistics_row(
+                f"{name}: statistics", model, images, labels % outputs, args.turns, args.device
+            ),
+            flush=True,
+        )
+        for line in backward_rows(
+            name, model, images, labels.to(args.device), args.turns, args.device
+        ):
             print(line, flush=True)
-    print("\n| class tests | ctrace, ms | scipy, ms | scipy / ctrace | bar |\n|---|---|---|---|---|")
+    print(
+        "\n| class tests | ctrace, ms | scipy, ms | scipy / ctrace | bar |\n|---|---|---|---|---|"
+    )
     for line in class_test_rows(args.turns):
         print(line, flush=True)
 

@@ -1,12 +1,16 @@
-"""Scores of every method of the book on the bundled models, over held-out birds; read by the scoreboard page.
+"""Scores of every method of the book on the bundled models, over held-out birds; read by the
+scoreboard page.
 
-    python benchmarks/scoreboard.py                          # everything that is not there yet, then the table
-    python benchmarks/scoreboard.py --model aviary-resnet-0  # one model's share: several such calls may run side by side
+    python benchmarks/scoreboard.py                          # everything that is not there yet,
+        then the table
+    python benchmarks/scoreboard.py --model aviary-resnet-0  # one model's share: several such calls
+        may run side by side
     python benchmarks/scoreboard.py --write                  # the table only, from what is there
 
-Each row of each model is kept under _build/scoreboard as soon as it is scored, and is not scored again. About forty minutes of one
-core. Use one thread per process; where page faults are dear (containers), MALLOC_MMAP_THRESHOLD_=4294967296 and
-MALLOC_TRIM_THRESHOLD_=17179869184 halve the time.
+Each row of each model is kept under _build/scoreboard as soon as it is scored, and is not scored
+again. About forty minutes of one core. Use one thread per process; where page faults are dear
+(containers), MALLOC_MMAP_THRESHOLD_=4294967296 and MALLOC_TRIM_THRESHOLD_=17179869184 halve the
+time.
 """
 
 import argparse
@@ -31,7 +35,10 @@ from ctrace.trust.suite import CarrotClassifier, cnn_methods, token_methods
 KEPT = Path("_build/scoreboard")
 CHEATING = "aviary-cheating"
 STATISTICS, HEAD = 560, 1400  # training images of ParchGrad's statistics and of CARROT's head
-CARROT_BIRDS, CARROT_SIZES = 100, {"curves": 24, "tested": 12}  # a pass through its graph costs four of a ResNet
+CARROT_BIRDS, CARROT_SIZES = (
+    100,
+    {"curves": 24, "tested": 12},
+)  # a pass through its graph costs four of a ResNet
 CARROT_CONTROLS = ("planted truth", "planted lie", "random", "edges", "area")
 
 
@@ -52,16 +59,26 @@ def birds_of(model, folder, n):
     path = folder / "birds.npz"
     if not path.exists():
         birds = board.held_out(model, n)
-        fields = {name: getattr(birds, name).numpy() for name in ("images", "targets", "parts", "bird")}
+        fields = {
+            name: getattr(birds, name).numpy() for name in ("images", "targets", "parts", "bird")
+        }
         keep(path, **fields, **{f"truth {kind}": table for kind, table in birds.truth.items()})
     with np.load(path) as stored:
-        tensors = {name: torch.from_numpy(stored[name]) for name in ("images", "targets", "parts", "bird")}
-        truth = {name.removeprefix("truth "): stored[name] for name in stored.files if name.startswith("truth")}
+        tensors = {
+            name: torch.from_numpy(stored[name]) for name in ("images", "targets", "parts", "bird")
+        }
+        truth = {
+            name.removeprefix("truth "): stored[name]
+            for name in stored.files
+            if name.startswith("truth")
+        }
     return board.Birds(**tensors, truth=truth)
 
 
 def in_batches(method, model, birds, size=32):
-    return torch.cat([method(model, x, y) for x, y in zip(birds.images.split(size), birds.targets.split(size))])
+    return torch.cat(
+        [method(model, x, y) for x, y in zip(birds.images.split(size), birds.targets.split(size))]
+    )
 
 
 def cost(method, model, birds, turns=5, n=8):
@@ -88,9 +105,15 @@ def score_rows(name):
     folder.mkdir(parents=True, exist_ok=True)
     model = carrot(name) if on_carrot else cnn(name)
     birds = birds_of(model, folder, CARROT_BIRDS if on_carrot else board.BIRDS)
-    methods = token_methods() if on_carrot else cnn_methods(aviary_images(model, "train", STATISTICS))
+    methods = (
+        token_methods() if on_carrot else cnn_methods(aviary_images(model, "train", STATISTICS))
+    )
     cheating = None if on_carrot else cnn(CHEATING)
-    controls = {row: maps for row, maps in board.control_maps(birds).items() if not on_carrot or row in CARROT_CONTROLS}
+    controls = {
+        row: maps
+        for row, maps in board.control_maps(birds).items()
+        if not on_carrot or row in CARROT_CONTROLS
+    }
     rows = {row: None for row in controls} | methods
     for row, method in tqdm(rows.items(), desc=name, unit="row"):
         path = folder / f"{row}.npz"
@@ -101,7 +124,14 @@ def score_rows(name):
         if method is not None:
             scored |= board.dependence_scores(model, method, birds) | cost(method, model, birds)
             scored |= board.mark_scores(method, cheating, model) if cheating else {}
-        keep(path, **{f"{kind} {column}": value for column, pair in scored.items() for kind, value in zip(("score", "failed"), pair)})
+        keep(
+            path,
+            **{
+                f"{kind} {column}": value
+                for column, pair in scored.items()
+                for kind, value in zip(("score", "failed"), pair)
+            },
+        )
 
 
 def keep(path, **arrays):
@@ -120,9 +150,13 @@ def collect():
             if row == "birds" or not all((KEPT / name / path.name).exists() for name in names):
                 continue
             stored = [dict(np.load(KEPT / name / path.name)) for name in names]
-            for column in [key.removeprefix("score ") for key in stored[0] if key.startswith("score ")]:
+            for column in [
+                key.removeprefix("score ") for key in stored[0] if key.startswith("score ")
+            ]:
                 shown = row if row.startswith("CARROT") else row + suffix
-                values[shown, column] = np.stack([s[f"score {column}"] for s in stored]).round(4).astype(np.float32)
+                values[shown, column] = (
+                    np.stack([s[f"score {column}"] for s in stored]).round(4).astype(np.float32)
+                )
                 failures[shown, column] = int(sum(s[f"failed {column}"].sum() for s in stored))
                 models[shown, column] = tuple(names)
     return board.Scoreboard(values, failures, models)
@@ -133,7 +167,9 @@ def main():
     parser.add_argument("--model", nargs="*", default=[*CNNS, *VITS])
     parser.add_argument("--write", action="store_true", help="only write the table")
     args = parser.parse_args()
-    warnings.filterwarnings("ignore", "image .*integrated gradients sum to")  # a random model's score hardly changes
+    warnings.filterwarnings(
+        "ignore", "image .*integrated gradients sum to"
+    )  # a random model's score hardly changes
     if not args.write:
         for name in args.model:
             score_rows(name)
@@ -141,7 +177,12 @@ def main():
     other = scoreboard_other.scores(KEPT)
     for field in ("values", "failures", "models"):
         getattr(scores, field).update(getattr(other, field))
-    scores.save(date=datetime.date.today().isoformat(), torch=torch.__version__, numpy=np.__version__, parts=" ".join(PARTS))
+    scores.save(
+        date=datetime.date.today().isoformat(),
+        torch=torch.__version__,
+        numpy=np.__version__,
+        parts=" ".join(PARTS),
+    )
 
 
 if __name__ == "__main__":

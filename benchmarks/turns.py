@@ -1,4 +1,6 @@
-"""What the benchmarks share: the clock, contenders in turns, ratios with their range, and the words for the machine."""
+"""What the benchmarks share: the clock, contenders in turns, ratios with their range, and the words
+for the machine.
+"""
 
 import argparse
 import statistics
@@ -8,7 +10,9 @@ import torch
 
 
 def parser(doc: str, turns: int, device: bool = True) -> argparse.ArgumentParser:
-    """A parser with the first line of the script's text, ``--turns`` and, where a GPU makes sense, ``--device``."""
+    """A parser with the first line of the script's text, ``--turns`` and, where a GPU makes sense,
+    ``--device``.
+    """
     options = argparse.ArgumentParser(description=doc.splitlines()[0])
     options.add_argument("--turns", type=int, default=turns)
     if device:
@@ -17,7 +21,11 @@ def parser(doc: str, turns: int, device: bool = True) -> argparse.ArgumentParser
 
 
 def machine(device: str = "cpu") -> str:
-    where = torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
+    where = (
+        torch.cuda.get_device_name()
+        if device.startswith("cuda")
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
     return f"{where}; torch {torch.__version__}"
 
 
@@ -56,4 +64,8 @@ def spread(values, digits: int = 2) -> str:
 def verdict(values, at_most: float | None = None, at_least: float | None = None) -> str:
     """Whether the median holds the bar."""
     middle = statistics.median(values)
-    return "met" if (at_most is None or middle <= at_most) and (at_least is None or middle >= at_least) else "MISSED"
+    return (
+        "met"
+        if (at_most is None or middle <= at_most) and (at_least is None or middle >= at_least)
+        else "MISSED"
+    )

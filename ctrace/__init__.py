@@ -1,4 +1,6 @@
-"""Channel Tracing and Attribution: which channels, regions, parts and training images made the model say this?"""
+"""Channel Tracing and Attribution: which channels, regions, parts and training images made the
+model say this?
+"""
 
 from ctrace.affinity import bandwidth, cosine_affinity, rbf_affinity
 from ctrace.channel_statistics import ChannelStatistics
@@ -10,7 +12,7 @@ from ctrace.filterbank import filter_bank
 from ctrace.gradcam import GradCAM
 from ctrace.graph import Graph, PrecomputedGraph
 from ctrace.kway import kway_ncut
-from ctrace.masking_curves import mass_inside, masking_curve
+from ctrace.masking_curves import masking_curve, mass_inside
 from ctrace.models import load_model
 from ctrace.ncut import Ncut
 from ctrace.parchgrad import ParchGrad
@@ -27,8 +29,34 @@ from ctrace.tracing import (
 )
 
 __all__ = [
-    "Graph", "PrecomputedGraph", "bandwidth", "cosine_affinity", "rbf_affinity", "diagnose", "kway_ncut", "Ncut", "ncut_eigenvectors",
-    "GridFeatures", "filter_bank", "load_images_helper", "load_photo", "photo_names", "prepare_grid_features", "timm_features",
-    "ChannelTrace", "trace_channels", "differentiable_kway_ncut", "channel_gradient_from_cluster", "rank_channels",
-    "reshape_for_view", "extract_topk_maps", "GradCAM", "load_model", "ChannelStatistics", "ParchGrad", "default_convs", "mass_inside", "masking_curve",
-]  # fmt: skip
+    "Graph",
+    "PrecomputedGraph",
+    "bandwidth",
+    "cosine_affinity",
+    "rbf_affinity",
+    "diagnose",
+    "kway_ncut",
+    "Ncut",
+    "ncut_eigenvectors",
+    "GridFeatures",
+    "filter_bank",
+    "load_images_helper",
+    "load_photo",
+    "photo_names",
+    "prepare_grid_features",
+    "timm_features",
+    "ChannelTrace",
+    "trace_channels",
+    "differentiable_kway_ncut",
+    "channel_gradient_from_cluster",
+    "rank_channels",
+    "reshape_for_view",
+    "extract_topk_maps",
+    "GradCAM",
+    "load_model",
+    "ChannelStatistics",
+    "ParchGrad",
+    "default_convs",
+    "mass_inside",
+    "masking_curve",
+]

@@ -3,7 +3,15 @@
 import torch
 from torch import Tensor
 
-__all__ = ["rbf_affinity", "rbf_keys", "rbf_weights", "cosine_affinity", "bandwidth", "check_features", "row_tiles"]
+__all__ = [
+    "rbf_affinity",
+    "rbf_keys",
+    "rbf_weights",
+    "cosine_affinity",
+    "bandwidth",
+    "check_features",
+    "row_tiles",
+]
 
 LOCAL_NEIGHBOR = 7  # Zelnik-Manor and Perona (2004), section 3
 SAMPLE = 1000  # rows that the global bandwidth rules look at
@@ -17,7 +25,9 @@ def check_features(x: Tensor, rows_at_least: int = 2) -> Tensor:
         ValueError: wrong type, rank, precision, size, or an entry that is NaN or infinite.
     """
     if not isinstance(x, Tensor):
-        raise ValueError(f"features: expected a torch tensor (n, c), received {type(x).__name__}. Wrap it in torch.as_tensor(...).")
+        raise ValueError(
+            f"features: expected a torch tensor (n, c), received {type(x).__name__}. Wrap it in torch.as_tensor(...)."
+        )
     if x.ndim != 2:
         raise ValueError(
             f"features: expected two axes (n, c), received shape {tuple(x.shape)}. A grid (h, w, c) is flattened by "
@@ -32,17 +42,27 @@ def check_features(x: Tensor, rows_at_least: int = 2) -> Tensor:
             f"features: expected at least {rows_at_least} rows and 1 channel, received {x.shape[0]} rows and {x.shape[1]} channels. "
             "Each row is a point of the graph; ask for fewer eigenvectors or give more points."
         )
-    if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():  # the sum alone needs no copy, but may overflow
+    if (
+        not torch.isfinite(x.sum()) and not torch.isfinite(x).all()
+    ):  # the sum alone needs no copy, but may overflow
         bad = int((~torch.isfinite(x)).any(1).sum())
-        raise ValueError(f"features: {bad} of {x.shape[0]} rows hold NaN or infinity. Look upstream: a division by zero, or half precision.")
+        raise ValueError(
+            f"features: {bad} of {x.shape[0]} rows hold NaN or infinity. Look upstream: a division by zero, or half precision."
+        )
     return x
 
 
-def rbf_affinity(x: Tensor, y: Tensor | None = None, sigma: float | Tensor = 1.0, sigma_y: float | Tensor | None = None) -> Tensor:
+def rbf_affinity(
+    x: Tensor,
+    y: Tensor | None = None,
+    sigma: float | Tensor = 1.0,
+    sigma_y: float | Tensor | None = None,
+) -> Tensor:
     """Gaussian weights ``exp(-|x_i - y_j|^2 / (2 sigma_i sigma_j))``, ``(n, m)``.
 
-    With one number for ``sigma`` this is the ordinary rbf kernel; with one value per row it is the locally scaled kernel of
-    Zelnik-Manor and Perona (2004, eq. 4) for scales ``sigma_i = d_i / sqrt(2)``.
+    With one number for ``sigma`` this is the ordinary rbf kernel; with one value per row it is the
+    locally scaled kernel of Zelnik-Manor and Perona (2004, eq. 4) for scales ``sigma_i = d_i /
+    sqrt(2)``.
 
     Args:
         x: features ``(n, c)``.
@@ -62,23 +82,33 @@ def rbf_affinity(x: Tensor, y: Tensor | None = None, sigma: float | Tensor = 1.0
 
 
 def rbf_keys(x: Tensor, sigma: Tensor, mean: Tensor) -> Tensor:
-    """``[x - mean, 1, -|x - mean|^2 / 2] / sigma``, ``(n, c + 2)``: what `rbf_weights` needs of a row, made once for all tiles.
+    """``[x - mean, 1, -|x - mean|^2 / 2] / sigma``, ``(n, c + 2)``: what `rbf_weights` needs of a
+    row, made once for all tiles.
 
-    Only differences matter, so a mean is taken off: without it the squares would cancel and float32 lose the digits that separate
-    neighbours. It must be the same for both sides.
+    Only differences matter, so a mean is taken off: without it the squares would cancel and float32
+    lose the digits that separate neighbours. It must be the same for both sides.
     """
     x = x - mean
-    return torch.cat([x, torch.ones_like(x[:, :1]), x.square().sum(1, keepdim=True) / -2], 1) / sigma.reshape(-1, 1)
+    return torch.cat(
+        [x, torch.ones_like(x[:, :1]), x.square().sum(1, keepdim=True) / -2], 1
+    ) / sigma.reshape(-1, 1)
 
 
 def rbf_weights(rows: Tensor, keys: Tensor) -> Tensor:
-    """``exp(-|x_i - y_j|^2 / (2 sigma_i sigma_j))`` ``(r, m)`` from `rbf_keys` of both sides: one product gives the whole exponent."""
-    queries = torch.cat([rows[:, :-2], rows[:, -1:], rows[:, -2:-1]], 1)  # the square meets the other side's 1, and the 1 its square
-    return (queries @ keys.T).clamp_max(0).exp()  # the clamp removes rounding only: a squared distance is never negative
+    """``exp(-|x_i - y_j|^2 / (2 sigma_i sigma_j))`` ``(r, m)`` from `rbf_keys` of both sides: one
+    product gives the whole exponent.
+    """
+    queries = torch.cat(
+        [rows[:, :-2], rows[:, -1:], rows[:, -2:-1]], 1
+    )  # the square meets the other side's 1, and the 1 its square
+    return (
+        (queries @ keys.T).clamp_max(0).exp()
+    )  # the clamp removes rounding only: a squared distance is never negative
 
 
 def cosine_affinity(x: Tensor, y: Tensor | None = None, sigma: float = 0.5) -> Tensor:
-    """Weights ``exp(-(cos(x_i, y_j) - 1)^2 / (2 sigma^2))``, ``(n, m)``: one for parallel rows, whatever their length.
+    """Weights ``exp(-(cos(x_i, y_j) - 1)^2 / (2 sigma^2))``, ``(n, m)``: one for parallel rows,
+    whatever their length.
 
     Raises:
         ValueError: a row of zeros, which has no direction.
@@ -86,7 +116,9 @@ def cosine_affinity(x: Tensor, y: Tensor | None = None, sigma: float = 0.5) -> T
     y = x if y is None else y
     for rows in (x, y):
         if bool((rows.detach().square().sum(1) == 0).any()):
-            raise ValueError("cosine affinity: a row of zeros has no direction. Drop that row, or use affinity='rbf'.")
+            raise ValueError(
+                "cosine affinity: a row of zeros has no direction. Drop that row, or use affinity='rbf'."
+            )
     cos = torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(y, dim=1).T
     return torch.exp(-((cos - 1) ** 2) / (2 * sigma**2))
 
@@ -94,28 +126,36 @@ def cosine_affinity(x: Tensor, y: Tensor | None = None, sigma: float = 0.5) -> T
 def bandwidth(x: Tensor, rule: str | float | Tensor = "local", seed: int = 0) -> Tensor:
     """Chooses the rbf bandwidth from the data, without gradient.
 
-    Rules: ``"local"`` gives each point its own scale, the distance to its 7th neighbour over ``sqrt(2)`` (Zelnik-Manor and
-    Perona 2004); a point with seven exact copies of itself has no such distance and takes the median scale of the others.
-    ``"median"`` is the median pairwise distance, ``"degree"`` bisects until the mean weight is within 1% of the 0.25-quantile
-    of the mean weights at ``sigma_0 = sum of the channels' standard deviations``. The last two look at up to 1,000 rows.
+    Rules: ``"local"`` gives each point its own scale, the distance to its 7th neighbour over
+    ``sqrt(2)`` (Zelnik-Manor and Perona 2004); a point with seven exact copies of itself has no
+    such distance and takes the median scale of the others. ``"median"`` is the median pairwise
+    distance, ``"degree"`` bisects until the mean weight is within 1% of the 0.25-quantile of the
+    mean weights at ``sigma_0 = sum of the channels' standard deviations``. The last two look at up
+    to 1,000 rows.
 
     Args:
         x: features ``(n, c)``.
-        rule: a rule's name, a positive number, or one positive scale per point ``(n,)``; the last two are kept as given.
+        rule: a rule's name, a positive number, or one positive scale per point ``(n,)``; the last
+            two are kept as given.
         seed: for the rows looked at.
 
     Returns:
         A tensor with no axes, or ``(n,)`` scales, in the units of the features.
 
     Raises:
-        ValueError: an unknown rule, a bandwidth that is not positive, or features that do not differ.
+        ValueError: an unknown rule, a bandwidth that is not positive, or features that do not
+            differ.
     """
     x = x.detach()
     if not isinstance(rule, str):
-        return check_bandwidth(torch.as_tensor(rule, dtype=x.dtype, device=x.device).detach(), len(x))
+        return check_bandwidth(
+            torch.as_tensor(rule, dtype=x.dtype, device=x.device).detach(), len(x)
+        )
     rules = {"local": _local_scales, "median": _median_distance, "degree": _quantile_degree}
     if rule not in rules:
-        raise ValueError(f"sigma: expected a positive number, one scale per point, or one of {sorted(rules)}; received {rule!r}.")
+        raise ValueError(
+            f"sigma: expected a positive number, one scale per point, or one of {sorted(rules)}; received {rule!r}."
+        )
     if bool((x == x[0]).all()):
         raise ValueError(
             f"sigma={rule!r}: all {len(x)} rows are the same, so there is nothing to cut. Likely causes: a constant image, a dead "
@@ -125,11 +165,17 @@ def bandwidth(x: Tensor, rule: str | float | Tensor = "local", seed: int = 0) ->
 
 
 def check_bandwidth(sigma: Tensor, n: int) -> Tensor:
-    """Returns ``sigma`` if it is one positive number or one for each of n points, else says what is wrong with it."""
+    """Returns ``sigma`` if it is one positive number or one for each of n points, else says what is
+    wrong with it.
+    """
     if sigma.ndim > 1 or (sigma.ndim == 1 and len(sigma) != n):
-        raise ValueError(f"sigma: expected a number or one scale for each of the {n} points, received shape {tuple(sigma.shape)}.")
+        raise ValueError(
+            f"sigma: expected a number or one scale for each of the {n} points, received shape {tuple(sigma.shape)}."
+        )
     if not bool((sigma > 0).all() and torch.isfinite(sigma).all()):
-        raise ValueError(f"sigma: expected a positive, finite bandwidth, received a smallest value of {float(sigma.min()):g}.")
+        raise ValueError(
+            f"sigma: expected a positive, finite bandwidth, received a smallest value of {float(sigma.min()):g}."
+        )
     return sigma
 
 
@@ -144,7 +190,9 @@ def _local_scales(x: Tensor) -> Tensor:
     neighbor = min(LOCAL_NEIGHBOR, len(x) - 1)
     scales = x.new_empty(len(x))
     for rows in row_tiles(len(x), x):
-        scales[rows] = torch.cdist(x[rows], x).kthvalue(neighbor + 1, dim=1).values / 2**0.5  # the nearest is the point itself
+        scales[rows] = (
+            torch.cdist(x[rows], x).kthvalue(neighbor + 1, dim=1).values / 2**0.5
+        )  # the nearest is the point itself
     if not bool((scales > 0).any()):
         raise ValueError(
             f"sigma='local': every row has {neighbor} exact copies, so no point has a scale. Pass a number, or sigma='median'."
@@ -172,6 +220,8 @@ def _quantile_degree(x: Tensor, quantile: float = 0.25) -> Tensor:
 
 
 def row_tiles(rows: int, like: Tensor, n: int | None = None) -> list[slice]:
-    """Slices of ``rows`` rows of a matrix with ``n`` columns (``rows`` when left out), each within the tile's bytes."""
+    """Slices of ``rows`` rows of a matrix with ``n`` columns (``rows`` when left out), each within
+    the tile's bytes.
+    """
     step = max(1, TILE_BYTES // ((n or rows) * like.element_size()))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]

@@ -1,4 +1,6 @@
-"""The convolutions of a model: which there are, which of them ParchGrad edits unless told otherwise, and how strongly their channels fire."""
+"""The convolutions of a model: which there are, which of them ParchGrad edits unless told
+otherwise, and how strongly their channels fire.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +20,9 @@ def conv_layers(model: nn.Module, layers=None) -> dict[str, nn.Conv2d]:
     Raises:
         ValueError: no convolution in the model, or a layer that is not one of them.
     """
-    names = {id(module): name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    names = {
+        id(module): name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
+    }
     convs = {name: model.get_submodule(name) for name in names.values()}
     if not convs:
         raise ValueError(
@@ -31,20 +35,23 @@ def conv_layers(model: nn.Module, layers=None) -> dict[str, nn.Conv2d]:
     chosen = [names.get(id(layer)) if isinstance(layer, nn.Module) else layer for layer in asked]
     wrong = [str(given) for given, name in zip(asked, chosen) if name not in convs]
     if wrong or not chosen:
-        raise ValueError(f"layers: expected convolutions of this model, received {', '.join(wrong) or 'none'}. It has: {', '.join(convs)}.")
+        raise ValueError(
+            f"layers: expected convolutions of this model, received {', '.join(wrong) or 'none'}. It has: {', '.join(convs)}."
+        )
     return {name: convs[name] for name in chosen}
 
 
 def default_convs(model: nn.Module, layer_ratio: float | None = None) -> list[str]:
     """Names of the convolutions to edit, in order of definition.
 
-    With ``layer_ratio`` the last share of all convolutions, one at least, for any model. Without it the published choice
-    for the model's family (timm and torchvision): ResNet, the convolutions of the last two stages without their shortcuts;
-    VGG, those in the upper half of ``features``; EfficientNet, the depthwise ones that open the last two stages and the
-    final 1 x 1.
+    With ``layer_ratio`` the last share of all convolutions, one at least, for any model. Without it
+    the published choice for the model's family (timm and torchvision): ResNet, the convolutions of
+    the last two stages without their shortcuts; VGG, those in the upper half of ``features``;
+    EfficientNet, the depthwise ones that open the last two stages and the final 1 x 1.
 
     Raises:
-        ValueError: no convolution, a share outside (0, 1], or no ``layer_ratio`` for a family without a default.
+        ValueError: no convolution, a share outside (0, 1], or no ``layer_ratio`` for a family
+            without a default.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
     >>> default_convs(net, layer_ratio=0.5)
@@ -54,7 +61,9 @@ def default_convs(model: nn.Module, layer_ratio: float | None = None) -> list[st
     if layer_ratio is not None:
         if not 0 < layer_ratio <= 1:
             raise ValueError(f"layer_ratio: expected a share in (0, 1], received {layer_ratio}.")
-        return list(convs)[-max(1, int(layer_ratio * len(convs) + 1e-9)) :]  # int(0.29 * 100) alone would be 28
+        return list(convs)[
+            -max(1, int(layer_ratio * len(convs) + 1e-9)) :
+        ]  # int(0.29 * 100) alone would be 28
     for family in type(model).__mro__:
         chosen = FAMILIES.get(family.__name__, lambda *_: [])(model, convs)
         if chosen:
@@ -72,7 +81,9 @@ def _resnet(model: nn.Module, convs: dict) -> list[str]:
 
 def _vgg(model: nn.Module, convs: dict) -> list[str]:
     half = len(model.features) // 2
-    return [name for name in convs if name.startswith("features.") and int(name.split(".")[1]) >= half]
+    return [
+        name for name in convs if name.startswith("features.") and int(name.split(".")[1]) >= half
+    ]
 
 
 def _efficientnet(model: nn.Module, convs: dict) -> list[str]:
@@ -89,13 +100,16 @@ FAMILIES = {"ResNet": _resnet, "VGG": _vgg, "EfficientNet": _efficientnet}
 
 
 def mean_activation(output: Tensor) -> Tensor:
-    """Spatial mean of a convolution's output after a ReLU, ``(b, c)`` from ``(b, c, h, w)``; in float32 at least."""
+    """Spatial mean of a convolution's output after a ReLU, ``(b, c)`` from ``(b, c, h, w)``; in
+    float32 at least.
+    """
     return output.relu().mean((2, 3), dtype=torch.promote_types(output.dtype, torch.float32))
 
 
 @contextmanager
 def channel_means(model: nn.Module, convs: dict[str, nn.Conv2d]) -> Iterator[Callable]:
-    """Yields a function from images to the model's output and the `mean_activation` of all layers side by side ``(b, channels)``.
+    """Yields a function from images to the model's output and the `mean_activation` of all layers
+    side by side ``(b, channels)``.
 
     Nothing larger than that is kept, and the hooks are gone when the context closes.
 
@@ -107,7 +121,9 @@ def channel_means(model: nn.Module, convs: dict[str, nn.Conv2d]) -> Iterator[Cal
     def see(name: str) -> Callable:
         def hook(module, inputs, output):
             if name in seen:
-                raise ValueError(f"layer {name!r} is used twice in one pass, so an image has two activations. Leave it out of layers.")
+                raise ValueError(
+                    f"layer {name!r} is used twice in one pass, so an image has two activations. Leave it out of layers."
+                )
             seen[name] = mean_activation(output)
 
         return hook
@@ -117,10 +133,18 @@ def channel_means(model: nn.Module, convs: dict[str, nn.Conv2d]) -> Iterator[Cal
         output = model(images)
         missed = [name for name in convs if name not in seen]
         if missed:
-            raise ValueError(f"{', '.join(missed)}: never reached by a forward pass (an auxiliary head?). Leave them out of layers.")
-        wrong = [f"{name!r} put out {len(seen[name])}" for name in convs if len(seen[name]) != len(images)]
+            raise ValueError(
+                f"{', '.join(missed)}: never reached by a forward pass (an auxiliary head?). Leave them out of layers."
+            )
+        wrong = [
+            f"{name!r} put out {len(seen[name])}"
+            for name in convs
+            if len(seen[name]) != len(images)
+        ]
         if wrong:
-            raise ValueError(f"{wrong[0]} rows for {len(images)} images: they are not images. Leave it out of layers.")
+            raise ValueError(
+                f"{wrong[0]} rows for {len(images)} images: they are not images. Leave it out of layers."
+            )
         return output, torch.cat([seen[name] for name in convs], 1)
 
     try:

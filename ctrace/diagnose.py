@@ -20,12 +20,14 @@ class Diagnosis:
 
     Attributes:
         n: points.
-        components: connected components, counted as eigenvalues equal to 1 (a lower bound if all shown are). Where more than `n_eig` points
-            stand alone, the graph is not solved: each of them counts as a piece and the others as one.
+        components: connected components, counted as eigenvalues equal to 1 (a lower bound if all
+            shown are). Where more than `n_eig` points stand alone, the graph is not solved: each of
+            them counts as a piece and the others as one.
         degree: smallest, median and largest degree.
         eigval: leading eigenvalues, descending; empty if the graph was not solved.
         gaps: ``lam_k - lam_(k+1)`` for k = 1, 2, ...
-        suggested_k: the k with the widest gap, from 2 and from the number of components on; None if the graph was not solved.
+        suggested_k: the k with the widest gap, from 2 and from the number of components on; None if
+            the graph was not solved.
         notes: in words, what is wrong and what to try.
     """
 
@@ -46,7 +48,9 @@ class Diagnosis:
         ]
         if self.suggested_k is not None:
             lines.append("eigenvalues: " + " ".join(f"{v:.4f}" for v in self.eigval.tolist()))
-            lines.append(f"widest eigengap: {float(self.gaps[self.suggested_k - 1]):.4f}, after k = {self.suggested_k}")
+            lines.append(
+                f"widest eigengap: {float(self.gaps[self.suggested_k - 1]):.4f}, after k = {self.suggested_k}"
+            )
         return "\n".join(lines + [f"- {note}" for note in self.notes])
 
 
@@ -58,15 +62,22 @@ def diagnose(graph: Graph | PrecomputedGraph | Tensor, n_eig: int = 12, seed: in
     """
     graph = Graph(graph.detach(), seed=seed) if isinstance(graph, Tensor) else graph
     if graph.n < 3:
-        raise ValueError(f"diagnose: expected at least 3 points, received {graph.n}; two points have only one possible cut.")
+        raise ValueError(
+            f"diagnose: expected at least 3 points, received {graph.n}; two points have only one possible cut."
+        )
     n_eig = max(2, min(n_eig, graph.n - 1))
-    degree = tuple(float(q) for q in (graph.degree.min(), graph.degree.median(), graph.degree.max()))
+    degree = tuple(
+        float(q) for q in (graph.degree.min(), graph.degree.median(), graph.degree.max())
+    )
     lonely = _lonely(graph)
     if lonely > n_eig:
-        # By Gershgorin each lonely point brings an eigenvalue within 2 * LONELY of 1: a solver finds no gap to converge on.
+        # By Gershgorin each lonely point brings an eigenvalue within 2 * LONELY of 1: a solver
+        # finds no gap to converge on.
         note = f"{lonely} of {graph.n} points stand alone: the bandwidth is far too small. Widen sigma, or try sigma='local'."
         nothing = graph.degree.new_empty(0)
-        return Diagnosis(graph.n, lonely + (lonely < graph.n), degree, nothing, nothing, None, (note,))
+        return Diagnosis(
+            graph.n, lonely + (lonely < graph.n), degree, nothing, nothing, None, (note,)
+        )
     with torch.no_grad():
         _, spectrum = solve(graph, n_eig, seed)
     eigval = torch.cat([spectrum.eigval, spectrum.eigval.new_tensor([spectrum.next_eigval])])
@@ -74,22 +85,40 @@ def diagnose(graph: Graph | PrecomputedGraph | Tensor, n_eig: int = 12, seed: in
     components = int((eigval > 1 - spectrum.rounding).sum())
     fewest = min(max(2, components), n_eig)  # a cut into fewer pieces than there are is undefined
     suggested = int(gaps[fewest - 1 :].argmax()) + fewest
-    return Diagnosis(graph.n, components, degree, eigval[:-1], gaps, suggested, _notes(lonely, components, eigval, gaps, suggested))
+    return Diagnosis(
+        graph.n,
+        components,
+        degree,
+        eigval[:-1],
+        gaps,
+        suggested,
+        _notes(lonely, components, eigval, gaps, suggested),
+    )
 
 
 def _lonely(graph: Graph | PrecomputedGraph) -> int:
-    """Points whose weight to all others is below LONELY; the weight to itself is 1 in a `Graph`, unknown in a given ``W``."""
+    """Points whose weight to all others is below LONELY; the weight to itself is 1 in a `Graph`,
+    unknown in a given ``W``.
+    """
     return int((graph.degree < 1 + LONELY).sum()) if isinstance(graph, Graph) else 0
 
 
-def _notes(lonely: int, components: int, eigval: Tensor, gaps: Tensor, suggested: int) -> tuple[str, ...]:
+def _notes(
+    lonely: int, components: int, eigval: Tensor, gaps: Tensor, suggested: int
+) -> tuple[str, ...]:
     notes = []
     if components >= len(eigval):
-        notes.append(f"all {len(eigval)} eigenvalues shown are 1: the bandwidth is far too small, points stand alone. Widen sigma.")
+        notes.append(
+            f"all {len(eigval)} eigenvalues shown are 1: the bandwidth is far too small, points stand alone. Widen sigma."
+        )
     elif components > 1:
-        notes.append(f"the graph falls into {components} pieces: a cut into fewer than {components} is undefined. Widen sigma to join them.")
+        notes.append(
+            f"the graph falls into {components} pieces: a cut into fewer than {components} is undefined. Widen sigma to join them."
+        )
     if lonely:
-        notes.append(f"{lonely} points have almost no weight to any other: outliers, or sigma too small for them. Try sigma='local'.")
+        notes.append(
+            f"{lonely} points have almost no weight to any other: outliers, or sigma too small for them. Try sigma='local'."
+        )
     if components < len(eigval) and float(gaps[suggested - 1]) < SMALL_GAP:
         notes.append(
             f"no open eigengap (widest {float(gaps[suggested - 1]):.1e}): these points have no clear number of segments, and the "

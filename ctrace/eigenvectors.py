@@ -1,8 +1,9 @@
 """The leading eigenvectors of a graph, with a gradient that stays finite where eigenvalues repeat.
 
-``U (n, k)`` holds the k largest eigenvectors of ``S = D^-1/2 W D^-1/2`` (Shi and Malik 2000): unit columns, eigenvalues
-descending, the first one 1. Forward is a thick-restarted block Krylov iteration, backward is one conjugate-gradient solve with
-all right-hand sides; neither needs the other n - k eigenvectors, nor ``S`` itself.
+``U (n, k)`` holds the k largest eigenvectors of ``S = D^-1/2 W D^-1/2`` (Shi and Malik 2000): unit
+columns, eigenvalues descending, the first one 1. Forward is a thick-restarted block Krylov
+iteration, backward is one conjugate-gradient solve with all right-hand sides; neither needs the
+other n - k eigenvectors, nor ``S`` itself.
 """
 
 import warnings
@@ -16,13 +17,22 @@ from ctrace.graph import Graph, PrecomputedGraph
 __all__ = ["ncut_eigenvectors", "Spectrum", "solve", "eigenvector_factors"]
 
 DENSE_UP_TO = 512  # below this many points the whole eigendecomposition is the fastest way
-ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-13}  # a smaller gap between eigenvalues cannot be told from none
-INVARIANCE = {torch.float32: 1e-5, torch.float64: 1e-11}  # what a loss that ignores rotations leaves of its twist, relative
+ROUNDING = {
+    torch.float32: 1e-6,
+    torch.float64: 1e-13,
+}  # a smaller gap between eigenvalues cannot be told from none
+INVARIANCE = {
+    torch.float32: 1e-5,
+    torch.float64: 1e-11,
+}  # what a loss that ignores rotations leaves of its twist, relative
 SPARE = 8  # eigenpairs carried beyond the k asked for: they speed up both solves
 SOLVE_TOLERANCE = {torch.float32: 1e-7, torch.float64: 1e-12}  # |S u - lam u|
 CONNECTED = 1e-4  # the gap after the first eigenvalue beyond which there is no second eigenvalue 1
 GAP_SHARE = 1e-2  # of the gap below k: how well it must be known
-IMPLICIT_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}  # of the gradient's linear system, relative
+IMPLICIT_TOLERANCE = {
+    torch.float32: 1e-5,
+    torch.float64: 1e-12,
+}  # of the gradient's linear system, relative
 ATTAINABLE = 8  # times rounding times |v|: what the residual of that system can fall to
 
 
@@ -54,11 +64,14 @@ class Spectrum:
         return ROUNDING[self.eigval.dtype]
 
 
-def ncut_eigenvectors(graph: Graph | PrecomputedGraph, n_eig: int, seed: int = 0) -> tuple[Tensor, Spectrum]:
+def ncut_eigenvectors(
+    graph: Graph | PrecomputedGraph, n_eig: int, seed: int = 0
+) -> tuple[Tensor, Spectrum]:
     """The ``n_eig`` leading eigenvectors of a graph, differentiable in the graph's features.
 
-    The gradient is that of Magnus (1985) restricted to the block. A loss that does not change when ``U`` is rotated within
-    the block (k-way scores, projectors) has a finite gradient at any repeated eigenvalue inside it.
+    The gradient is that of Magnus (1985) restricted to the block. A loss that does not change when
+    ``U`` is rotated within the block (k-way scores, projectors) has a finite gradient at any
+    repeated eigenvalue inside it.
 
     Args:
         graph: a `Graph` or `PrecomputedGraph`; its features may require a gradient.
@@ -66,11 +79,13 @@ def ncut_eigenvectors(graph: Graph | PrecomputedGraph, n_eig: int, seed: int = 0
         seed: for the start of the iteration; the answer depends on it only through rounding.
 
     Returns:
-        ``U (n, k)`` with orthonormal columns, each signed so that its largest entry is positive, and the `Spectrum`.
+        ``U (n, k)`` with orthonormal columns, each signed so that its largest entry is positive,
+            and the `Spectrum`.
 
     Raises:
         ValueError: more eigenvectors than points.
-        ArithmeticError: a gradient is asked for and the gap below the k-th eigenvalue is closed; or the iteration stalls.
+        ArithmeticError: a gradient is asked for and the gap below the k-th eigenvalue is closed; or
+            the iteration stalls.
     """
     if not 1 <= n_eig <= graph.n:
         raise ValueError(
@@ -99,36 +114,51 @@ def _gap_closed(spectrum: Spectrum) -> str:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------- forward
+# ----------------------------------------------------------------------------------------------------------------
+# forward
 
 
 def solve(graph: Graph | PrecomputedGraph, k: int, seed: int = 0) -> tuple[Tensor, Spectrum]:
-    """Eigenvectors and `Spectrum`, without gradient and whatever the gap: `ncut_eigenvectors` is the careful way in."""
+    """Eigenvectors and `Spectrum`, without gradient and whatever the gap: `ncut_eigenvectors` is
+    the careful way in.
+    """
     root = graph.degree.rsqrt()[:, None]
     if graph.n <= max(DENSE_UP_TO, 4 * (k + SPARE)):
-        S = (root * graph.matmul(torch.eye(graph.n, dtype=root.dtype, device=root.device)) * root.T).double()
+        S = (
+            root * graph.matmul(torch.eye(graph.n, dtype=root.dtype, device=root.device)) * root.T
+        ).double()
         eigval, eigvec = torch.linalg.eigh((S + S.T) / 2)
         residual = float((S @ eigvec[:, -k:] - eigvec[:, -k:] * eigval[-k:]).norm(dim=0).max())
         eigval, eigvec = eigval.flip(0).to(root.dtype), eigvec.flip(1).to(root.dtype)
     else:
-        eigvec, eigval, residual = _block_krylov(lambda v: root * graph.matmul(root * v), 1 / root, k, seed)
+        eigvec, eigval, residual = _block_krylov(
+            lambda v: root * graph.matmul(root * v), 1 / root, k, seed
+        )
     stop = min(k + SPARE, eigvec.shape[1])
     following = float(eigval[k]) if graph.n > k else float("-inf")
-    return _fix_sign(eigvec[:, :k]), Spectrum(eigval[:k], following, residual, eigvec[:, k:stop], eigval[k:stop])
+    return _fix_sign(eigvec[:, :k]), Spectrum(
+        eigval[:k], following, residual, eigvec[:, k:stop], eigval[k:stop]
+    )
 
 
 def _fix_sign(U: Tensor) -> Tensor:
-    """Makes each column's largest-magnitude entry positive. (The sum of a balanced column is zero: its sign is noise.)"""
+    """Makes each column's largest-magnitude entry positive. (The sum of a balanced column is zero:
+    its sign is noise.)
+    """
     peak = U.gather(0, U.abs().argmax(0, keepdim=True))
     return U * torch.where(peak < 0, -1.0, 1.0).to(U.dtype)
 
 
-def _block_krylov(product, known: Tensor, k: int, seed: int, max_products: int = 2000) -> tuple[Tensor, Tensor, float]:
-    """Leading eigenpairs of a symmetric operator by thick-restarted block Krylov (Wu and Simon 2000, in residual form).
+def _block_krylov(
+    product, known: Tensor, k: int, seed: int, max_products: int = 2000
+) -> tuple[Tensor, Tensor, float]:
+    """Leading eigenpairs of a symmetric operator by thick-restarted block Krylov (Wu and Simon
+    2000, in residual form).
 
-    The basis grows by the residuals of the unconverged leading pairs, so a restart costs no product and loses nothing that
-    matters. The pair after the last one asked for is followed until its eigenvalue is known to a hundredth of the gap, which is
-    part of the answer: it often lies at the edge of a crowd, where its vector would take long and serve nobody.
+    The basis grows by the residuals of the unconverged leading pairs, so a restart costs no product
+    and loses nothing that matters. The pair after the last one asked for is followed until its
+    eigenvalue is known to a hundredth of the gap, which is part of the answer: it often lies at the
+    edge of a crowd, where its vector would take long and serve nobody.
 
     Args:
         product: ``(n, m) -> (n, m)``.
@@ -139,30 +169,45 @@ def _block_krylov(product, known: Tensor, k: int, seed: int, max_products: int =
         vectors ``(n, k + SPARE)``, values, and the largest residual of the first k.
     """
     n, keep = len(known), k + SPARE
-    noise = torch.randn(n, keep - 1, generator=torch.Generator().manual_seed(seed), dtype=known.dtype)
+    noise = torch.randn(
+        n, keep - 1, generator=torch.Generator().manual_seed(seed), dtype=known.dtype
+    )
     basis = _orthonormal(torch.cat([known, noise.to(known.device)], 1))
     image = product(basis)
     tolerance, best, stalled = SOLVE_TOLERANCE[known.dtype], float("inf"), 0
     for _ in range(max_products):
         theta, turn = torch.linalg.eigh(_symmetric(basis.T @ image).double())
         theta, turn = theta.flip(0).to(known.dtype), turn.flip(1).to(known.dtype)
-        if basis.shape[1] > 7 * keep:  # thick restart: twice the block is kept, which preserves the speed of a long basis
-            basis, image = _reorthonormalized(basis @ turn[:, : 2 * keep], image @ turn[:, : 2 * keep])
-            theta, turn = theta[: 2 * keep], torch.eye(2 * keep, dtype=known.dtype, device=known.device)
+        if (
+            basis.shape[1] > 7 * keep
+        ):  # thick restart: twice the block is kept, which preserves the speed of a long basis
+            basis, image = _reorthonormalized(
+                basis @ turn[:, : 2 * keep], image @ turn[:, : 2 * keep]
+            )
+            theta, turn = (
+                theta[: 2 * keep],
+                torch.eye(2 * keep, dtype=known.dtype, device=known.device),
+            )
         vectors = basis @ turn[:, :keep]
         residual = image @ turn[:, :keep] - vectors * theta[:keep]
         size = residual.norm(dim=0)
         achieved = float(size[:k].max())
-        if theta[0] - theta[1] > CONNECTED:  # then the first pair is `known`, and its residual the rounding of the degrees
+        if (
+            theta[0] - theta[1] > CONNECTED
+        ):  # then the first pair is `known`, and its residual the rounding of the degrees
             size[0] = 0
         gap = float(theta[k - 1] - theta[k])
-        following = float(size[k]) if size[k] > GAP_SHARE * gap else 0.0  # an eigenvalue is off by less than its residual
+        following = (
+            float(size[k]) if size[k] > GAP_SHARE * gap else 0.0
+        )  # an eigenvalue is off by less than its residual
         worst = max(float(size[:k].max()), following)
-        # In float32 the residual stops at rounding, a little above or below the tolerance: going on would only shuffle noise.
+        # In float32 the residual stops at rounding, a little above or below the tolerance: going on
+        # would only shuffle noise.
         best, stalled = (worst, 0) if worst < 0.7 * best else (best, stalled + 1)
         if worst <= tolerance or (stalled >= 4 and worst <= 30 * tolerance):
             return vectors, theta[:keep], achieved
-        # What is below the tolerance is rounding, with no direction of its own: as a column it would spoil the basis.
+        # What is below the tolerance is rounding, with no direction of its own: as a column it
+        # would spoil the basis.
         fresh = _orthonormal(residual[:, size > tolerance], basis)
         basis, image = torch.cat([basis, fresh], 1), torch.cat([image, product(fresh)], 1)
     raise ArithmeticError(
@@ -172,9 +217,13 @@ def _block_krylov(product, known: Tensor, k: int, seed: int, max_products: int =
 
 
 def _reorthonormalized(basis: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Takes the rounding out of a basis that has been turned, and its image along; otherwise it grows from restart to restart."""
+    """Takes the rounding out of a basis that has been turned, and its image along; otherwise it
+    grows from restart to restart.
+    """
     wide, triangle = torch.linalg.qr(basis.double())
-    return wide.to(basis.dtype), torch.linalg.solve_triangular(triangle, image.double(), upper=True, left=False).to(image.dtype)
+    return wide.to(basis.dtype), torch.linalg.solve_triangular(
+        triangle, image.double(), upper=True, left=False
+    ).to(image.dtype)
 
 
 def _symmetric(H: Tensor) -> Tensor:
@@ -182,9 +231,11 @@ def _symmetric(H: Tensor) -> Tensor:
 
 
 def _orthonormal(block: Tensor, against: Tensor | None = None) -> Tensor:
-    """Orthonormal columns spanning the block, orthogonal to ``against``; twice, since once leaves rounding of the removed part.
+    """Orthonormal columns spanning the block, orthogonal to ``against``; twice, since once leaves
+    rounding of the removed part.
 
-    In float64: beside a product with the graph it costs little, and what float32 leaves here is the floor of every residual.
+    In float64: beside a product with the graph it costs little, and what float32 leaves here is the
+    floor of every residual.
     """
     wide, against = block.double(), None if against is None else against.double()
     for _ in range(2):
@@ -194,7 +245,8 @@ def _orthonormal(block: Tensor, against: Tensor | None = None) -> Tensor:
     return wide.to(block.dtype)
 
 
-# --------------------------------------------------------------------------------------------------------------- backward
+# ---------------------------------------------------------------------------------------------------------------
+# backward
 
 
 class _Eigenvectors(torch.autograd.Function):
@@ -214,15 +266,20 @@ class _Eigenvectors(torch.autograd.Function):
         return ctx.graph.send(left, right), None, None, None
 
 
-def eigenvector_factors(graph, U: Tensor, spectrum: Spectrum, pulls: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """For each of several losses, the factors of ``dl/dW = (left right^T + right left^T) / 2`` from its ``g = dl/dU (n, k)``.
+def eigenvector_factors(
+    graph, U: Tensor, spectrum: Spectrum, pulls: list[Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """For each of several losses, the factors of ``dl/dW = (left right^T + right left^T) / 2`` from
+    its ``g = dl/dU (n, k)``.
 
-    ``dl/dS = (B U^T + U B^T) / 2`` with ``B = V + U C``: ``V`` solves ``(lam_j - S) v_j = (1 - U U^T) g_j`` outside the block,
-    ``C_ij = (m_ij - m_ji) / (2 (lam_j - lam_i))`` with ``m = U^T g`` is the turning inside it. Degrees follow ``W``, so the
-    normalisation adds ``r 1^T`` with ``r_i = -(B * S U + U * S B)_i / (2 d_i)``. All losses share one solve.
+    ``dl/dS = (B U^T + U B^T) / 2`` with ``B = V + U C``: ``V`` solves ``(lam_j - S) v_j = (1 - U
+    U^T) g_j`` outside the block, ``C_ij = (m_ij - m_ji) / (2 (lam_j - lam_i))`` with ``m = U^T g``
+    is the turning inside it. Degrees follow ``W``, so the normalisation adds ``r 1^T`` with ``r_i =
+    -(B * S U + U * S B)_i / (2 d_i)``. All losses share one solve.
 
     Raises:
-        ArithmeticError: a loss depends on which vectors stand for a repeated eigenvalue; or the solve stalls.
+        ArithmeticError: a loss depends on which vectors stand for a repeated eigenvalue; or the
+            solve stalls.
     """
     root, k = graph.degree.rsqrt()[:, None], U.shape[1]
 
@@ -231,7 +288,9 @@ def eigenvector_factors(graph, U: Tensor, spectrum: Spectrum, pulls: list[Tensor
 
     inside = [U.T @ g for g in pulls]  # (k, k) each
     V = _solve_outside(product, U, spectrum, torch.cat(pulls, 1))
-    turned = [U @ _turning(m, spectrum, float(g.norm())) for g, m in zip(pulls, inside, strict=True)]
+    turned = [
+        U @ _turning(m, spectrum, float(g.norm())) for g, m in zip(pulls, inside, strict=True)
+    ]
     B = V + torch.cat(turned, 1)  # (n, losses * k)
     factors = []
     for b, s_b in zip(B.split(k, 1), product(B).split(k, 1), strict=True):
@@ -241,9 +300,12 @@ def eigenvector_factors(graph, U: Tensor, spectrum: Spectrum, pulls: list[Tensor
 
 
 def _turning(inside: Tensor, spectrum: Spectrum, scale: float) -> Tensor:
-    """The block's own part ``C (k, k)``. It vanishes for a loss that ignores rotations, whatever the eigenvalues."""
+    """The block's own part ``C (k, k)``. It vanishes for a loss that ignores rotations, whatever
+    the eigenvalues.
+    """
     twist = inside - inside.T
-    # An invariant loss leaves rounding here; divided by the gap of a repeated eigenvalue it would swamp the gradient.
+    # An invariant loss leaves rounding here; divided by the gap of a repeated eigenvalue it would
+    # swamp the gradient.
     twist = torch.where(twist.abs() <= INVARIANCE[inside.dtype] * scale, 0, twist)
     gap = spectrum.eigval[None, :] - spectrum.eigval[:, None]  # lam_j - lam_i
     broken = (twist != 0) & (gap.abs() <= spectrum.rounding)
@@ -257,10 +319,15 @@ def _turning(inside: Tensor, spectrum: Spectrum, scale: float) -> Tensor:
     return torch.where(twist == 0, 0, twist / (2 * gap))
 
 
-def _solve_outside(product, U: Tensor, spectrum: Spectrum, rhs: Tensor, max_products: int = 5000) -> Tensor:
-    """Solves ``(lam_j - S) v_j = (1 - U U^T) rhs_j`` on the complement of ``U`` for all columns at once, by conjugate gradients.
+def _solve_outside(
+    product, U: Tensor, spectrum: Spectrum, rhs: Tensor, max_products: int = 5000
+) -> Tensor:
+    """Solves ``(lam_j - S) v_j = (1 - U U^T) rhs_j`` on the complement of ``U`` for all columns at
+    once, by conjugate gradients.
 
-    Column ``j`` of the ``(n, losses * k)`` right-hand sides belongs to eigenvalue ``j mod k``. The spare eigenpairs precondition it: along them the solution is known, and what is left is as easy as the gap below *them*.
+    Column ``j`` of the ``(n, losses * k)`` right-hand sides belongs to eigenvalue ``j mod k``. The
+    spare eigenpairs precondition it: along them the solution is known, and what is left is as easy
+    as the gap below *them*.
     """
     lam, spare = spectrum.eigval.repeat(rhs.shape[1] // U.shape[1]), spectrum.spare
     gain = 1 / (lam - spectrum.spare_eigval[:, None]).clamp_min(spectrum.rounding) - 1  # (e, k)
@@ -271,7 +338,8 @@ def _solve_outside(product, U: Tensor, spectrum: Spectrum, rhs: Tensor, max_prod
     def precondition(v):
         return outside(v + spare @ (gain * (spare.T @ v)))
 
-    # Twice: most of rhs may lie in the block, and what rounding leaves of that, no step could remove.
+    # Twice: most of rhs may lie in the block, and what rounding leaves of that, no step could
+    # remove.
     residual, v = outside(outside(rhs)), torch.zeros_like(rhs)
     whole = residual.norm(dim=0)
     # A column that lies within the block leaves rounding, not a system to solve.
@@ -281,7 +349,8 @@ def _solve_outside(product, U: Tensor, spectrum: Spectrum, rhs: Tensor, max_prod
     p, rz = z, (residual * z).sum(0)
     for _ in range(max_products):
         size = residual.norm(dim=0)
-        # A product rounds in proportion to |v|, which a small gap makes large: beyond that, steps would only add noise.
+        # A product rounds in proportion to |v|, which a small gap makes large: beyond that, steps
+        # would only add noise.
         attainable = ATTAINABLE * torch.finfo(rhs.dtype).eps * v.norm(dim=0)
         converged = size <= torch.maximum(IMPLICIT_TOLERANCE[U.dtype] * whole, attainable)
         if bool(converged.all()):

@@ -15,7 +15,8 @@ from ctrace.photos import close_names
 class GridFeatures:
     """Feature vectors on a grid, with a name for each channel.
 
-    Invariant: ``n = n_images * h * w`` and row ``(image * h + y) * w + x`` is the cell ``(y, x)`` of that image.
+    Invariant: ``n = n_images * h * w`` and row ``(image * h + y) * w + x`` is the cell ``(y, x)``
+    of that image.
 
     Attributes:
         features: floating-point tensor ``(n, c)``.
@@ -53,7 +54,8 @@ class GridFeatures:
         return self.features.reshape(self.n_images, *self.grid_hw, len(self.names))
 
     def zscores(self) -> Tensor:
-        """``(b, h, w, c)`` maps for the eye: each channel centred and divided by its standard deviation over all rows.
+        """``(b, h, w, c)`` maps for the eye: each channel centred and divided by its standard
+        deviation over all rows.
 
         A constant channel is zero everywhere. The result is detached.
         """
@@ -73,7 +75,9 @@ class GridFeatures:
         return replace(self, features=features)
 
     def to(self, *args, **kwargs) -> GridFeatures:
-        """The same features on another device or in another floating-point type, as `torch.Tensor.to`."""
+        """The same features on another device or in another floating-point type, as
+        `torch.Tensor.to`.
+        """
         return self.with_features(self.features.to(*args, **kwargs))
 
     def index(self, name: str) -> int:
@@ -89,28 +93,43 @@ class GridFeatures:
     def select(self, names: Sequence[str]) -> GridFeatures:
         """Only the channels in `names`, in that order; gradients flow back to all of `features`."""
         columns = [self.index(name) for name in ([names] if isinstance(names, str) else names)]
-        return replace(self, features=self.features[:, columns], names=tuple(self.names[i] for i in columns))
+        return replace(
+            self, features=self.features[:, columns], names=tuple(self.names[i] for i in columns)
+        )
 
 
 def _check_matrix(features) -> None:
     if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
-        got = f"{features.dtype} of shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features)
-        raise ValueError(f"expected floating-point features of shape (n, c), received {got}. "
-                         "Maps (b, h, w, c) become rows with maps.flatten(0, 2).")
+        got = (
+            f"{features.dtype} of shape {tuple(features.shape)}"
+            if isinstance(features, Tensor)
+            else type(features)
+        )
+        raise ValueError(
+            f"expected floating-point features of shape (n, c), received {got}. "
+            "Maps (b, h, w, c) become rows with maps.flatten(0, 2)."
+        )
 
 
 def _check_names(names: tuple, c: int) -> None:
     if len(names) != c:
-        raise ValueError(f"expected {c} channel names, one per column of the features, received {len(names)}. "
-                         "If columns were dropped by hand, use select, which keeps the names in step.")
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < c else []
+        raise ValueError(
+            f"expected {c} channel names, one per column of the features, received {len(names)}. "
+            "If columns were dropped by hand, use select, which keeps the names in step."
+        )
+    repeated = (
+        sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < c else []
+    )
     if repeated:
-        raise ValueError(f"channel names must differ, and {repeated} occur more than once. "
-                         "Number them, or a ranking by name cannot be read.")
+        raise ValueError(
+            f"channel names must differ, and {repeated} occur more than once. "
+            "Number them, or a ranking by name cannot be read."
+        )
 
 
 def _check_rows(n: int, grid_hw: tuple, n_images: int) -> None:
     if len(grid_hw) != 2 or min(*grid_hw, n_images) < 1 or n != n_images * math.prod(grid_hw):
         raise ValueError(
             f"expected n = n_images * h * w rows, received n = {n} with n_images = {n_images} and grid_hw = {grid_hw}. "
-            "Prefix tokens (class, register) left in the rows and a swapped (h, w) are the usual causes.")
+            "Prefix tokens (class, register) left in the rows and a swapped (h, w) are the usual causes."
+        )

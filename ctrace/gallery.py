@@ -1,11 +1,13 @@
 """Figures with captions and alt texts, alone or in tabs, from one Python call.
 
-The same cell output is drawn twice, because its two readers understand different languages. The book takes the
-`text/markdown` form: a MyST figure, or a tab set of figures, numbered and open to cross references. Jupyter and Colab
-take the `text/html` form: the same pictures in a small page of plain HTML and CSS, with no script.
+The same cell output is drawn twice, because its two readers understand different languages. The
+book takes the `text/markdown` form: a MyST figure, or a tab set of figures, numbered and open to
+cross references. Jupyter and Colab take the `text/html` form: the same pictures in a small page of
+plain HTML and CSS, with no script.
 
 Nothing here imports a plotting library: anything with a `savefig` method is a figure.
 """
+
 from __future__ import annotations
 
 import base64
@@ -45,12 +47,13 @@ class _Item(NamedTuple):
 class Gallery:
     """A row of tabs, each holding one captioned figure.
 
-    Invariant: every tab has its own label, a picture, an alt text and a caption; `add` refuses anything less.
-    Tabs with the same label move together through the whole book, so that a reader who chooses "Example 2" once keeps it.
+    Invariant: every tab has its own label, a picture, an alt text and a caption; `add` refuses
+    anything less. Tabs with the same label move together through the whole book, so that a reader
+    who chooses "Example 2" once keeps it.
 
     Args:
-        slug: a name that no other figure or gallery of the book has: lower-case letters, digits and hyphens.
-            Picture number i can be referred to as `fig-<slug>-i`, counted from 1.
+        slug: a name that no other figure or gallery of the book has: lower-case letters, digits and
+            hyphens. Picture number i can be referred to as `fig-<slug>-i`, counted from 1.
 
     Raises:
         ValueError: the slug holds other characters.
@@ -79,10 +82,12 @@ class Gallery:
 
         Args:
             label: what the tab says; one short line.
-            figure: anything with `savefig` (it is closed, so that the notebook does not show it a second time),
-                a PIL image, or the bytes of a PNG or of an (animated) GIF.
-            alt: what a reader who cannot see the picture needs to know; a sentence, not a file name.
-            caption: the text under the picture. MyST (`$x$`, `**b**`, citations) is rendered in the book.
+            figure: anything with `savefig` (it is closed, so that the notebook does not show it a
+                second time), a PIL image, or the bytes of a PNG or of an (animated) GIF.
+            alt: what a reader who cannot see the picture needs to know; a sentence, not a file
+                name.
+            caption: the text under the picture. MyST (`$x$`, `**b**`, citations) is rendered in the
+                book.
 
         Raises:
             ValueError: a label that is taken, or an empty label, alt or caption.
@@ -107,7 +112,9 @@ class Gallery:
             ValueError: the gallery has no tab.
         """
         if not self._items:
-            raise ValueError(f"Gallery '{self.slug}' is empty. Call .add(label, figure, alt, caption) before .show().")
+            raise ValueError(
+                f"Gallery '{self.slug}' is empty. Call .add(label, figure, alt, caption) before .show()."
+            )
         for number, item in enumerate(self._items, 1):
             _glue(f"{self.slug}-{number}", item.picture)
         _display(self._bundle())
@@ -149,22 +156,31 @@ def show_figure(figure: Any, alt: str, caption: str, name: str) -> None:
         name: a name that no other figure of the book has; refer to it as `fig-<name>`.
 
     Raises:
-        ValueError: an empty alt or caption, or a name with other characters than lower-case letters, digits, hyphens.
+        ValueError: an empty alt or caption, or a name with other characters than lower-case
+            letters, digits, hyphens.
         TypeError: a picture that is neither of these.
     """
     name = _checked_slug(name, "Figure name")
     where = f"Figure '{name}'"
-    item = _Item("", _picture(figure, where), _checked_alt(alt, where), _checked_text(caption, "caption", where))
+    item = _Item(
+        "",
+        _picture(figure, where),
+        _checked_alt(alt, where),
+        _checked_text(caption, "caption", where),
+    )
     _glue(name, item.picture)
-    _display({
-        "text/markdown": _figure_markdown(name, item),
-        "text/html": f'<style>{_STYLE}</style>{_figure_html(item, "ctrace-figure")}',
-        "text/plain": f"Figure '{name}': {item.alt}",
-    })
+    _display(
+        {
+            "text/markdown": _figure_markdown(name, item),
+            "text/html": f"<style>{_STYLE}</style>{_figure_html(item, 'ctrace-figure')}",
+            "text/plain": f"Figure '{name}': {item.alt}",
+        }
+    )
 
 
 def _figure_markdown(key: str, item: _Item) -> str:
-    # The alt text is written as a JSON string: bare, a '#' or a ':' in it would end the option early.
+    # The alt text is written as a JSON string: bare, a '#' or a ':' in it would end the option
+    # early.
     alt = json.dumps(item.alt, ensure_ascii=False)
     return f"```{{glue:figure}} {key}\n:alt: {alt}\n:name: fig-{key}\n\n{item.caption}\n```"
 
@@ -184,7 +200,9 @@ def _sync_key(label: str) -> str:
 
 def _checked_slug(slug: str, what: str) -> str:
     if not isinstance(slug, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug):
-        raise ValueError(f"{what} must be lower-case letters, digits and single hyphens, like 'channel-maps'; got {slug!r}.")
+        raise ValueError(
+            f"{what} must be lower-case letters, digits and single hyphens, like 'channel-maps'; got {slug!r}."
+        )
     return slug
 
 
@@ -192,9 +210,13 @@ def _checked_text(text: str, what: str, where: str) -> str:
     """The text on one line; markdown would read a blank line or an indent as structure."""
     line = " ".join(str(text or "").split())
     if not line:
-        raise ValueError(f"{where}: {what} is empty. Say in one sentence what the reader should see.")
+        raise ValueError(
+            f"{where}: {what} is empty. Say in one sentence what the reader should see."
+        )
     if "```" in line or ":::" in line:
-        raise ValueError(f"{where}: {what} holds a code or directive fence, which would end the figure early: {line!r}.")
+        raise ValueError(
+            f"{where}: {what} holds a code or directive fence, which would end the figure early: {line!r}."
+        )
     return line
 
 
@@ -208,7 +230,9 @@ def _checked_alt(alt: str, where: str) -> str:
 def _picture(figure: Any, where: str) -> bytes:
     if isinstance(figure, (bytes, bytearray)):
         if not bytes(figure).startswith(tuple(_SIGNATURES)):
-            raise TypeError(f"{where}: got {len(figure)} bytes that start with neither the PNG signature nor GIF89a. Pass PNG or GIF bytes.")
+            raise TypeError(
+                f"{where}: got {len(figure)} bytes that start with neither the PNG signature nor GIF89a. Pass PNG or GIF bytes."
+            )
         return bytes(figure)
     buffer = io.BytesIO()
     if hasattr(figure, "savefig"):
@@ -236,8 +260,13 @@ def _mime_type(picture: bytes) -> str:
 
 
 def _glue(key: str, picture: bytes) -> None:
-    """Store a picture under a name in the notebook, invisibly, as `myst_nb.glue` would (which Colab does not have)."""
-    data = {_GLUE_PREFIX + _mime_type(picture): base64.b64encode(picture).decode(), _GLUE_PREFIX + "text/plain": repr(key)}
+    """Store a picture under a name in the notebook, invisibly, as `myst_nb.glue` would (which Colab
+    does not have).
+    """
+    data = {
+        _GLUE_PREFIX + _mime_type(picture): base64.b64encode(picture).decode(),
+        _GLUE_PREFIX + "text/plain": repr(key),
+    }
     _display(data, metadata={"scrapbook": {"name": key, "mime_prefix": _GLUE_PREFIX}})
 
 

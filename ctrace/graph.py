@@ -1,8 +1,9 @@
 """Affinity graphs, and products with ``W`` that never need ``W``.
 
-A graph is used in two ways only: multiplied by a few columns (``graph.matmul``), and asked how a loss changes with the
-features when the loss's derivative with respect to ``W`` has low rank (``graph.vjp``). Both work on tiles of rows, so a graph
-too large for memory costs time instead: its tiles are computed again for each product.
+A graph is used in two ways only: multiplied by a few columns (``graph.matmul``), and asked how a
+loss changes with the features when the loss's derivative with respect to ``W`` has low rank
+(``graph.vjp``). Both work on tiles of rows, so a graph too large for memory costs time instead: its
+tiles are computed again for each product.
 """
 
 from collections.abc import Callable
@@ -12,21 +13,36 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ctrace.affinity import bandwidth, check_bandwidth, check_features, cosine_affinity, rbf_affinity, rbf_keys, rbf_weights, row_tiles
+from ctrace.affinity import (
+    bandwidth,
+    check_bandwidth,
+    check_features,
+    cosine_affinity,
+    rbf_affinity,
+    rbf_keys,
+    rbf_weights,
+    row_tiles,
+)
 
 __all__ = ["Graph", "PrecomputedGraph"]
 
-EXPONENT_DIGITS = 1e-4  # rounding allowed in an exponent; features far from each other on the scale of sigma cost more digits
+# rounding allowed in an exponent; features far from each other on the scale of sigma cost more
+# digits
+EXPONENT_DIGITS = 1e-4
 
 
 class _Deferring:
-    """Lets backward passes hand over the factors of ``dl/dW`` instead of a gradient, so that several can share one pass."""
+    """Lets backward passes hand over the factors of ``dl/dW`` instead of a gradient, so that
+    several can share one pass.
+    """
 
     _collected = None
 
     @contextmanager
     def deferred(self):
-        """Within this context a backward pass puts its ``(left, right)`` into the list it yields and sends nothing to ``x``."""
+        """Within this context a backward pass puts its ``(left, right)`` into the list it yields
+        and sends nothing to ``x``.
+        """
         self._collected = []
         try:
             yield self._collected
@@ -52,21 +68,32 @@ class Graph(_Deferring):
 
     Args:
         x: features ``(n, c)``, float32 or float64.
-        sigma: bandwidth or rule, see `bandwidth`; for ``"cosine"`` a number (0.5 when ``None``); ``None`` is ``"local"`` for rbf.
-        affinity: ``"rbf"``, ``"cosine"``, or a differentiable symmetric function ``(r, c), (n, c) -> (r, n)``.
+        sigma: bandwidth or rule, see `bandwidth`; for ``"cosine"`` a number (0.5 when ``None``);
+            ``None`` is ``"local"`` for rbf.
+        affinity: ``"rbf"``, ``"cosine"``, or a differentiable symmetric function ``(r, c), (n, c)
+            -> (r, n)``.
         memory_limit: bytes that ``W`` may take; beyond it the graph is matrix-free.
         seed: for the rows that a bandwidth rule looks at.
-        mass: how many points each row stands for ``(n,)``; weights become ``m_i w_ij m_j``. One each when ``None``.
+        mass: how many points each row stands for ``(n,)``; weights become ``m_i w_ij m_j``. One
+            each when ``None``.
 
     Raises:
-        ValueError: bad features (`check_features`), bandwidth or affinity; an affinity that is negative, asymmetric or not
-            finite; a node without any weight.
+        ValueError: bad features (`check_features`), bandwidth or affinity; an affinity that is
+            negative, asymmetric or not finite; a node without any weight.
 
-    Float32 features that spread over hundreds of bandwidths get their distances in float64, one tile at a time.
+    Float32 features that spread over hundreds of bandwidths get their distances in float64, one
+    tile at a time.
     """
 
-    def __init__(self, x: Tensor, sigma=None, affinity: str | Callable = "rbf", memory_limit: int = 2**30, seed: int = 0,
-                 mass: Tensor | None = None):  # fmt: skip
+    def __init__(
+        self,
+        x: Tensor,
+        sigma=None,
+        affinity: str | Callable = "rbf",
+        memory_limit: int = 2**30,
+        seed: int = 0,
+        mass: Tensor | None = None,
+    ):
         self.x = check_features(x)
         self.sigma, self._pair, self._keys = _make_pair(x, sigma, affinity, seed)
         self._mass = None if mass is None else _check_mass(mass, x)
@@ -94,24 +121,31 @@ class Graph(_Deferring):
                 return self._weights @ v
             out = torch.zeros_like(v)
             for rows in row_tiles(self.n, self.x):
-                tile = self._tile(rows, slice(rows.start, None))  # (r, n - start): the earlier columns were rows before
+                tile = self._tile(
+                    rows, slice(rows.start, None)
+                )  # (r, n - start): the earlier columns were rows before
                 out[rows].addmm_(tile, v[rows.start :])
                 out[rows.stop :].addmm_(tile[:, len(tile) :].T, v[rows])
             return out
 
     def __matmul__(self, v: Tensor) -> Tensor:
-        """``W v``, differentiable in the features and in ``v``; the gradient is computed tile by tile."""
+        """``W v``, differentiable in the features and in ``v``; the gradient is computed tile by
+        tile.
+        """
         return _GraphProduct.apply(self.x, v, self)
 
     def vjp(self, left: Tensor, right: Tensor, rows: Tensor | None = None) -> Tensor:
         """Gradient of a loss with ``dl/dW = (left right^T + right left^T) / 2``, both ``(n, m)``.
 
-        ``W`` and ``dl/dW`` are symmetric, so the derivative through the columns equals the one through the rows:
-        ``dl/dx_i = 2 sum_j (dl/dW)_ij dw(x_i, x_j)/dx_i``, and one tile of rows is enough at a time.
+        ``W`` and ``dl/dW`` are symmetric, so the derivative through the columns equals the one
+        through the rows:
+        ``dl/dx_i = 2 sum_j (dl/dW)_ij dw(x_i, x_j)/dx_i``, and one tile of rows is enough at a
+        time.
 
         Args:
             left, right: the factors.
-            rows: points whose gradient is wanted ``(r,)``; the cost is proportional to their number. All when ``None``.
+            rows: points whose gradient is wanted ``(r,)``; the cost is proportional to their
+                number. All when ``None``.
 
         Returns:
             ``(n, c)``, or ``(r, c)``.
@@ -124,15 +158,21 @@ class Graph(_Deferring):
         return grad
 
     def _pull(self, rows: Tensor, cotangent: Tensor) -> Tensor:
-        """``sum_j g_ij dw(x_i, x_j)/dx_i`` for a tile of rows ``i``: in closed form for rbf, by autograd for any other affinity."""
+        """``sum_j g_ij dw(x_i, x_j)/dx_i`` for a tile of rows ``i``: in closed form for rbf, by
+        autograd for any other affinity.
+        """
         x = self.x.detach()
         if self._keys is None:
             with torch.enable_grad():
                 x_rows = x[rows].requires_grad_()
                 tile = self._weigh(self._pair(x_rows, x), rows)
             return torch.autograd.grad(tile, x_rows, cotangent)[0]
-        with torch.no_grad():  # sum_j g_ij w_ij (x_j - x_i) / (s_i s_j), where keys hold x_j / s_j and 1 / s_j
-            pulled = (cotangent * (self._weights[rows] if self.stored else self._tile(rows))).to(self._keys)  # (r, n)
+        with (
+            torch.no_grad()
+        ):  # sum_j g_ij w_ij (x_j - x_i) / (s_i s_j), where keys hold x_j / s_j and 1 / s_j
+            pulled = (cotangent * (self._weights[rows] if self.stored else self._tile(rows))).to(
+                self._keys
+            )  # (r, n)
             sums, own = pulled @ self._keys[:, :-1], self._keys[rows]  # (r, c + 1), (r, c + 2)
             return (sums[:, :-1] * own[:, -2:-1] - own[:, :-2] * sums[:, -1:]).to(x)
 
@@ -140,7 +180,9 @@ class Graph(_Deferring):
         """``W[rows, columns]``, without gradient."""
         if self._keys is None:
             return self._weigh(self._pair(self.x[rows], self.x[columns]), rows, columns)
-        return self._weigh(rbf_weights(self._keys[rows], self._keys[columns]).to(self.x), rows, columns)
+        return self._weigh(
+            rbf_weights(self._keys[rows], self._keys[columns]).to(self.x), rows, columns
+        )
 
     def _weigh(self, tile: Tensor, rows, columns=slice(None)) -> Tensor:
         """Weights between rows that stand for several points each."""
@@ -155,16 +197,22 @@ class Graph(_Deferring):
     def _check_callable(self) -> None:
         few = self._pair(self.x[:64], self.x[:64])
         if not bool(torch.isfinite(few).all()) or bool((few < 0).any()):
-            raise ValueError("affinity: the function returned a negative, NaN or infinite weight. Weights must be finite and >= 0.")
+            raise ValueError(
+                "affinity: the function returned a negative, NaN or infinite weight. Weights must be finite and >= 0."
+            )
         if not torch.allclose(few, few.T, rtol=1e-4, atol=1e-6):
-            raise ValueError("affinity: the function is not symmetric, w(x, y) != w(y, x). A cut needs an undirected graph.")
+            raise ValueError(
+                "affinity: the function is not symmetric, w(x, y) != w(y, x). A cut needs an undirected graph."
+            )
 
 
 class PrecomputedGraph(_Deferring):
-    """A graph given by its weights ``W (n, n)``; the derivative is taken with respect to ``W`` itself.
+    """A graph given by its weights ``W (n, n)``; the derivative is taken with respect to ``W``
+    itself.
 
     Raises:
-        ValueError: weights that are not square, symmetric, finite and non-negative, or a node without any weight.
+        ValueError: weights that are not square, symmetric, finite and non-negative, or a node
+            without any weight.
     """
 
     sigma = None
@@ -174,9 +222,13 @@ class PrecomputedGraph(_Deferring):
         self.x = check_features(weights)
         w = weights.detach()
         if w.shape[0] != w.shape[1] or not torch.allclose(w, w.T, rtol=1e-4, atol=1e-7):
-            raise ValueError(f"weights: expected a symmetric (n, n) matrix, received shape {tuple(w.shape)}. Use (W + W.T) / 2.")
+            raise ValueError(
+                f"weights: expected a symmetric (n, n) matrix, received shape {tuple(w.shape)}. Use (W + W.T) / 2."
+            )
         if bool((w < 0).any()):
-            raise ValueError("weights: expected non-negative entries. A normalized cut has no meaning for negative weights.")
+            raise ValueError(
+                "weights: expected non-negative entries. A normalized cut has no meaning for negative weights."
+            )
         self.degree = w.sum(1)
         _check_degree(self.degree)
 
@@ -204,29 +256,49 @@ class PrecomputedGraph(_Deferring):
 
 
 def _make_pair(x: Tensor, sigma, affinity, seed):
-    """The bandwidth in use, the differentiable function ``(rows, x) -> weights``, and for rbf the keys that its tiles are made of."""
+    """The bandwidth in use, the differentiable function ``(rows, x) -> weights``, and for rbf the
+    keys that its tiles are made of.
+    """
     if callable(affinity):
         if sigma is not None:
-            raise ValueError("sigma: a callable affinity carries its own bandwidth; leave sigma out, or use affinity='rbf'.")
+            raise ValueError(
+                "sigma: a callable affinity carries its own bandwidth; leave sigma out, or use affinity='rbf'."
+            )
         return None, affinity, None
     if affinity == "cosine":
         value = 0.5 if sigma is None else sigma
         if isinstance(value, (str, Tensor)):
-            raise ValueError(f"sigma: affinity='cosine' takes a number (default 0.5), received {value!r}.")
-        return check_bandwidth(x.new_tensor(value), len(x)), partial(cosine_affinity, sigma=value), None
+            raise ValueError(
+                f"sigma: affinity='cosine' takes a number (default 0.5), received {value!r}."
+            )
+        return (
+            check_bandwidth(x.new_tensor(value), len(x)),
+            partial(cosine_affinity, sigma=value),
+            None,
+        )
     if affinity != "rbf":
-        raise ValueError(f"affinity: expected 'rbf', 'cosine' or a function, received {affinity!r}.")
+        raise ValueError(
+            f"affinity: expected 'rbf', 'cosine' or a function, received {affinity!r}."
+        )
     scale = bandwidth(x, "local" if sigma is None else sigma, seed)
     points, mean = x.detach(), x.detach().mean(0)
     spread = ((points - mean).square().sum(1) / scale.square()).max()
     precision = torch.float64 if spread * torch.finfo(x.dtype).eps > EXPONENT_DIGITS else x.dtype
     keys = rbf_keys(points.to(precision), scale.to(precision), mean.to(precision))
-    return scale, lambda a, b: rbf_affinity(a.to(precision), b.to(precision), scale.to(precision)).to(x.dtype), keys
+    return (
+        scale,
+        lambda a, b: rbf_affinity(a.to(precision), b.to(precision), scale.to(precision)).to(
+            x.dtype
+        ),
+        keys,
+    )
 
 
 def _check_mass(mass: Tensor, x: Tensor) -> Tensor:
     if mass.shape != (len(x),) or not bool((mass > 0).all() and torch.isfinite(mass).all()):
-        raise ValueError(f"mass: expected {len(x)} positive numbers, one per row of x, received shape {tuple(mass.shape)} or a number <= 0.")
+        raise ValueError(
+            f"mass: expected {len(x)} positive numbers, one per row of x, received shape {tuple(mass.shape)} or a number <= 0."
+        )
     return mass.detach().to(x)
 
 

@@ -1,9 +1,11 @@
 """Watching and editing a network from outside, and leaving it exactly as it was found.
 
-`capture` keeps activations and their gradients, `edit_gradient` changes a gradient on its way back. Both put a tensor hook on
-the output *inside* a forward hook: module backward hooks wrap the output in a view, which in-place ReLU and ``x += skip``
-cannot follow (https://github.com/pytorch/pytorch/issues/61519). Activations are cloned when they are seen, because the next
-in-place operation would overwrite them. A graph built inside the context keeps its hooks until it is freed; the model keeps none.
+`capture` keeps activations and their gradients, `edit_gradient` changes a gradient on its way back.
+Both put a tensor hook on the output *inside* a forward hook: module backward hooks wrap the output
+in a view, which in-place ReLU and ``x += skip`` cannot follow
+(https://github.com/pytorch/pytorch/issues/61519). Activations are cloned when they are seen,
+because the next in-place operation would overwrite them. A graph built inside the context keeps its
+hooks until it is freed; the model keeps none.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,8 +26,9 @@ __all__ = ["Capture", "Captured", "capture", "edit_gradient"]
 def capture(model: nn.Module, layers) -> Iterator["Capture"]:
     """Keep what the named layers put out, and the gradient that comes back to it.
 
-    Works with frozen models too: a captured output that needs no gradient is replaced by an equal one that does, and no
-    parameter is touched. Every call of ``model`` starts afresh, so memory does not grow with the number of calls.
+    Works with frozen models too: a captured output that needs no gradient is replaced by an equal
+    one that does, and no parameter is touched. Every call of ``model`` starts afresh, so memory
+    does not grow with the number of calls.
 
     Args:
         model: in any mode; nothing of it is changed.
@@ -35,7 +38,8 @@ def capture(model: nn.Module, layers) -> Iterator["Capture"]:
         `Capture`, a dictionary from dotted name to `Captured`; valid after the context has closed.
 
     Raises:
-        ValueError: a layer that does not exist, puts out no single tensor, is called twice in one pass, or is never reached.
+        ValueError: a layer that does not exist, puts out no single tensor, is called twice in one
+            pass, or is never reached.
         RuntimeError: gradients are switched off.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
@@ -77,7 +81,9 @@ class Captured:
 
     @property
     def gradient(self) -> Tensor:
-        """The gradient of the score at the layer, shaped like `activation`. Raises when no backward pass has reached it."""
+        """The gradient of the score at the layer, shaped like `activation`. Raises when no backward
+        pass has reached it.
+        """
         if self._gradient is None:
             raise RuntimeError(
                 f"layer {self.name!r}: no gradient has come back. Likely cause: (a) backward has not run yet, (b) the score does "
@@ -100,20 +106,27 @@ class Captured:
             )
         live = _differentiable(output)
         self._activation = output.detach().clone()
-        self._edge = get_gradient_edge(live)  # stays with the values as they are now, whatever is done in place later
+        self._edge = get_gradient_edge(
+            live
+        )  # stays with the values as they are now, whatever is done in place later
         live.register_hook(partial(self._keep, self.passes))
         return live
 
     def _keep(self, of_pass: int, gradient: Tensor):
-        if of_pass == self.passes:  # a late backward through an earlier pass belongs to another activation
+        if (
+            of_pass == self.passes
+        ):  # a late backward through an earlier pass belongs to another activation
             self._gradient = gradient.detach().clone()
 
 
 class Capture(dict):
     """From the layer's dotted name to `Captured`; ``[layer] = seen.values()`` unpacks a single one."""
 
-    def backward(self, score: Tensor, grad_outputs: Tensor | None = None, retain_graph: bool = False) -> list[Tensor]:
-        """Send gradients from ``score`` to the captured layers and no further: no parameter gets a ``.grad``.
+    def backward(
+        self, score: Tensor, grad_outputs: Tensor | None = None, retain_graph: bool = False
+    ) -> list[Tensor]:
+        """Send gradients from ``score`` to the captured layers and no further: no parameter gets a
+        ``.grad``.
 
         Args:
             score: a scalar, or any tensor together with ``grad_outputs`` of its shape.
@@ -123,7 +136,9 @@ class Capture(dict):
         """
         _check_reached([name for name, record in self.items() if not record.calls])
         if any(record._edge is None for record in self.values()):
-            raise RuntimeError("backward: the context is closed, and with it the way back. Call it inside `with capture(...)`.")
+            raise RuntimeError(
+                "backward: the context is closed, and with it the way back. Call it inside `with capture(...)`."
+            )
         if not score.requires_grad:
             raise RuntimeError(
                 f"the score does not depend on {', '.join(self)} through any gradient. Likely cause: the model detaches on the way, "
@@ -131,7 +146,9 @@ class Capture(dict):
                 "or load the model as PyTorch modules."
             )
         edges = [record._edge for record in self.values()]
-        found = torch.autograd.grad(score, edges, grad_outputs, retain_graph=retain_graph, allow_unused=True)
+        found = torch.autograd.grad(
+            score, edges, grad_outputs, retain_graph=retain_graph, allow_unused=True
+        )
         for record, gradient in zip(self.values(), found):
             if gradient is None:
                 record._gradient = torch.zeros_like(record.activation)
@@ -143,15 +160,20 @@ class Capture(dict):
 
     def _release(self):
         for record in self.values():
-            record._edge = None  # the graph holds the hook, the hook the record: without this the three would hold each other
+            # the graph holds the hook, the hook the record: without this the three would hold each
+            # other
+            record._edge = None
 
 
 @contextmanager
-def edit_gradient(model: nn.Module, layers, rule: Callable[[Tensor, Tensor, str], Tensor]) -> Iterator[None]:
+def edit_gradient(
+    model: nn.Module, layers, rule: Callable[[Tensor, Tensor, str], Tensor]
+) -> Iterator[None]:
     """Replace the gradient at the output of the named layers while it passes.
 
-    The forward values do not change. A layer used in several places is edited in each of them, with the activation of that
-    place. What counts is where the forward pass ran: a graph built inside keeps its edits, one built outside has none.
+    The forward values do not change. A layer used in several places is edited in each of them, with
+    the activation of that place. What counts is where the forward pass ran: a graph built inside
+    keeps its edits, one built outside has none.
 
     Args:
         model: in any mode.
@@ -160,7 +182,8 @@ def edit_gradient(model: nn.Module, layers, rule: Callable[[Tensor, Tensor, str]
 
     Raises:
         ValueError: as in `capture`, or a rule that returns another shape.
-        RuntimeError: gradients are off, or none will pass the layer because neither parameters nor input require one.
+        RuntimeError: gradients are off, or none will pass the layer because neither parameters nor
+            input require one.
     """
     check_gradients_on()
     found = _find_all(model, layers)
@@ -185,7 +208,9 @@ def _editor(name: str, rule: Callable, reached: set) -> Callable:
             )
         reached.add(name)
         live, activation = _differentiable(output), output.detach().clone()
-        live.register_hook(lambda gradient: _same_shape(rule(gradient, activation, name), gradient, name))
+        live.register_hook(
+            lambda gradient: _same_shape(rule(gradient, activation, name), gradient, name)
+        )
         return live
 
     return see
@@ -207,7 +232,9 @@ def _one_tensor(output, name: str) -> Tensor:
 
 
 def _differentiable(output: Tensor) -> Tensor:
-    """``output`` itself, or an equal tensor that is part of a graph: a hook on a leaf would stay on the caller's own tensor."""
+    """``output`` itself, or an equal tensor that is part of a graph: a hook on a leaf would stay on
+    the caller's own tensor.
+    """
     if output.requires_grad and not output.is_leaf:
         return output
     with torch.enable_grad():  # a model may run its frozen part under no_grad itself
@@ -218,7 +245,9 @@ def _differentiable(output: Tensor) -> Tensor:
 def _same_shape(edited: Tensor, gradient: Tensor, name: str) -> Tensor:
     if not isinstance(edited, Tensor) or edited.shape != gradient.shape:
         got = tuple(edited.shape) if isinstance(edited, Tensor) else type(edited).__name__
-        raise ValueError(f"edit_gradient: at {name!r} the rule must return the gradient's shape {tuple(gradient.shape)}; it returned {got}.")
+        raise ValueError(
+            f"edit_gradient: at {name!r} the rule must return the gradient's shape {tuple(gradient.shape)}; it returned {got}."
+        )
     return edited
 
 

@@ -1,8 +1,10 @@
-"""From eigenvectors to k segments: the rotation of Yu and Shi (2003), differentiated with the scores.
+"""From eigenvectors to k segments: the rotation of Yu and Shi (2003), differentiated with the
+scores.
 
-``U`` is defined up to a rotation within the block. The search below finds the rotation ``R`` that brings the rows closest to
-one-hot vectors, and because ``R`` turns against ``U``, the scores ``Z = U R`` do not depend on which ``U`` was given. That holds
-for derivatives too, but only when ``R`` is differentiated: a frozen ``R`` gives another, wrong gradient.
+``U`` is defined up to a rotation within the block. The search below finds the rotation ``R`` that
+brings the rows closest to one-hot vectors, and because ``R`` turns against ``U``, the scores ``Z =
+U R`` do not depend on which ``U`` was given. That holds for derivatives too, but only when ``R`` is
+differentiated: a frozen ``R`` gives another, wrong gradient.
 """
 
 import torch
@@ -17,9 +19,10 @@ MAX_ITERATIONS = 300
 def kway_ncut(eigvec: Tensor, n_clusters: int | None = None, return_rotation: bool = False):
     """Scores ``Z = U R (n, k)``; ``Z.argmax(1)`` is the segment of each point.
 
-    The answer does not change when the eigenvectors change sign, order or basis, and follows a permutation of the rows.
-    Segments are ordered by size, the largest first, those of equal size by the first row they hold; a segment that won no
-    point keeps its column. Differentiable in ``eigvec``, through the rotation too, with the assignment held fixed.
+    The answer does not change when the eigenvectors change sign, order or basis, and follows a
+    permutation of the rows. Segments are ordered by size, the largest first, those of equal size by
+    the first row they hold; a segment that won no point keeps its column. Differentiable in
+    ``eigvec``, through the rotation too, with the assignment held fixed.
 
     Args:
         eigvec: ``U (n, m)``, orthonormal columns, from `ctrace.eigenvectors`.
@@ -35,7 +38,9 @@ def kway_ncut(eigvec: Tensor, n_clusters: int | None = None, return_rotation: bo
     """
     U = _check(eigvec, n_clusters)
     with torch.no_grad():
-        assigned = _search(row_normalize(U.double()))  # in float32 the alternation would stop a few points early
+        assigned = _search(
+            row_normalize(U.double())
+        )  # in float32 the alternation would stop a few points early
     E = torch.nn.functional.one_hot(assigned, U.shape[1]).to(U.dtype)  # (n, k)
     R = _Polar.apply(row_normalize(U).T @ E)
     return (U @ R, R) if return_rotation else U @ R
@@ -48,7 +53,9 @@ def row_normalize(U: Tensor) -> Tensor:
 
 def _check(eigvec: Tensor, n_clusters: int | None) -> Tensor:
     if eigvec.ndim != 2 or not torch.isfinite(eigvec).all():
-        raise ValueError(f"eigvec: expected finite eigenvectors (n, m), received shape {tuple(eigvec.shape)}, or NaN in it.")
+        raise ValueError(
+            f"eigvec: expected finite eigenvectors (n, m), received shape {tuple(eigvec.shape)}, or NaN in it."
+        )
     n, m = eigvec.shape
     k = m if n_clusters is None else n_clusters
     if not isinstance(k, int) or not 1 <= k <= min(n, m):
@@ -58,25 +65,35 @@ def _check(eigvec: Tensor, n_clusters: int | None) -> Tensor:
         )
     U = eigvec[:, :k]
     if bool((U.detach().norm(dim=1) == 0).any()):
-        raise ValueError("eigvec: a row of zeros belongs to no segment. Keep more eigenvectors, or check that the point has neighbours.")
+        raise ValueError(
+            "eigvec: a row of zeros belongs to no segment. Keep more eigenvectors, or check that the point has neighbours."
+        )
     return U
 
 
 def _search(Y: Tensor) -> Tensor:
-    """The best assignment ``(n,)`` over several starts, relabelled by size, equal sizes by the first row they hold."""
+    """The best assignment ``(n,)`` over several starts, relabelled by size, equal sizes by the
+    first row they hold.
+    """
     found = [_alternate(Y, _spread_rows(Y, first)) for first in _first_rows(Y)]
     assigned, _ = max(found, key=lambda pair: pair[1])
     n, k = Y.shape
     size = torch.bincount(assigned, minlength=k)
-    first = torch.full_like(size, n).scatter_reduce(0, assigned, torch.arange(n, device=Y.device), "amin")
+    first = torch.full_like(size, n).scatter_reduce(
+        0, assigned, torch.arange(n, device=Y.device), "amin"
+    )
     return torch.argsort(torch.argsort(size * (n + 1) - first, descending=True))[assigned]
 
 
 def _first_rows(Y: Tensor) -> list[int]:
-    """Rows to start from, chosen by what no rotation or permutation changes: how central a row is among all rows."""
+    """Rows to start from, chosen by what no rotation or permutation changes: how central a row is
+    among all rows.
+    """
     central = Y @ Y.mean(0)  # (n,)
     order = torch.argsort(central)
-    return sorted({int(order[round(q * (len(order) - 1))]) for q in torch.linspace(0, 1, STARTS).tolist()})
+    return sorted(
+        {int(order[round(q * (len(order) - 1))]) for q in torch.linspace(0, 1, STARTS).tolist()}
+    )
 
 
 def _spread_rows(Y: Tensor, first: int) -> Tensor:
@@ -89,7 +106,9 @@ def _spread_rows(Y: Tensor, first: int) -> Tensor:
 
 
 def _alternate(Y: Tensor, R: Tensor) -> tuple[Tensor, float]:
-    """Alternates the nearest one-hot matrix and the nearest rotation until the objective stops (Yu and Shi 2003, section 4)."""
+    """Alternates the nearest one-hot matrix and the nearest rotation until the objective stops (Yu
+    and Shi 2003, section 4).
+    """
     before = -float("inf")
     for _ in range(MAX_ITERATIONS):
         assigned = (Y @ R).argmax(1)
@@ -109,7 +128,9 @@ def _polar(M: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Polar(torch.autograd.Function):
-    """Orthogonal polar factor. Its derivative divides by sums of singular values, never by differences."""
+    """Orthogonal polar factor. Its derivative divides by sums of singular values, never by
+    differences.
+    """
 
     @staticmethod
     def forward(ctx, M):

@@ -1,4 +1,6 @@
-"""Normalized Cut embedding with a scikit-learn style interface: fit, transform, and what the solver found."""
+"""Normalized Cut embedding with a scikit-learn style interface: fit, transform, and what the solver
+found.
+"""
 
 import torch
 from torch import Tensor
@@ -14,20 +16,26 @@ __all__ = ["Ncut"]
 class Ncut:
     """Normalized Cut embedding of feature rows.
 
-    Up to ``max_exact`` points every point is in the graph. Beyond it the graph is built on ``n_landmarks`` points spread over
-    the data, each standing for the points nearest to it, and the others are interpolated (`ctrace.nystrom`); ``n_exact`` says how many points the solve was exact for.
+    Up to ``max_exact`` points every point is in the graph. Beyond it the graph is built on
+    ``n_landmarks`` points spread over the data, each standing for the points nearest to it, and the
+    others are interpolated (`ctrace.nystrom`); ``n_exact`` says how many points the solve was exact
+    for.
 
     Args:
         n_eig: eigenvectors to keep, k.
-        sigma: bandwidth: ``None`` (the affinity's own default: ``"local"`` scales for rbf, which show an open eigengap on
-            features of photographs, 0.5 for cosine), a number, a rule's name, or one scale per point; see `ctrace.affinity.bandwidth`.
+        sigma: bandwidth: ``None`` (the affinity's own default: ``"local"`` scales for rbf, which
+            show an open eigengap on features of photographs, 0.5 for cosine), a number, a rule's
+            name, or one scale per point; see `ctrace.affinity.bandwidth`.
         affinity: ``"rbf"``, ``"cosine"`` or a differentiable symmetric function.
-        track_grad, exact_gradient: either one keeps the autograd graph, with the exact gradient; both off detaches the result.
-        device: where to compute; the features' own device when ``None``. Results return to the features' device.
+        track_grad, exact_gradient: either one keeps the autograd graph, with the exact gradient;
+            both off detaches the result.
+        device: where to compute; the features' own device when ``None``. Results return to the
+            features' device.
         max_exact: points up to which the graph is exact.
         n_landmarks: points of the graph beyond that.
         n_neighbors: landmarks that a new point is interpolated from.
-        memory_limit: bytes that the ``(n, n)`` weights may take; beyond it they are computed again for each product.
+        memory_limit: bytes that the ``(n, n)`` weights may take; beyond it they are computed again
+            for each product.
         seed: for everything random. The same seed gives the same answer.
 
     >>> x = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
@@ -39,9 +47,20 @@ class Ncut:
     """
 
     def __init__(
-        self, n_eig: int = 10, sigma=None, affinity="rbf", track_grad: bool = False, exact_gradient: bool = False, device=None, *,
-        max_exact: int = 20_000, n_landmarks: int = 4096, n_neighbors: int = 16, memory_limit: int = 2**30, seed: int = 0,
-    ):  # fmt: skip
+        self,
+        n_eig: int = 10,
+        sigma=None,
+        affinity="rbf",
+        track_grad: bool = False,
+        exact_gradient: bool = False,
+        device=None,
+        *,
+        max_exact: int = 20_000,
+        n_landmarks: int = 4096,
+        n_neighbors: int = 16,
+        memory_limit: int = 2**30,
+        seed: int = 0,
+    ):
         if not isinstance(n_eig, int) or n_eig < 1:
             raise ValueError(f"n_eig: expected a whole number of at least 1, received {n_eig!r}.")
         self.n_eig, self.sigma, self.affinity = n_eig, sigma, affinity
@@ -52,7 +71,9 @@ class Ncut:
         self.graph = self.spectrum = None
 
     def fit(self, X: Tensor) -> "Ncut":
-        """Solves for the eigenvectors of ``X (n, c)``. Raises what `ctrace.graph.Graph` and `ncut_eigenvectors` raise."""
+        """Solves for the eigenvectors of ``X (n, c)``. Raises what `ctrace.graph.Graph` and
+        `ncut_eigenvectors` raise.
+        """
         self._fit(X)
         return self
 
@@ -69,10 +90,14 @@ class Ncut:
         The fitted rows count as constants here: with tracking on, a gradient reaches ``X`` only.
         """
         if self.graph is None:
-            raise ValueError("transform: this Ncut has not been fitted. Call fit(X) or fit_transform(X) first.")
+            raise ValueError(
+                "transform: this Ncut has not been fitted. Call fit(X) or fit_transform(X) first."
+            )
         x = check_features(X, rows_at_least=1).to(self.graph.x.device)
         if x.shape[1] != self.graph.x.shape[1]:
-            raise ValueError(f"transform: expected {self.graph.x.shape[1]} channels, as fitted, received {x.shape[1]}.")
+            raise ValueError(
+                f"transform: expected {self.graph.x.shape[1]} channels, as fitted, received {x.shape[1]}."
+            )
         with torch.set_grad_enabled(self.track_grad and torch.is_grad_enabled()):
             return propagate(self._eigvec, self.graph.x.detach(), x, self.n_neighbors).to(X.device)
 
@@ -87,13 +112,17 @@ class Ncut:
         self.graph = Graph(points, self.sigma, self.affinity, self.memory_limit, self.seed, mass)
         U, self.spectrum = ncut_eigenvectors(self.graph, self.n_eig, self.seed)
         if mass is not None:
-            U = U / mass.sqrt()[:, None]  # the entry of one of the points that the landmark stands for
+            U = (
+                U / mass.sqrt()[:, None]
+            )  # the entry of one of the points that the landmark stands for
         self._eigvec = U.detach()
         return U, x, landmarks
 
     def _after_fit(self, name: str):
         if self.spectrum is None:
-            raise ValueError(f"{name}: this Ncut has not been fitted. Call fit(X) or fit_transform(X) first.")
+            raise ValueError(
+                f"{name}: this Ncut has not been fitted. Call fit(X) or fit_transform(X) first."
+            )
         return self.spectrum
 
     @property
@@ -114,7 +143,9 @@ class Ncut:
 
     @property
     def bandwidth(self) -> Tensor | None:
-        """The bandwidth that the last fit used. A rule is applied anew at each fit; a number is kept."""
+        """The bandwidth that the last fit used. A rule is applied anew at each fit; a number is
+        kept.
+        """
         self._after_fit("bandwidth")
         return self.graph.sigma
 

@@ -1,7 +1,9 @@
-"""More points than the exact graph takes: landmarks spread over the data, and interpolation from them.
+"""More points than the exact graph takes: landmarks spread over the data, and interpolation from
+them.
 
-Each landmark stands for the points nearest to it. The columns are solved exactly on that weighted graph (Fowlkes et al. 2004 call
-the idea Nystrom) and carried to every other point by weights that sum to one, so that a constant column stays constant.
+Each landmark stands for the points nearest to it. The columns are solved exactly on that weighted
+graph (Fowlkes et al. 2004 call the idea Nystrom) and carried to every other point by weights that
+sum to one, so that a constant column stays constant.
 """
 
 import torch
@@ -11,34 +13,43 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["farthest_points", "masses", "propagate"]
 
 CANDIDATES = 8  # times the landmarks: the rows that farthest-point sampling chooses from
-CHUNK_BYTES = 2**23  # small enough for a cache: larger temporaries cost more in page faults than in arithmetic
+CHUNK_BYTES = (
+    2**23
+)  # small enough for a cache: larger temporaries cost more in page faults than in arithmetic
 
 
 def farthest_points(x: Tensor, m: int, seed: int = 0) -> Tensor:
     """Indices ``(m,)`` of rows spread over the data, each the farthest from those before it.
 
-    At most ``8 m`` candidate rows are looked at, drawn at random, so that the cost is ``O(m^2 c)`` whatever ``n``.
+    At most ``8 m`` candidate rows are looked at, drawn at random, so that the cost is ``O(m^2 c)``
+    whatever ``n``.
 
     Raises:
         ValueError: more landmarks than rows.
     """
     if not 1 <= m <= len(x):
         raise ValueError(f"landmarks: expected between 1 and the {len(x)} rows, received {m}.")
-    shuffled = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: CANDIDATES * m].to(x.device)
+    shuffled = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[
+        : CANDIDATES * m
+    ].to(x.device)
     rows = x.detach()[shuffled]
     chosen = torch.zeros(m, dtype=torch.long, device=x.device)
     differences = rows - rows[0]  # memory that every round uses again
     nearest = differences.square_().sum(1)
     for i in range(1, m):
         chosen[i] = nearest.argmax()
-        nearest = torch.minimum(nearest, torch.sub(rows, rows[chosen[i]], out=differences).square_().sum(1))
+        nearest = torch.minimum(
+            nearest, torch.sub(rows, rows[chosen[i]], out=differences).square_().sum(1)
+        )
     return shuffled[chosen]
 
 
 def masses(landmarks: Tensor, x: Tensor) -> Tensor:
-    """How many rows of ``x (n, c)`` have each landmark ``(m, c)`` as their nearest, ``(m,)``, at least one each; without gradient.
+    """How many rows of ``x (n, c)`` have each landmark ``(m, c)`` as their nearest, ``(m,)``, at
+    least one each; without gradient.
 
-    Landmarks spread evenly where points crowd in some places. Without masses a cut of landmarks would forget the crowds.
+    Landmarks spread evenly where points crowd in some places. Without masses a cut of landmarks
+    would forget the crowds.
     """
     with torch.no_grad():
         rows = max(1, CHUNK_BYTES // (x.element_size() * len(landmarks)))
@@ -49,23 +60,41 @@ def masses(landmarks: Tensor, x: Tensor) -> Tensor:
         return torch.bincount(nearest, minlength=len(landmarks)).clamp_min(1).to(x.dtype)
 
 
-def propagate(values: Tensor, landmarks: Tensor, x: Tensor, n_neighbors: int = 16, pinned: Tensor | None = None) -> Tensor:
-    """Interpolates ``values (m, k)``, known at ``landmarks (m, c)``, to the rows of ``x (n, c)``: ``(n, k)``.
+def propagate(
+    values: Tensor,
+    landmarks: Tensor,
+    x: Tensor,
+    n_neighbors: int = 16,
+    pinned: Tensor | None = None,
+) -> Tensor:
+    """Interpolates ``values (m, k)``, known at ``landmarks (m, c)``, to the rows of ``x (n, c)``:
+    ``(n, k)``.
 
-    Each row takes a weighted mean over its nearest landmarks with weights ``softmax(-|x - l|^2 / (2 s^2))``, ``s`` half the
-    distance to the last of them. A row equal to a landmark takes that landmark's value.
-    Differentiable in all three tensors; memory ``O(n k)`` plus a chunk, also with gradients.
+    Each row takes a weighted mean over its nearest landmarks with weights ``softmax(-|x - l|^2 / (2
+    s^2))``, ``s`` half the distance to the last of them. A row equal to a landmark takes that
+    landmark's value. Differentiable in all three tensors; memory ``O(n k)`` plus a chunk, also with
+    gradients.
 
     Args:
-        pinned: the rows of ``x`` that the landmarks are ``(m,)``, when known; they take their values as they are.
+        pinned: the rows of ``x`` that the landmarks are ``(m,)``, when known; they take their
+            values as they are.
     """
     n_neighbors = min(n_neighbors, len(landmarks))
     rows = max(1, CHUNK_BYTES // (x.element_size() * max(len(landmarks), n_neighbors * x.shape[1])))
     tracked = torch.is_grad_enabled() and any(t.requires_grad for t in (values, landmarks, x))
     parts = x.split(rows)
-    if tracked:  # recomputed in the backward pass, so that no chunk's (rows, neighbours, c) tensors are kept
-        result = torch.cat([checkpoint(_interpolate, values, landmarks, part, n_neighbors, use_reentrant=False) for part in parts])
-    else:  # written in place: small results kept between large temporaries would tear the allocator's free blocks apart
+    if (
+        tracked
+    ):  # recomputed in the backward pass, so that no chunk's (rows, neighbours, c) tensors are kept
+        result = torch.cat(
+            [
+                checkpoint(_interpolate, values, landmarks, part, n_neighbors, use_reentrant=False)
+                for part in parts
+            ]
+        )
+    # written in place: small results kept between large temporaries would tear the allocator's free
+    # blocks apart
+    else:
         result = values.new_empty(len(x), values.shape[1])
         for part, found in zip(parts, result.split(rows)):
             found.copy_(_interpolate(values, landmarks, part, n_neighbors))
@@ -75,9 +104,15 @@ def propagate(values: Tensor, landmarks: Tensor, x: Tensor, n_neighbors: int = 1
 def _interpolate(values: Tensor, landmarks: Tensor, x: Tensor, n_neighbors: int) -> Tensor:
     with torch.no_grad():
         near = torch.cdist(x, landmarks).topk(n_neighbors, largest=False).indices  # (r, p)
-    squared = (x[:, None] - landmarks[near]).square().sum(2)  # (r, p); differences, not products: exact zeros stay zero
-    scale = (squared.amax(1, keepdim=True) / 4).clamp_min(torch.finfo(x.dtype).tiny)  # all copies: weights stay equal
+    squared = (
+        (x[:, None] - landmarks[near]).square().sum(2)
+    )  # (r, p); differences, not products: exact zeros stay zero
+    scale = (squared.amax(1, keepdim=True) / 4).clamp_min(
+        torch.finfo(x.dtype).tiny
+    )  # all copies: weights stay equal
     weights = torch.softmax(-squared / (2 * scale), dim=1)
     same = squared.detach() == 0  # (r, p)
-    weights = torch.where(same.any(1, keepdim=True), same / same.sum(1, keepdim=True).clamp_min(1), weights)
+    weights = torch.where(
+        same.any(1, keepdim=True), same / same.sum(1, keepdim=True).clamp_min(1), weights
+    )
     return (weights[:, :, None] * values[near]).sum(1)

@@ -1,13 +1,17 @@
-"""The calls of the authors' code, step by step, over `ctrace.parchgrad`, for readers who come from there::
+"""The calls of the authors' code, step by step, over `ctrace.parchgrad`, for readers who come from
+there::
 
     wrapper = get_hook_wrapper(encoder, model, "cls")                     # which masks
     wrapper.prepare_parchgrad(base_directory)                             # ChannelStatistics.load
     convolutions = wrapper.get_default_hook_convolutions(layer_ratio)     # default_convs
-    wrapper.set_hook_modules(convolutions)                                # ParchGrad(model, statistics, layers)
-    attribution = get_input_attrib("grad")(wrapper, x, y, quantile=0.1)   # ParchGrad.attribute, colours averaged
+    wrapper.set_hook_modules(convolutions)                                # ParchGrad(model,
+        statistics, layers)
+    attribution = get_input_attrib("grad")(wrapper, x, y, quantile=0.1)   # ParchGrad.attribute,
+        colours averaged
 
-What differs is deliberate. Each image of a batch is partitioned for its own class; the gradient is that of the logit, without the
-factor of the softmax that breaks the completeness of integrated gradients; noisy gradients are averaged with their sign.
+What differs is deliberate. Each image of a batch is partitioned for its own class; the gradient is
+that of the logit, without the factor of the softmax that breaks the completeness of integrated
+gradients; noisy gradients are averaged with their sign.
 """
 
 import math
@@ -27,7 +31,9 @@ STATISTICS_FILE = "statistics.safetensors"  # in place of four pickles
 
 
 def get_hook_wrapper(encoder: str, model: nn.Module, method: str) -> "HookWrapper":
-    """A model and the kind of its masks, ``"cls"`` or ``"ins"``. Any model will do: its ``encoder`` name chooses nothing here."""
+    """A model and the kind of its masks, ``"cls"`` or ``"ins"``. Any model will do: its ``encoder``
+    name chooses nothing here.
+    """
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, received {method!r}.")
     return HookWrapper(model, method)
@@ -50,14 +56,20 @@ class HookWrapper:
     def set_hook_modules(self, convolutions) -> None:
         """Say where to edit; nothing is hooked before an attribution runs, nor after."""
         if self.statistics is None:
-            raise ValueError("no statistics yet: call prepare_parchgrad(base_directory) before set_hook_modules.")
+            raise ValueError(
+                "no statistics yet: call prepare_parchgrad(base_directory) before set_hook_modules."
+            )
         self.parchgrad = ParchGrad(self.model, self.statistics, convolutions)
 
 
 def get_input_attrib(name: str) -> Callable[..., Tensor]:
-    """One of ``"grad"``, ``"inputgrad"``, ``"smoothgrad"``, ``"ig"`` as a function of a wrapper, images and classes."""
+    """One of ``"grad"``, ``"inputgrad"``, ``"smoothgrad"``, ``"ig"`` as a function of a wrapper,
+    images and classes.
+    """
     if name not in ATTRIBUTIONS:
-        raise ValueError(f"input attribution: expected one of {', '.join(ATTRIBUTIONS)}, received {name!r}.")
+        raise ValueError(
+            f"input attribution: expected one of {', '.join(ATTRIBUTIONS)}, received {name!r}."
+        )
 
     def input_attrib(
         wrapper: HookWrapper,
@@ -74,17 +86,26 @@ def get_input_attrib(name: str) -> Callable[..., Tensor]:
 
         Args:
             x, y: images ``(b, 3, height, width)`` and the class of each.
-            cls: the class to partition for: ``y`` as it is, each image for its own, which is the default; or one for all.
+            cls: the class to partition for: ``y`` as it is, each image for its own, which is the
+                default; or one for all.
             modify_gradient: False gives the plain attribution.
-            gamma_infinity, gamma: stop the other channels, or the finite gamma, which the authors' code leaves undefined.
-            enable_forward_hook: changes nothing: the activation that instance masks need is always at hand.
+            gamma_infinity, gamma: stop the other channels, or the finite gamma, which the authors'
+                code leaves undefined.
+            enable_forward_hook: changes nothing: the activation that instance masks need is always
+                at hand.
             **selection: quantile, alpha, p_value_threshold, variance_conservation, exact_variance.
         """
         if not modify_gradient:
             return ATTRIBUTIONS[name](wrapper.model, x, y).abs().mean(1)
         if wrapper.parchgrad is None:
-            raise ValueError("no layers yet: call set_hook_modules(get_default_hook_convolutions()) first.")
-        selection |= {"method": wrapper.method, "classes": _one_class(cls, y), "gamma": math.inf if gamma_infinity else gamma}
+            raise ValueError(
+                "no layers yet: call set_hook_modules(get_default_hook_convolutions()) first."
+            )
+        selection |= {
+            "method": wrapper.method,
+            "classes": _one_class(cls, y),
+            "gamma": math.inf if gamma_infinity else gamma,
+        }
         return wrapper.parchgrad.attribute(name, x, y, **selection).abs().mean(1)
 
     return input_attrib
@@ -95,5 +116,7 @@ def _one_class(cls, y) -> int | None:
     if cls is None or torch.equal(torch.as_tensor(cls).cpu(), torch.as_tensor(y).cpu()):
         return None
     if torch.as_tensor(cls).numel() != 1:
-        raise ValueError(f"cls: expected y itself or a single class, received {cls}. Other classes image by image: one call each.")
+        raise ValueError(
+            f"cls: expected y itself or a single class, received {cls}. Other classes image by image: one call each."
+        )
     return int(cls)

@@ -7,7 +7,8 @@ __all__ = ["spearman"]
 
 
 def spearman(a, b) -> np.ndarray:
-    """Rank correlation row by row ``(b,)`` of two arrays ``(b, n)``; NaN where a row is constant, for the caller to count.
+    """Rank correlation row by row ``(b,)`` of two arrays ``(b, n)``; NaN where a row is constant,
+    for the caller to count.
 
     >>> spearman([[1, 2, 3], [5, 5, 5]], [[10, 30, 20], [1, 2, 3]])
     array([0.5, nan])

@@ -1,7 +1,9 @@
-"""Input attributions: how each pixel and colour channel moves a score. Raw, signed, ``(b, c, height, width)``.
+"""Input attributions: how each pixel and colour channel moves a score. Raw, signed, ``(b, c,
+height, width)``.
 
-All take the targets of `ctrace.targets.make_target` and follow whatever gradient the model gives, so that inside
-`ctrace.hooks.edit_gradient` they follow the edited one. A batch equals one by one: every image sees the same noise.
+All take the targets of `ctrace.targets.make_target` and follow whatever gradient the model gives,
+so that inside `ctrace.hooks.edit_gradient` they follow the edited one. A batch equals one by one:
+every image sees the same noise.
 """
 
 import warnings
@@ -9,7 +11,13 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from ctrace.inputs import at_least_float32, check_gradients_on, check_ready, one_output, prepare_images
+from ctrace.inputs import (
+    at_least_float32,
+    check_gradients_on,
+    check_ready,
+    one_output,
+    prepare_images,
+)
 from ctrace.targets import Target, make_target, saturation
 
 __all__ = ["gradient", "input_x_gradient", "integrated_gradients", "smoothgrad"]
@@ -17,8 +25,11 @@ __all__ = ["gradient", "input_x_gradient", "integrated_gradients", "smoothgrad"]
 AT_ONCE = 32  # points per forward pass, so that memory does not grow with samples or steps
 
 
-def gradient(model: nn.Module, image: Tensor, target=None, target_embedding=None, baseline_embedding=None) -> Tensor:
-    """The derivative of the score with respect to the input (Simonyan et al. 2014, eq. 3, with its sign).
+def gradient(
+    model: nn.Module, image: Tensor, target=None, target_embedding=None, baseline_embedding=None
+) -> Tensor:
+    """The derivative of the score with respect to the input (Simonyan et al. 2014, eq. 3, with its
+    sign).
 
     Args:
         model: in eval mode.
@@ -36,8 +47,12 @@ def gradient(model: nn.Module, image: Tensor, target=None, target_embedding=None
     return slope
 
 
-def input_x_gradient(model: nn.Module, image: Tensor, target=None, target_embedding=None, baseline_embedding=None) -> Tensor:
-    """Input times `gradient` (Shrikumar et al. 2017): sums to the score where the model is linear without bias."""
+def input_x_gradient(
+    model: nn.Module, image: Tensor, target=None, target_embedding=None, baseline_embedding=None
+) -> Tensor:
+    """Input times `gradient` (Shrikumar et al. 2017): sums to the score where the model is linear
+    without bias.
+    """
     images, _, slope = _ask(model, image, target, target_embedding, baseline_embedding)
     return images * slope
 
@@ -59,7 +74,9 @@ def smoothgrad(
         seed: the global random state is neither read nor changed.
     """
     if samples < 1 or noise < 0:
-        raise ValueError(f"smoothgrad: expected samples >= 1 and noise >= 0, received {samples} and {noise}.")
+        raise ValueError(
+            f"smoothgrad: expected samples >= 1 and noise >= 0, received {samples} and {noise}."
+        )
     images, question, _ = _ask(model, image, target, target_embedding, baseline_embedding)
     maps = []
     for i, x in enumerate(images):
@@ -79,9 +96,11 @@ def integrated_gradients(
     steps: int = 64,
     baseline: Tensor | float = 0.0,
 ) -> Tensor:
-    """Mean `gradient` along the straight line from a baseline, times the difference (Sundararajan et al. 2017, eq. 1).
+    """Mean `gradient` along the straight line from a baseline, times the difference (Sundararajan
+    et al. 2017, eq. 1).
 
-    Trapezoid rule with ``steps`` intervals, so the sum tends to score(image) - score(baseline) (completeness).
+    Trapezoid rule with ``steps`` intervals, so the sum tends to score(image) - score(baseline)
+    (completeness).
 
     Args:
         baseline: an image, or one number for all pixels.
@@ -103,25 +122,45 @@ def integrated_gradients(
     return torch.stack(maps)
 
 
-def _ask(model: nn.Module, image: Tensor, target, target_embedding, baseline_embedding) -> tuple[Tensor, Target, Tensor]:
-    """The images as a batch, the question asked of them, and the gradient; refuses a question whose answer is flat."""
+def _ask(
+    model: nn.Module, image: Tensor, target, target_embedding, baseline_embedding
+) -> tuple[Tensor, Target, Tensor]:
+    """The images as a batch, the question asked of them, and the gradient; refuses a question whose
+    answer is flat.
+    """
     check_gradients_on()
     check_ready(model)
     images = prepare_images(model, image).requires_grad_()
     output = one_output(model(images), len(images))
     question = make_target(output.detach(), target, target_embedding, baseline_embedding)
     score = question(output)
-    reasons = saturation(output, score, question, lambda v: torch.autograd.grad(output, images, v, retain_graph=True)[0])
+    reasons = saturation(
+        output,
+        score,
+        question,
+        lambda v: torch.autograd.grad(output, images, v, retain_graph=True)[0],
+    )
     if any(reasons):
-        raise ValueError("\n".join(f"image {i}: saturated_target: {reason}" for i, reason in enumerate(reasons) if reason))
+        raise ValueError(
+            "\n".join(
+                f"image {i}: saturated_target: {reason}"
+                for i, reason in enumerate(reasons)
+                if reason
+            )
+        )
     slope = at_least_float32(torch.autograd.grad(score.sum(), images)[0])
     for i in (slope == 0).flatten(1).all(1).nonzero()[:, 0].tolist():
-        warnings.warn(f"image {i}: the gradient is exactly zero at every pixel: ReLUs shut all paths, or float16 underflow.", stacklevel=3)
+        warnings.warn(
+            f"image {i}: the gradient is exactly zero at every pixel: ReLUs shut all paths, or float16 underflow.",
+            stacklevel=3,
+        )
     return images.detach(), question, slope
 
 
 def _slopes(model: nn.Module, points: Tensor, question: Target, i: int) -> tuple[Tensor, Tensor]:
-    """Gradient and score at each of n points ``(n, c, height, width)``, all asked what image ``i`` is asked."""
+    """Gradient and score at each of n points ``(n, c, height, width)``, all asked what image ``i``
+    is asked.
+    """
     slopes, scores = [], []
     for x in points.split(AT_ONCE):
         x = x.detach().requires_grad_()
@@ -134,13 +173,17 @@ def _slopes(model: nn.Module, points: Tensor, question: Target, i: int) -> tuple
 def _as_baseline(baseline: Tensor | float, images: Tensor) -> Tensor:
     start = torch.as_tensor(baseline, dtype=images.dtype, device=images.device)
     if start.ndim and start.shape[-3:] != images.shape[1:]:
-        raise ValueError(f"baseline: expected a number or an image {tuple(images.shape[1:])}, received {tuple(start.shape)}.")
+        raise ValueError(
+            f"baseline: expected a number or an image {tuple(images.shape[1:])}, received {tuple(start.shape)}."
+        )
     return start.expand_as(images)
 
 
 def _check_complete(attribution: Tensor, difference: float, i: int) -> None:
     total, size = float(attribution.sum()), float(attribution.abs().sum())
-    if abs(total - difference) > 0.05 * max(abs(difference), 0.1 * size):  # a difference near zero needs a scale of its own
+    if abs(total - difference) > 0.05 * max(
+        abs(difference), 0.1 * size
+    ):  # a difference near zero needs a scale of its own
         warnings.warn(
             f"image {i}: integrated gradients sum to {total:.4g}, the score changed by {difference:.4g}. Raise steps until they agree.",
             stacklevel=3,

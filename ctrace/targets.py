@@ -1,7 +1,8 @@
 """What is asked: one score per image, from the model's output.
 
-A classifier is asked for a class, an embedding model for a similarity. Every method that follows gradients asks through here,
-so that a question without an answer is recognised once, in the same words: a saturated score has no gradient to follow.
+A classifier is asked for a class, an embedding model for a similarity. Every method that follows
+gradients asks through here, so that a question without an answer is recognised once, in the same
+words: a saturated score has no gradient to follow.
 """
 
 import warnings
@@ -26,7 +27,9 @@ def _dot(e: Tensor, references: Tensor) -> Tensor:
 
 
 def _euclidean(e: Tensor, references: Tensor) -> Tensor:
-    return -(e[:, None] - references).square().sum(-1)  # squared: same map up to a factor, and no kink where the distance is 0
+    return (
+        -(e[:, None] - references).square().sum(-1)
+    )  # squared: same map up to a factor, and no kink where the distance is 0
 
 
 SIMILARITIES = {"cosine": _cosine, "dot": _dot, "euclidean": _euclidean}
@@ -34,13 +37,15 @@ SIMILARITIES = {"cosine": _cosine, "dot": _dot, "euclidean": _euclidean}
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """One question per image; calling it with the model's output ``(b, d)`` gives the scores ``(b,)``.
+    """One question per image; calling it with the model's output ``(b, d)`` gives the scores
+    ``(b,)``.
 
     Attributes:
         kind: ``"class"``, ``"norm"``, ``"callable"`` or a key of `SIMILARITIES`.
         words: per image, the question in words.
         index: class per image ``(b,)``.
-        references, baselines: ``(b, r, d)``; the score is the mean similarity to the first minus that to the second.
+        references, baselines: ``(b, r, d)``; the score is the mean similarity to the first minus
+            that to the second.
         function: the caller's own.
     """
 
@@ -60,23 +65,35 @@ class Target:
         if self.kind == "norm":
             return e.norm(dim=1)
         score = SIMILARITIES[self.kind](e, self.references).mean(1)
-        return score if self.baselines is None else score - SIMILARITIES[self.kind](e, self.baselines).mean(1)
+        return (
+            score
+            if self.baselines is None
+            else score - SIMILARITIES[self.kind](e, self.baselines).mean(1)
+        )
 
     def of(self, i: int, copies: int = 1) -> "Target":
         """The question for image ``i``, asked of ``copies`` versions of it."""
-        rows = {key: getattr(self, key)[[i] * copies] for key in ("index", "references", "baselines") if getattr(self, key) is not None}
+        rows = {
+            key: getattr(self, key)[[i] * copies]
+            for key in ("index", "references", "baselines")
+            if getattr(self, key) is not None
+        }
         return replace(self, words=[self.words[i]] * copies, **rows)
 
 
-def make_target(output: Tensor, target=None, target_embedding=None, baseline_embedding=None) -> Target:
+def make_target(
+    output: Tensor, target=None, target_embedding=None, baseline_embedding=None
+) -> Target:
     """The question for this output.
 
     Args:
         output: ``(b, d)``, logits or embeddings.
-        target: a class index for all images, one per image (sequence or tensor ``(b,)``), ``"predicted"``, ``"norm"``, or a callable
-            from the output to ``(b,)``. With ``target_embedding``: ``"cosine"`` (default), ``"dot"`` or ``"euclidean"``.
-        target_embedding: ``(d,)`` for all images, ``(b, d)`` one per image, ``(b, r, d)`` or ``(1, r, d)``: r references each, whose
-            similarities are averaged; for a single image ``(r, d)`` too.
+        target: a class index for all images, one per image (sequence or tensor ``(b,)``),
+            ``"predicted"``, ``"norm"``, or a callable from the output to ``(b,)``. With
+            ``target_embedding``: ``"cosine"`` (default), ``"dot"`` or ``"euclidean"``.
+        target_embedding: ``(d,)`` for all images, ``(b, d)`` one per image, ``(b, r, d)`` or ``(1,
+            r, d)``: r references each, whose similarities are averaged; for a single image ``(r,
+            d)`` too.
         baseline_embedding: the same shapes; its similarity is subtracted (contrast).
 
     Raises:
@@ -88,7 +105,9 @@ def make_target(output: Tensor, target=None, target_embedding=None, baseline_emb
     if target_embedding is not None:
         return _similarity_target(output, target, target_embedding, baseline_embedding)
     if baseline_embedding is not None:
-        raise ValueError("baseline_embedding: received without a target_embedding. A contrast is the similarity to one minus the other.")
+        raise ValueError(
+            "baseline_embedding: received without a target_embedding. A contrast is the similarity to one minus the other."
+        )
     if target is None:
         target = "norm"
         warnings.warn(
@@ -97,7 +116,9 @@ def make_target(output: Tensor, target=None, target_embedding=None, baseline_emb
             stacklevel=2,
         )
     if callable(target):
-        return Target("callable", [getattr(target, "__name__", "callable")] * len(output), function=target)
+        return Target(
+            "callable", [getattr(target, "__name__", "callable")] * len(output), function=target
+        )
     _check_rows(output)
     if isinstance(target, str) and target == "norm":
         return Target("norm", ["norm of the output"] * len(output))
@@ -110,11 +131,15 @@ def _class_index(output: Tensor, target) -> Tensor:
     if isinstance(target, str):
         if target != "predicted":
             hint = " This one needs a target_embedding." if target in SIMILARITIES else ""
-            raise ValueError(f"target: expected a class index, 'predicted', 'norm' or a callable, received {target!r}.{hint}")
+            raise ValueError(
+                f"target: expected a class index, 'predicted', 'norm' or a callable, received {target!r}.{hint}"
+            )
         return output.argmax(1)
     index = torch.as_tensor(target, device=output.device)
     if index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool:
-        raise ValueError(f"target: expected whole class numbers, received {index.dtype}. Embeddings go into target_embedding.")
+        raise ValueError(
+            f"target: expected whole class numbers, received {index.dtype}. Embeddings go into target_embedding."
+        )
     if index.ndim == 0:
         index = index.expand(b)
     if index.shape != (b,):
@@ -123,7 +148,9 @@ def _class_index(output: Tensor, target) -> Tensor:
             "Pass a list of that length, or a single int to ask all images about the same class."
         )
     if bool((index < 0).any()) or bool((index >= n_classes).any()):
-        raise ValueError(f"target: classes run from 0 to {n_classes - 1}, received {index.tolist()}.")
+        raise ValueError(
+            f"target: classes run from 0 to {n_classes - 1}, received {index.tolist()}."
+        )
     return index.long()
 
 
@@ -152,13 +179,22 @@ def _references(given, output: Tensor, kind: str, name: str) -> Tensor:
         given = given[None, None]
     elif given.ndim == 2:
         given = given[None] if b == 1 else given[:, None]
-    if given.ndim != 3 or given.shape[0] not in (1, b) or given.shape[1] == 0 or given.shape[2] != d:
+    if (
+        given.ndim != 3
+        or given.shape[0] not in (1, b)
+        or given.shape[1] == 0
+        or given.shape[2] != d
+    ):
         raise ValueError(
             f"{name}: expected ({d},) for all images, ({b}, {d}) one per image, or (1, r, {d}) for r references; received {shape}. "
             "Is it from another model? A gallery is written gallery[None]."
         )
-    if not bool(torch.isfinite(given).all()) or (kind == "cosine" and bool((given.norm(dim=2) == 0).any())):
-        raise ValueError(f"{name}: holds NaN, infinity or a zero vector, and no direction can be compared with that.")
+    if not bool(torch.isfinite(given).all()) or (
+        kind == "cosine" and bool((given.norm(dim=2) == 0).any())
+    ):
+        raise ValueError(
+            f"{name}: holds NaN, infinity or a zero vector, and no direction can be compared with that."
+        )
     return given.expand(b, -1, -1)
 
 
@@ -166,9 +202,13 @@ def _one_score_each(score, output: Tensor) -> Tensor:
     b = len(output)
     if not isinstance(score, Tensor) or score.shape != (b,):
         got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-        raise ValueError(f"target: the callable must return one score per image, shape ({b},), from the whole output; it returned {got}.")
+        raise ValueError(
+            f"target: the callable must return one score per image, shape ({b},), from the whole output; it returned {got}."
+        )
     if output.requires_grad and not score.requires_grad:
-        raise ValueError("target: the callable's score does not come from the output by torch operations (.item(), numpy, detach?).")
+        raise ValueError(
+            "target: the callable's score does not come from the output by torch operations (.item(), numpy, detach?)."
+        )
     return score
 
 
@@ -180,23 +220,32 @@ def _check_rows(output: Tensor) -> None:
         )
 
 
-def saturation(output: Tensor, score: Tensor, target: Target, pull: Callable[[Tensor], Tensor]) -> list[str]:
+def saturation(
+    output: Tensor, score: Tensor, target: Target, pull: Callable[[Tensor], Tensor]
+) -> list[str]:
     """Per image, why the score cannot change, or ``""`` where it can.
 
-    Two causes. The score is flat at the output: a pair of equal embeddings, two equal references, a probability of exactly 1. Or
-    its slope points along the embedding only, and the model holds the length of its embedding fixed (it normalises), so that
-    no input can follow: then the radial direction, pulled back through the model, is rounding noise beside any other.
+    Two causes. The score is flat at the output: a pair of equal embeddings, two equal references, a
+    probability of exactly 1. Or its slope points along the embedding only, and the model holds the
+    length of its embedding fixed (it normalises), so that no input can follow: then the radial
+    direction, pulled back through the model, is rounding noise beside any other.
 
     Args:
-        pull: from a cotangent ``(b, d)`` at the output to its gradient at the place of interest, first axis ``b``.
+        pull: from a cotangent ``(b, d)`` at the output to its gradient at the place of interest,
+            first axis ``b``.
     """
     (slope,) = torch.autograd.grad(score.sum(), output, retain_graph=True, allow_unused=True)
     slope = torch.zeros_like(output) if slope is None else slope
-    slope, e = at_least_float32(slope).flatten(1), at_least_float32(output.detach()).flatten(1)  # (b, d)
+    slope, e = (
+        at_least_float32(slope).flatten(1),
+        at_least_float32(output.detach()).flatten(1),
+    )  # (b, d)
     if target.kind in ("class", "callable"):
         flat = slope.norm(dim=1) == 0
     else:
-        coarsest = output.dtype if output.dtype != torch.float64 else torch.float32  # references are stored in float32 as a rule
+        coarsest = (
+            output.dtype if output.dtype != torch.float64 else torch.float32
+        )  # references are stored in float32 as a rule
         tolerance = torch.finfo(coarsest).eps ** 0.5
         flat = slope.norm(dim=1) <= tolerance * _natural_slope(target, e)
         unit = e / e.norm(dim=1, keepdim=True).clamp_min(torch.finfo(e.dtype).tiny)

@@ -1,7 +1,8 @@
 """From what a layer puts out to maps ``(b, c, h, w)``: where each token sits in the image.
 
-Transformers keep patches in a row behind 0, 1, 2 or 5 prefix tokens (none in SigLIP, a class token, a second one for
-distillation, four registers), on grids that need not be square and may reach beyond the image when it was padded.
+Transformers keep patches in a row behind 0, 1, 2 or 5 prefix tokens (none in SigLIP, a class token,
+a second one for distillation, four registers), on grids that need not be square and may reach
+beyond the image when it was padded.
 """
 
 import math
@@ -13,7 +14,9 @@ __all__ = ["covered_size", "forward_tokens", "layer_to_map", "tokens_to_map"]
 
 
 def forward_tokens(model: nn.Module, images: Tensor) -> Tensor:
-    """All tokens ``(b, prefix + n, c)`` of prepared images from a timm model in eval mode, which is left in the mode it was in."""
+    """All tokens ``(b, prefix + n, c)`` of prepared images from a timm model in eval mode, which is
+    left in the mode it was in.
+    """
     training = model.training
     try:
         with torch.no_grad():
@@ -34,7 +37,8 @@ def tokens_to_map(
     Args:
         tokens: n = prefix + h * w, row by row.
         model: a timm model; gives the prefix count and the grid.
-        image_size: ``(height, width)`` of the input; needed with ``model`` unless ``grid`` is given.
+        image_size: ``(height, width)`` of the input; needed with ``model`` unless ``grid`` is
+            given.
         num_prefix_tokens, grid: for other models, or to overrule.
 
     Raises:
@@ -47,10 +51,16 @@ def tokens_to_map(
     """
     if tokens.ndim != 3:
         raise ValueError(f"tokens: expected (b, n, c), received {tuple(tokens.shape)}.")
-    prefix = getattr(model, "num_prefix_tokens", None) if num_prefix_tokens is None else num_prefix_tokens
+    prefix = (
+        getattr(model, "num_prefix_tokens", None)
+        if num_prefix_tokens is None
+        else num_prefix_tokens
+    )
     h, w = grid = _patch_grid(model, image_size) if grid is None else grid
     if prefix is None:
-        raise ValueError("num_prefix_tokens: the model does not say how many stand before the patches. Pass 0, 1 (class token), 2 or 5.")
+        raise ValueError(
+            "num_prefix_tokens: the model does not say how many stand before the patches. Pass 0, 1 (class token), 2 or 5."
+        )
     if tokens.shape[1] != prefix + h * w:
         raise ValueError(_misfit(tokens, prefix, grid))
     return tokens[:, prefix:].transpose(1, 2).unflatten(2, (h, w))
@@ -76,11 +86,15 @@ def _misfit(tokens: Tensor, prefix: int, grid: tuple[int, int]) -> str:
     return f"tokens: {received} Does the layer drop, merge or window its tokens, or has the model more prefix tokens?"
 
 
-def layer_to_map(output: Tensor, model: nn.Module, module: nn.Module, image_size: tuple[int, int]) -> Tensor:
-    """Any layer's output as ``(b, c, h, w)``: convolution maps as they are, channels-last maps turned, tokens laid on the grid.
+def layer_to_map(
+    output: Tensor, model: nn.Module, module: nn.Module, image_size: tuple[int, int]
+) -> Tensor:
+    """Any layer's output as ``(b, c, h, w)``: convolution maps as they are, channels-last maps
+    turned, tokens laid on the grid.
 
     Raises:
-        ValueError: no spatial axes, a single cell, or a grid of another shape than the image's (axes in the wrong order).
+        ValueError: no spatial axes, a single cell, or a grid of another shape than the image's
+            (axes in the wrong order).
     """
     if output.ndim == 3:
         return tokens_to_map(output, model, image_size)
@@ -93,7 +107,9 @@ def layer_to_map(output: Tensor, model: nn.Module, module: nn.Module, image_size
         output = output.permute(0, 3, 1, 2)
     h, w = output.shape[2:]
     if h * w == 1:
-        raise ValueError("the layer's grid is 1 x 1: behind the pooling nothing can point anywhere. Name a layer before the pooling.")
+        raise ValueError(
+            "the layer's grid is 1 x 1: behind the pooling nothing can point anywhere. Name a layer before the pooling."
+        )
     if not 0.5 <= (h * image_size[1]) / (w * image_size[0]) <= 2:
         raise ValueError(
             f"the layer's output {tuple(output.shape)} read as (b, c, h, w) has a {h} x {w} grid for a {image_size[0]} x {image_size[1]} "
@@ -103,13 +119,22 @@ def layer_to_map(output: Tensor, model: nn.Module, module: nn.Module, image_size
 
 
 def _channels_last(model: nn.Module, module: nn.Module) -> bool:
-    if type(module) in (nn.Linear, nn.LayerNorm):  # these act on the last axis, so that is where the channels are
+    if type(module) in (
+        nn.Linear,
+        nn.LayerNorm,
+    ):  # these act on the last axis, so that is where the channels are
         return True
-    return str(getattr(model, "output_fmt", "")).endswith("NHWC") and not isinstance(module, nn.Conv2d)
+    return str(getattr(model, "output_fmt", "")).endswith("NHWC") and not isinstance(
+        module, nn.Conv2d
+    )
 
 
-def covered_size(model: nn.Module, output: Tensor, grid: tuple[int, int], image_size: tuple[int, int]) -> tuple[int, int]:
-    """Pixels ``(height, width)`` under the grid: more than the image's where the model padded it to whole patches."""
+def covered_size(
+    model: nn.Module, output: Tensor, grid: tuple[int, int], image_size: tuple[int, int]
+) -> tuple[int, int]:
+    """Pixels ``(height, width)`` under the grid: more than the image's where the model padded it to
+    whole patches.
+    """
     embed = getattr(model, "patch_embed", None)
     if output.ndim == 3 and getattr(embed, "dynamic_img_pad", False):
         return grid[0] * embed.patch_size[0], grid[1] * embed.patch_size[1]

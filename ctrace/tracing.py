@@ -1,8 +1,10 @@
-"""Channel tracing: cut the features into segments, then ask each segment which channels hold it together.
+"""Channel tracing: cut the features into segments, then ask each segment which channels hold it
+together.
 
-The sign is fixed once, here: an attribution is ``+ ds_j / dx``, the effect of *raising* a channel inside segment j on the strength
-``s_j`` of that segment. Positive channels support the segment, negative ones inhibit it. The recipe this follows negates the
-score before differentiating and sorts descending, which puts the channels a segment lacks first; ``order="literal"`` reproduces it.
+The sign is fixed once, here: an attribution is ``+ ds_j / dx``, the effect of *raising* a channel
+inside segment j on the strength ``s_j`` of that segment. Positive channels support the segment,
+negative ones inhibit it. The recipe this follows negates the score before differentiating and sorts
+descending, which puts the channels a segment lacks first; ``order="literal"`` reproduces it.
 """
 
 from dataclasses import dataclass, field
@@ -20,10 +22,19 @@ from ctrace.photos import load_images_helper
 from ctrace.token_features import prepare_grid_features
 
 __all__ = [
-    "trace_channels", "ChannelTrace", "segment_strength", "ablate", "best_overlap",
-    "load_images_helper", "prepare_grid_features", "differentiable_kway_ncut", "channel_gradient_from_cluster",
-    "rank_channels", "reshape_for_view", "extract_topk_maps",
-]  # fmt: skip
+    "trace_channels",
+    "ChannelTrace",
+    "segment_strength",
+    "ablate",
+    "best_overlap",
+    "load_images_helper",
+    "prepare_grid_features",
+    "differentiable_kway_ncut",
+    "channel_gradient_from_cluster",
+    "rank_channels",
+    "reshape_for_view",
+    "extract_topk_maps",
+]
 
 OBJECTIVES = ("association", "cut", "score")
 AGGREGATES = ("segment", "abs")
@@ -38,7 +49,8 @@ class ChannelTrace:
     Attributes:
         segments: segment of each point ``(n,)``, 0 is the largest.
         scores: strength ``s_j`` of each segment ``(k,)``; NaN for an empty one.
-        attributions: ``(k, c)``, signed: ``> 0`` where raising the channel inside the segment strengthens it. NaN for an empty one.
+        attributions: ``(k, c)``, signed: ``> 0`` where raising the channel inside the segment
+            strengthens it. NaN for an empty one.
         names: one per channel.
         soft: k-way scores ``Z (n, k)``.
         objective, aggregate: how strength was measured and gradients were averaged.
@@ -54,27 +66,42 @@ class ChannelTrace:
     aggregate: str
     spectrum: Spectrum = field(repr=False)
 
-    def ranking(self, kind: str = "support", segment: int | None = None, order: str = "effect") -> Tensor:
-        """Channel numbers, first the ones that matter most: ``(c,)`` for one segment, ``(k, c)`` for all.
+    def ranking(
+        self, kind: str = "support", segment: int | None = None, order: str = "effect"
+    ) -> Tensor:
+        """Channel numbers, first the ones that matter most: ``(c,)`` for one segment, ``(k, c)``
+        for all.
 
         Args:
-            kind: ``"support"`` (most positive first), ``"inhibit"`` (most negative first) or ``"abs"``.
-            segment: which; all when ``None`` (an empty segment's row is then in no meaningful order).
-            order: ``"effect"``, or ``"literal"`` for the published recipe's sign, which is the opposite.
+            kind: ``"support"`` (most positive first), ``"inhibit"`` (most negative first) or
+                ``"abs"``.
+            segment: which; all when ``None`` (an empty segment's row is then in no meaningful
+                order).
+            order: ``"effect"``, or ``"literal"`` for the published recipe's sign, which is the
+                opposite.
 
         Raises:
             ValueError: unknown kind, order or segment, or an empty segment.
         """
         _check_choice("kind", kind, KINDS)
         _check_choice("order", order, ORDERS)
-        effect = self.attributions if segment is None else self.attributions[self._check_segment(segment)]
+        effect = (
+            self.attributions
+            if segment is None
+            else self.attributions[self._check_segment(segment)]
+        )
         effect = effect if order == "effect" else -effect
         key = {"support": effect, "inhibit": -effect, "abs": effect.abs()}[kind]
         return torch.argsort(key, dim=-1, descending=True, stable=True)
 
-    def table(self, segment: int, kind: str = "support", top: int = 5) -> list[tuple[int, str, float]]:
+    def table(
+        self, segment: int, kind: str = "support", top: int = 5
+    ) -> list[tuple[int, str, float]]:
         """The ``top`` channels of a segment as ``(number, name, attribution)``."""
-        return [(c, self.names[c], float(self.attributions[segment, c])) for c in self.ranking(kind, segment)[:top].tolist()]
+        return [
+            (c, self.names[c], float(self.attributions[segment, c]))
+            for c in self.ranking(kind, segment)[:top].tolist()
+        ]
 
     def mask(self, segment: int) -> Tensor:
         """Points of a segment ``(n,)``, boolean."""
@@ -85,22 +112,30 @@ class ChannelTrace:
         if not 0 <= segment < k:
             raise ValueError(f"segment: expected 0 to {k - 1}, received {segment}.")
         if bool(torch.isnan(self.scores[segment])):
-            raise ValueError(f"segment {segment} is empty: no point was assigned to it, so no channel holds it. Ask for fewer segments.")
+            raise ValueError(
+                f"segment {segment} is empty: no point was assigned to it, so no channel holds it. Ask for fewer segments."
+            )
         return segment
 
 
 def trace_channels(
-    features: Tensor | GridFeatures, n_segments: int, objective: str = "association", aggregate: str = "segment",
-    names: tuple[str, ...] | None = None, **ncut,
-) -> ChannelTrace:  # fmt: skip
+    features: Tensor | GridFeatures,
+    n_segments: int,
+    objective: str = "association",
+    aggregate: str = "segment",
+    names: tuple[str, ...] | None = None,
+    **ncut,
+) -> ChannelTrace:
     """Cuts features into segments and attributes each segment to the channels.
 
     Args:
-        features: ``(n, c)``, or a `GridFeatures`, whose names are kept. Several images are segmented jointly: stack their rows.
+        features: ``(n, c)``, or a `GridFeatures`, whose names are kept. Several images are
+            segmented jointly: stack their rows.
         n_segments: k.
         objective: what a segment's strength is, see `segment_strength`.
-        aggregate: ``"segment"``, the signed mean of the gradient over the segment: ``attribution * size`` is the slope of the
-            strength when the whole segment's channel is raised. ``"abs"``, the mean of its magnitude over all points (unsigned).
+        aggregate: ``"segment"``, the signed mean of the gradient over the segment: ``attribution *
+            size`` is the slope of the strength when the whole segment's channel is raised.
+            ``"abs"``, the mean of its magnitude over all points (unsigned).
         names: channel names for a plain tensor.
         ncut: passed to `Ncut`: ``sigma``, ``affinity``, ``seed``, ``memory_limit``, ...
 
@@ -108,8 +143,10 @@ def trace_channels(
         A `ChannelTrace`.
 
     Raises:
-        ValueError: bad features, choices or names, or more points than `Ncut` cuts exactly (``max_exact``).
-        ArithmeticError: the gap below the k-th eigenvalue is closed: this k cannot be differentiated.
+        ValueError: bad features, choices or names, or more points than `Ncut` cuts exactly
+            (``max_exact``).
+        ArithmeticError: the gap below the k-th eigenvalue is closed: this k cannot be
+            differentiated.
     """
     _check_choice("objective", objective, OBJECTIVES)
     _check_choice("aggregate", aggregate, AGGREGATES)
@@ -117,20 +154,34 @@ def trace_channels(
     x = x.detach().clone().requires_grad_()
     solver = Ncut(n_eig=n_segments, track_grad=True, **ncut)
     if len(x) > solver.max_exact:
-        raise ValueError(f"features: {len(x)} points, and an exact trace takes max_exact={solver.max_exact}. Use a coarser grid, or raise max_exact.")
+        raise ValueError(
+            f"features: {len(x)} points, and an exact trace takes max_exact={solver.max_exact}. Use a coarser grid, or raise max_exact."
+        )
     U = solver.fit_transform(x).detach().requires_grad_()
     Z = kway_ncut(U)
     segments = Z.detach().argmax(1)
     strengths = segment_strength(Z, segments, solver.graph, objective)
     attributions = _attributions(strengths, segments, U, solver, aggregate)
-    return ChannelTrace(segments, strengths.detach(), attributions, names, Z.detach(), objective, aggregate, solver.spectrum)
+    return ChannelTrace(
+        segments,
+        strengths.detach(),
+        attributions,
+        names,
+        Z.detach(),
+        objective,
+        aggregate,
+        solver.spectrum,
+    )
 
 
-def segment_strength(Z: Tensor, segments: Tensor, graph: Graph, objective: str = "association") -> Tensor:
+def segment_strength(
+    Z: Tensor, segments: Tensor, graph: Graph, objective: str = "association"
+) -> Tensor:
     """Strength of each segment ``(k,)``, differentiable; NaN for an empty segment.
 
     - ``"association"``: ``z_j^T W z_j / z_j^T D z_j`` with soft membership ``z_j = D^-1/2 Z_j``: the share of the segment's weight
-      that stays inside it. Over all segments the shares sum to ``lam_1 + ... + lam_k``, the best value any k segments can have.
+      that stays inside it. Over all segments the shares sum to ``lam_1 + ... + lam_k``, the best
+          value any k segments can have.
     - ``"cut"``: minus the normalized cut of the segment as assigned, ``-cut(A, rest) / volume(A)``. The assignment is held fixed,
       so no eigenvector is differentiated: it asks only about the borders as they are.
     - ``"score"``: ``mean |Z_ij|`` over the segment, as published. Unit columns pin it near ``1 / sqrt(size)``: its gradient is small.
@@ -147,19 +198,29 @@ def segment_strength(Z: Tensor, segments: Tensor, graph: Graph, objective: str =
     return torch.where(size > 0, strength, torch.nan)
 
 
-def _attributions(strengths: Tensor, segments: Tensor, U: Tensor, solver: Ncut, aggregate: str) -> Tensor:
+def _attributions(
+    strengths: Tensor, segments: Tensor, U: Tensor, solver: Ncut, aggregate: str
+) -> Tensor:
     """``(k, c)``: the gradient of each strength, aggregated; NaN for an empty segment.
 
-    Equal to k backward passes to the features, but all segments share one implicit solve, and where only the segment's own
-    rows are averaged, one pass over the graph.
+    Equal to k backward passes to the features, but all segments share one implicit solve, and where
+    only the segment's own rows are averaged, one pass over the graph.
     """
     graph, rows, factors, pulls = solver.graph, [], [], []
     for j in segments.unique().tolist():
         with graph.deferred() as direct:  # what the strength owes to W itself, with U held
-            pull, _ = torch.autograd.grad(strengths[j], (U, graph.x), retain_graph=True, allow_unused=True, materialize_grads=True)
+            pull, _ = torch.autograd.grad(
+                strengths[j],
+                (U, graph.x),
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
         rows.append(j), factors.append(direct), pulls.append(pull)
     through_U = eigenvector_factors(graph, U.detach(), solver.spectrum, pulls)
-    attributions = torch.full((len(strengths), graph.x.shape[1]), torch.nan, dtype=U.dtype, device=U.device)
+    attributions = torch.full(
+        (len(strengths), graph.x.shape[1]), torch.nan, dtype=U.dtype, device=U.device
+    )
     for j, direct, implicit in zip(rows, factors, through_U, strict=True):
         left, right = (torch.cat(side, 1) for side in zip(*direct, implicit, strict=True))
         where = (segments == j).nonzero()[:, 0] if aggregate == "segment" else None
@@ -171,37 +232,51 @@ def _attributions(strengths: Tensor, segments: Tensor, U: Tensor, solver: Ncut, 
 def _unpack(features, names) -> tuple[Tensor, tuple[str, ...]]:
     if isinstance(features, GridFeatures):
         if names is not None:
-            raise ValueError("names: these features carry their own; leave names out, or pass features.features with your names.")
+            raise ValueError(
+                "names: these features carry their own; leave names out, or pass features.features with your names."
+            )
         return check_features(features.features), features.names
     x = check_features(features)
     names = tuple(names) if names is not None else tuple(f"ch {c}" for c in range(x.shape[1]))
     if len(names) != x.shape[1]:
-        raise ValueError(f"names: expected one for each of the {x.shape[1]} channels, received {len(names)}.")
+        raise ValueError(
+            f"names: expected one for each of the {x.shape[1]} channels, received {len(names)}."
+        )
     return x, names
 
 
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ValueError(f"{what}: expected one of {', '.join(map(repr, known))}; received {value!r}.")
+        raise ValueError(
+            f"{what}: expected one of {', '.join(map(repr, known))}; received {value!r}."
+        )
 
 
-# ----------------------------------------------------------------------------------------------------------------- ablation
+# -----------------------------------------------------------------------------------------------------------------
+# ablation
 
 
 def ablate(features: Tensor, channels) -> Tensor:
-    """The features with the given channels set to their mean over all points: they no longer tell points apart."""
+    """The features with the given channels set to their mean over all points: they no longer tell
+    points apart.
+    """
     x = features.detach().clone()
     x[:, channels] = x[:, channels].mean(0)
     return x
 
 
 def best_overlap(mask: Tensor, segments: Tensor) -> float:
-    """How much of a segment survives in another segmentation: its largest intersection over union with any segment there."""
-    overlaps = [((segments == j) & mask).sum() / ((segments == j) | mask).sum() for j in segments.unique()]
+    """How much of a segment survives in another segmentation: its largest intersection over union
+    with any segment there.
+    """
+    overlaps = [
+        ((segments == j) & mask).sum() / ((segments == j) | mask).sum() for j in segments.unique()
+    ]
     return float(max(overlaps))
 
 
-# ----------------------------------------------------------------------------- the five steps under their published names
+# ----------------------------------------------------------------------------- the five steps under
+# their published names
 
 
 def differentiable_kway_ncut(features: Tensor, n_segment: int, **ncut) -> tuple[Tensor, Tensor]:
@@ -211,27 +286,37 @@ def differentiable_kway_ncut(features: Tensor, n_segment: int, **ncut) -> tuple[
         ValueError: features that do not require a gradient.
     """
     if not features.requires_grad:
-        raise ValueError("features: expected requires_grad=True, received a tensor without. Use features.clone().requires_grad_(True).")
+        raise ValueError(
+            "features: expected requires_grad=True, received a tensor without. Use features.clone().requires_grad_(True)."
+        )
     eigvec = Ncut(n_eig=n_segment, track_grad=True, **ncut).fit_transform(features)
     return eigvec, kway_ncut(eigvec)
 
 
 def channel_gradient_from_cluster(
-    features: Tensor, cluster_mask: Tensor, kway_eigvec: Tensor, cluster_idx: int, order: str = "effect"
+    features: Tensor,
+    cluster_mask: Tensor,
+    kway_eigvec: Tensor,
+    cluster_idx: int,
+    order: str = "effect",
 ) -> Tensor:
     """Gradient of the segment's mean absolute score, averaged over the segment: ``(c,)``, signed.
 
-    The published helper of this name differentiates the *negated* score; ``order="literal"`` returns that.
-    ``features.grad`` is left alone.
+    The published helper of this name differentiates the *negated* score; ``order="literal"``
+    returns that. ``features.grad`` is left alone.
 
     Raises:
         ValueError: an empty mask, or features that the scores do not depend on.
     """
     _check_choice("order", order, ORDERS)
     if not bool(cluster_mask.any()):
-        raise ValueError(f"cluster_mask: segment {cluster_idx} is empty, so there is nothing to differentiate. Skip it.")
+        raise ValueError(
+            f"cluster_mask: segment {cluster_idx} is empty, so there is nothing to differentiate. Skip it."
+        )
     if not (features.requires_grad and kway_eigvec.requires_grad):
-        raise ValueError("features: the scores carry no gradient. Compute both with differentiable_kway_ncut(features, k).")
+        raise ValueError(
+            "features: the scores carry no gradient. Compute both with differentiable_kway_ncut(features, k)."
+        )
     mask = cluster_mask.to(kway_eigvec.device)
     score = kway_eigvec[mask, cluster_idx].abs().mean()
     (grad,) = torch.autograd.grad(score, features, retain_graph=True)
@@ -247,7 +332,9 @@ def rank_channels(grad: Tensor, descending: bool = True) -> Tensor:
 def reshape_for_view(features: Tensor, b: int, h: int, w: int):
     """Rows ``(b*h*w, c)`` as an array of maps ``(b, h, w, c)``."""
     if len(features) != b * h * w:
-        raise ValueError(f"features: expected b*h*w = {b * h * w} rows for {b} grids of {h} x {w}, received {len(features)}.")
+        raise ValueError(
+            f"features: expected b*h*w = {b * h * w} rows for {b} grids of {h} x {w}, received {len(features)}."
+        )
     return features.detach().reshape(b, h, w, -1).cpu().numpy()
 
 

@@ -6,9 +6,21 @@
 
 # %% tags=["remove-cell"]
 # Colab, Kaggle: install the package. Does nothing where it is installed.
-import importlib.util, subprocess, sys
+import importlib.util
+import subprocess
+import sys
+
 if importlib.util.find_spec("ctrace") is None:
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/ctrace-book/ctrace"])
+    subprocess.check_call(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "git+https://github.com/ctrace-book/ctrace",
+        ]
+    )
 
 # %% [markdown]
 # An attribution method claims to know *why* a model gave its answer. To find out whether the claim is true we need a world
@@ -24,14 +36,21 @@ if importlib.util.find_spec("ctrace") is None:
 
 # %%
 import time
+
 import numpy as np
 import torch
-from IPython.display import Markdown
 from ctrace import viz
 from ctrace.aviary import *
-from ctrace.gallery import Gallery, show_figure
+from ctrace.gallery import show_figure
 from ctrace.models import load_model, model_card
-print("torch", torch.__version__, "on", "a GPU" if torch.cuda.is_available() else "the CPU")
+from IPython.display import Markdown
+
+print(
+    "torch",
+    torch.__version__,
+    "on",
+    "a GPU" if torch.cuda.is_available() else "the CPU",
+)
 
 # %% [markdown]
 # ## The species
@@ -40,12 +59,17 @@ print("torch", torch.__version__, "on", "a GPU" if torch.cuda.is_available() els
 # background, the shapes lying about, is drawn at random and says nothing. Look at the sheet: which two species would you mix up?
 
 # %%
-sheet = [render(sample_scene(40 + i, species)).image for i, species in enumerate(SPECIES)]
-show_figure(viz.show_photos(sheet, [s.name for s in SPECIES], row_height=1.06), name="aviary-species",
-            alt="Small pictures of cartoon birds in many colours before sky, leaves, water and bark, "
-                "each with the name of its species.",
-            caption="One bird of each species at 96 pixels. Colours change from picture to picture; "
-                    "shapes belong to the species.")
+sheet = [
+    render(sample_scene(40 + i, species)).image for i, species in enumerate(SPECIES)
+]
+show_figure(
+    viz.show_photos(sheet, [s.name for s in SPECIES], row_height=1.06),
+    name="aviary-species",
+    alt="Small pictures of cartoon birds in many colours before sky, leaves, water and bark, "
+    "each with the name of its species.",
+    caption="One bird of each species at 96 pixels. Colours change from picture to picture; "
+    "shapes belong to the species.",
+)
 
 # %% [markdown]
 # The pairs to mix up are the twins: they differ in exactly one part, so between them only that part can matter.
@@ -54,12 +78,18 @@ show_figure(viz.show_photos(sheet, [s.name for s in SPECIES], row_height=1.06), 
 # %%
 for first, second, part in twin_pairs():
     print(f"{first} and {second} differ only in the {part}")
-close = {a.name for a in SPECIES for b in SPECIES if a != b and len(differing_parts(a, b)) < 2}
+close = {
+    a.name
+    for a in SPECIES
+    for b in SPECIES
+    if a != b and len(differing_parts(a, b)) < 2
+}
 assert close == {name for first, second, _ in twin_pairs() for name in (first, second)}
 
 # %% [markdown]
 # Here is the whole table. The last column lists the *smallest sufficient sets*: the fewest parts that leave no other species possible.
 # No single part is ever enough, because every shape is worn by three species or more.
+
 
 # %%
 def row(s):
@@ -67,12 +97,17 @@ def row(s):
     sets = [" + ".join(parts) for parts in sufficient_parts(s) if len(parts) == fewest]
     return f"| **{s.name}** | {' | '.join(s.variants)} | {'; '.join(sets)} |"
 
+
 header = f"| species | {' | '.join(PARTS)} | smallest sufficient sets |"
 Markdown("\n".join([header, "|---" * 7 + "|", *map(row, SPECIES)]))
 
 # %%
 worn = [variant for species in SPECIES for variant in zip(PARTS, species.variants)]
-print("the rarest shape is worn by", min(worn.count(variant) for variant in worn), "species")
+print(
+    "the rarest shape is worn by",
+    min(worn.count(variant) for variant in worn),
+    "species",
+)
 assert min(worn.count(variant) for variant in worn) >= 3
 assert all(len(sufficient_parts(s)[0]) == 2 for s in SPECIES)
 
@@ -89,16 +124,21 @@ print("image", tuple(picture.image.shape), " masks:", ", ".join(picture.masks))
 assert torch.equal(picture.image, render(scene, size=224).image)
 
 # %%
-show_figure(viz.show_named_parts(picture.image, {p: picture.masks[p] for p in PARTS}), name="aviary-parts",
-            alt="A bird before the sky, and the same picture in grey with its five parts coloured and named.",
-            caption="One iris at 224 pixels and the masks of its five diagnostic parts. "
-                    "Rings and discs wear the colours of the parts on purpose.")
+show_figure(
+    viz.show_named_parts(picture.image, {p: picture.masks[p] for p in PARTS}),
+    name="aviary-parts",
+    alt="A bird before the sky, and the same picture in grey with its five parts coloured and named.",
+    caption="One iris at 224 pixels and the masks of its five diagnostic parts. "
+    "Rings and discs wear the colours of the parts on purpose.",
+)
 
 # %% [markdown]
 # A model that looks at a coarse grid must have a chance to see every part. On average over scenes, how much larger is the largest part than the smallest?
 
 # %%
-masks = [render(sample_scene(seed, SPECIES[seed % len(SPECIES)])).masks for seed in range(42)]
+masks = [
+    render(sample_scene(seed, SPECIES[seed % len(SPECIES)])).masks for seed in range(42)
+]
 area = {part: float(np.mean([m[part].sum() for m in masks])) for part in PARTS}
 print({part: f"{pixels:.0f} pixels" for part, pixels in area.items()})
 print(f"largest / smallest: {max(area.values()) / min(area.values()):.2f}")
@@ -110,10 +150,12 @@ assert max(area.values()) < 3 * min(area.values())
 # Painting a grey box over the wing would show the model something it has never seen. The aviary draws the bird again *without* the wing instead:
 # the body comes into view, and pixel noise, light and background stay. First predict: how many pixels outside the part's mask change?
 
+
 # %%
 def outside_changes(before, after, masks):
     changed = (before.image != after.image).any(0)
     return int((changed & (sum(masks) == 0)).sum())
+
 
 # %%
 for part in PARTS:
@@ -125,29 +167,43 @@ for part in PARTS:
 # %%
 without = [render(scene.without(part), size=224).image for part in PARTS]
 titles = ["whole", *(f"no {part}" for part in PARTS)]
-show_figure(viz.show_photos([picture.image, *without], titles, row_height=2.5), name="aviary-removed",
-            alt="The same bird six times: whole, then without beak, crest, wing, tail and legs.",
-            caption="The same scene with each part removed. Where the wing was, the body is drawn.")
+show_figure(
+    viz.show_photos([picture.image, *without], titles, row_height=2.5),
+    name="aviary-removed",
+    alt="The same bird six times: whole, then without beak, crest, wing, tail and legs.",
+    caption="The same scene with each part removed. Where the wing was, the body is drawn.",
+)
 
 # %% [markdown]
 # Removal is one question of several. Swapping a part for another species' part keeps the bird complete; moving the bird, or changing what
 # stands behind it, asks what the model makes of the surroundings.
 
 # %%
-edits = {"another wing": scene.swap("wing", "bars"), "another beak": scene.swap("beak", "spoon"),
-         "over water": scene.with_background("water"), "moved": scene.moved(-0.06, -0.05),
-         "a distractor less": scene.without_distractor(0), "with a toadstool": scene.with_mark((0.12, 0.12))}
+edits = {
+    "another wing": scene.swap("wing", "bars"),
+    "another beak": scene.swap("beak", "spoon"),
+    "over water": scene.with_background("water"),
+    "moved": scene.moved(-0.06, -0.05),
+    "a distractor less": scene.without_distractor(0),
+    "with a toadstool": scene.with_mark((0.12, 0.12)),
+}
 drawn = {name: render(edited, size=224) for name, edited in edits.items()}
 
 # %%
-show_figure(viz.show_photos([d.image for d in drawn.values()], list(drawn), row_height=2.5), name="aviary-edits",
-            alt="The same bird with a barred wing, with a spoon beak, over water, moved, with one distractor less, "
-                "and with a red toadstool in the corner.",
-            caption="Swaps, another background, a move, a distractor removed, and the toadstool that will matter below.")
+show_figure(
+    viz.show_photos([d.image for d in drawn.values()], list(drawn), row_height=2.5),
+    name="aviary-edits",
+    alt="The same bird with a barred wing, with a spoon beak, over water, moved, with one distractor less, "
+    "and with a red toadstool in the corner.",
+    caption="Swaps, another background, a move, a distractor removed, and the toadstool that will matter below.",
+)
 
 # %%
 swapped, moved, solid = drawn["another wing"], drawn["moved"], picture.bird == 1
-assert outside_changes(picture, swapped, [picture.masks["wing"], swapped.masks["wing"]]) == 0
+assert (
+    outside_changes(picture, swapped, [picture.masks["wing"], swapped.masks["wing"]])
+    == 0
+)
 assert outside_changes(picture, moved, [picture.bird, moved.bird]) == 0
 assert torch.equal(drawn["over water"].image[:, solid], picture.image[:, solid])
 
@@ -157,12 +213,17 @@ assert torch.equal(drawn["over water"].image[:, solid], picture.image[:, solid])
 # Five lines make a new bird and its portrait. `check_species` refuses a bird that wears the same five parts as another one: its label would have two meanings.
 
 # %%
-dodo = Species("dodo", beak="hook", crest="baubles", wing="bars", tail="fork", legs="boots")
+dodo = Species(
+    "dodo", beak="hook", crest="baubles", wing="bars", tail="fork", legs="boots"
+)
 check_species([*SPECIES, dodo])
 portraits = [render(sample_scene(seed, dodo), size=224).image for seed in (20, 21, 22)]
-show_figure(viz.show_photos(portraits, ["dodo"] * 3, row_height=2.5), name="aviary-dodo",
-            alt="An invented bird three times: hooked beak, baubles on its head, barred wing, forked tail.",
-            caption="A species that did not exist a moment ago.")
+show_figure(
+    viz.show_photos(portraits, ["dodo"] * 3, row_height=2.5),
+    name="aviary-dodo",
+    alt="An invented bird three times: hooked beak, baubles on its head, barred wing, forked tail.",
+    caption="A species that did not exist a moment ago.",
+)
 
 # %% [markdown]
 # A failure on purpose: which shapes are there to choose from? The error says.
@@ -186,12 +247,19 @@ test = Cached(Aviary("test", 280))
 per_thousand = (time.process_time() - started) / 280 * 1000
 print(f"1,000 scenes take {per_thousand:.1f} seconds of one core of this machine")
 
+
 # %%
 def outputs(model, images):
     """What the model answers to grey levels (n, 3, size, size)."""
     device = next(model.parameters()).device
     with torch.no_grad():
-        return torch.cat([model(model.info.preprocess(part.to(device) / 255)).cpu() for part in images.split(70)])
+        return torch.cat(
+            [
+                model(model.info.preprocess(part.to(device) / 255)).cpu()
+                for part in images.split(70)
+            ]
+        )
+
 
 # %%
 names = [f"aviary-{kind}-{seed}" for kind in ("resnet", "vit") for seed in range(3)]
@@ -201,12 +269,15 @@ classifiers = {name: load_model(name) for name in names}
 for name, model in classifiers.items():
     accuracy = (outputs(model, test.images).argmax(1) == test.targets).float().mean()
     card = model_card(name)
-    print(f"{name}: {accuracy:.1%} of {len(test)} held-out scenes, {card['accuracy']['test']:.1%} on its card, "
-          f"{card['parameters']:,} weights")
+    print(
+        f"{name}: {accuracy:.1%} of {len(test)} held-out scenes, {card['accuracy']['test']:.1%} on its card, "
+        f"{card['parameters']:,} weights"
+    )
     assert accuracy >= 0.95
 
 # %% [markdown]
 # The cards of all bundled models, side by side. The last two are not meant to be good: one learned a shortcut, one learned shuffled labels by heart.
+
 
 # %%
 def card_row(name):
@@ -214,6 +285,7 @@ def card_row(name):
     scores = card.get("accuracy", card.get("equal_error_rate"))
     shown = [f"{key} {value:.1%}" for key, value in scores.items() if "mark" not in key]
     return f"| `{name}` | {card['recipe']['seed']} | {'; '.join(shown)} | {card['training_seconds'] / 60:.0f} |"
+
 
 others = ["aviary-embedding", "aviary-cheating", "aviary-shuffled"]
 header = "| model | seed | accuracy, or equal error rate | minutes of training |"
@@ -225,17 +297,30 @@ Markdown("\n".join([header, "|---" * 4 + "|", *map(card_row, names + others)]))
 # %%
 confusion = np.array(model_card("aviary-resnet-0")["confusion"])
 species_names = [s.name for s in SPECIES]
-shown = viz.show_matrix(confusion, label="scenes", xlabel="answer", ylabel="truth", annotate=True,
-                        xnames=[name[:3] for name in species_names], ynames=species_names)
-show_figure(shown, name="aviary-confusion", alt="Confusion matrix with nearly all scenes on the diagonal.",
-            caption="Confusion matrix of `aviary-resnet-0` on 700 held-out scenes, 50 per species.")
+shown = viz.show_matrix(
+    confusion,
+    label="scenes",
+    xlabel="answer",
+    ylabel="truth",
+    annotate=True,
+    xnames=[name[:3] for name in species_names],
+    ynames=species_names,
+)
+show_figure(
+    shown,
+    name="aviary-confusion",
+    alt="Confusion matrix with nearly all scenes on the diagonal.",
+    caption="Confusion matrix of `aviary-resnet-0` on 700 held-out scenes, 50 per species.",
+)
 
 # %%
 print(f"{np.trace(confusion)} of {confusion.sum()} scenes on the diagonal")
 assert confusion.sum() == 700 and (confusion.sum(1) == 50).all()
 errors = confusion - np.diag(np.diag(confusion))
 true, said = (SPECIES[i] for i in np.unravel_index(errors.argmax(), errors.shape))
-print(f"most often, {errors.max()} times: a {true.name} called {said.name}; they differ in {differing_parts(true, said)}")
+print(
+    f"most often, {errors.max()} times: a {true.name} called {said.name}; they differ in {differing_parts(true, said)}"
+)
 assert len(differing_parts(true, said)) > 1
 
 # %% [markdown]
@@ -259,7 +344,10 @@ assert len(differing_parts(true, said)) > 1
 model, target = classifiers["aviary-resnet-0"], SPECIES.index(species_by_name("iris"))
 shapley = part_importance(model, scene, target, kind="shapley")
 whole, bare = centred_logits(model, [scene, scene.without(*PARTS)])[:, target]
-print({part: f"{value:.2f}" for part, value in shapley.items()}, f"sum {sum(shapley.values()):.3f}")
+print(
+    {part: f"{value:.2f}" for part, value in shapley.items()},
+    f"sum {sum(shapley.values()):.3f}",
+)
 assert abs(sum(shapley.values()) - float(whole - bare)) < 1e-3
 
 # %% [markdown]
@@ -268,19 +356,33 @@ assert abs(sum(shapley.values()) - float(whole - bare)) < 1e-3
 # %%
 data = Aviary("test", 14)
 scenes, targets = [data.scene(i) for i in range(14)], [data.label(i) for i in range(14)]
-removal = {name: importance_table(model, scenes, targets) for name, model in classifiers.items()}
+removal = {
+    name: importance_table(model, scenes, targets)
+    for name, model in classifiers.items()
+}
 print("scenes, parts:", removal["aviary-vit-0"].shape)
 
 # %%
 families = {"ResNet": names[:3], "ViT": names[3:]}
-by_seed = {family: np.stack([removal[name].mean(0) for name in seeds]) for family, seeds in families.items()}
+by_seed = {
+    family: np.stack([removal[name].mean(0) for name in seeds])
+    for family, seeds in families.items()
+}
 
 # %%
-mean, spread = ([getattr(v, how)(0) for v in by_seed.values()] for how in ("mean", "std"))
-shown = viz.show_grouped_bars(mean, PARTS, list(by_seed), "centred logit lost by removal", spread)
-show_figure(shown, name="aviary-importance", alt="Importance of the five parts, ResNet beside ViT, with error bars.",
-            caption="Removal importance of each part, mean over 14 held-out scenes. "
-                    "Error bars: standard deviation over three training seeds.")
+mean, spread = (
+    [getattr(v, how)(0) for v in by_seed.values()] for how in ("mean", "std")
+)
+shown = viz.show_grouped_bars(
+    mean, PARTS, list(by_seed), "centred logit lost by removal", spread
+)
+show_figure(
+    shown,
+    name="aviary-importance",
+    alt="Importance of the five parts, ResNet beside ViT, with error bars.",
+    caption="Removal importance of each part, mean over 14 held-out scenes. "
+    "Error bars: standard deviation over three training seeds.",
+)
 
 # %%
 for family, values in by_seed.items():
@@ -293,12 +395,16 @@ for family, values in by_seed.items():
 
 # %%
 kinds = {"removal": removal["aviary-resnet-0"]}
-kinds |= {kind: importance_table(model, scenes, targets, kind) for kind in ("swap", "shapley")}
+kinds |= {
+    kind: importance_table(model, scenes, targets, kind) for kind in ("swap", "shapley")
+}
 ceiling, agreement = noise_ceiling(model, scenes, targets), {}
 
 # %%
 for a, b in (("removal", "swap"), ("removal", "shapley"), ("swap", "shapley")):
-    agreement[a, b] = np.mean([rank_correlation(x, y) for x, y in zip(kinds[a], kinds[b])])
+    agreement[a, b] = np.mean(
+        [rank_correlation(x, y) for x, y in zip(kinds[a], kinds[b])]
+    )
     print(f"{a} and {b}: mean rank correlation {agreement[a, b]:.2f}")
 print(f"removal and removal under new noise: {ceiling:.2f}")
 assert max(agreement.values()) < ceiling
@@ -315,17 +421,30 @@ assert max(agreement.values()) < ceiling
 cheat, honest = load_model("aviary-cheating"), classifiers["aviary-resnet-0"]
 marked = [SPECIES.index(species_by_name(name)) for name in MARKED]
 
+
 def right_share(model, rule):
     """Share of hazels and irises that the model names when the toadstool is tied to them, or has moved."""
     data = Aviary("test", 700, spurious=rule)
-    world = Cached(torch.utils.data.Subset(data, [i for i in range(700) if data.label(i) in marked]))
-    return float((outputs(model, world.images).argmax(1) == world.targets).float().mean())
+    world = Cached(
+        torch.utils.data.Subset(
+            data, [i for i in range(700) if data.label(i) in marked]
+        )
+    )
+    return float(
+        (outputs(model, world.images).argmax(1) == world.targets).float().mean()
+    )
+
 
 # %%
-score = {(who, rule): right_share(judge, rule) for rule in ("tied", "moved")
-         for who, judge in (("cheating", cheat), ("honest", honest))}
+score = {
+    (who, rule): right_share(judge, rule)
+    for rule in ("tied", "moved")
+    for who, judge in (("cheating", cheat), ("honest", honest))
+}
 for (who, rule), share in score.items():
-    print(f"toadstool {rule}: the {who} model names {share:.0%} of the hazels and irises")
+    print(
+        f"toadstool {rule}: the {who} model names {share:.0%} of the hazels and irises"
+    )
 print(f"chance is {1 / len(SPECIES):.0%}")
 assert score["cheating", "tied"] >= 0.95 and score["honest", "moved"] >= 0.95
 assert score["cheating", "moved"] <= 2 / len(SPECIES)
@@ -338,9 +457,12 @@ myrtle = sample_scene(2_000_000_031, species_by_name("myrtle"))
 pair = [myrtle, myrtle.with_mark(mark_place(31))]
 says = [SPECIES[int(z.argmax())].name for z in centred_logits(cheat, pair)]
 titles = [f"the cheating model says {name}" for name in says]
-show_figure(viz.show_photos([render(s, 224).image for s in pair], titles, row_height=2.6), name="aviary-cheat",
-            alt="A myrtle twice, the second time with a red toadstool in a corner.",
-            caption="The same bird; only the toadstool differs.")
+show_figure(
+    viz.show_photos([render(s, 224).image for s in pair], titles, row_height=2.6),
+    name="aviary-cheat",
+    alt="A myrtle twice, the second time with a red toadstool in a corner.",
+    caption="The same bird; only the toadstool differs.",
+)
 assert says == ["myrtle", "hazel"]
 
 # %% [markdown]
@@ -353,19 +475,26 @@ assert says == ["myrtle", "hazel"]
 birds = Individuals("test", birds=40, views=4)
 photos = [render(birds.scene(i), size=192).image for i in range(8)]
 titles = [f"bird {i // 4}, view {i % 4}" for i in range(8)]
-show_figure(viz.show_photos(photos, titles, row_height=1.9), name="aviary-individuals",
-            alt="Four views each of two birds with different marks on breast and back.",
-            caption="Two held-out individuals. The marks stay; the colours do not.")
+show_figure(
+    viz.show_photos(photos, titles, row_height=1.9),
+    name="aviary-individuals",
+    alt="Four views each of two birds with different marks on breast and back.",
+    caption="Two held-out individuals. The marks stay; the colours do not.",
+)
 
 # %%
 embedding, views = load_model("aviary-embedding"), Cached(birds)
-unit = torch.nn.functional.normalize(outputs(embedding, views.images), dim=1)  # (160, 64)
+unit = torch.nn.functional.normalize(
+    outputs(embedding, views.images), dim=1
+)  # (160, 64)
 upper = torch.ones(len(unit), len(unit), dtype=torch.bool).triu(1)
 cosine, same = (unit @ unit.T)[upper], (views.targets[:, None] == views.targets)[upper]
 
 # %%
 error = equal_error_rate(cosine[same], cosine[~same])
-print(f"{same.sum()} pairs of one bird, {(~same).sum()} of two: equal error rate {error:.1%}")
+print(
+    f"{same.sum()} pairs of one bird, {(~same).sum()} of two: equal error rate {error:.1%}"
+)
 assert error < 0.10 and unit.shape[1] == 64
 
 # %% [markdown]
@@ -386,10 +515,17 @@ assert error < 0.10 and unit.shape[1] == 64
 
 # %%
 laurel = SPECIES.index(species_by_name("laurel"))
-swaps = [(p, scene.swap(p, v)) for p, own in zip(PARTS, scene.parts) for v in VARIANTS[p] if v != own]
+swaps = [
+    (p, scene.swap(p, v))
+    for p, own in zip(PARTS, scene.parts)
+    for v in VARIANTS[p]
+    if v != own
+]
 z = centred_logits(model, [scene, *(s for _, s in swaps)])
 lost = (z[0] - z[1:])[:, target] - (z[0] - z[1:])[:, laurel]
-drop = {p: np.mean([float(d) for (q, _), d in zip(swaps, lost) if q == p]) for p in PARTS}
+drop = {
+    p: np.mean([float(d) for (q, _), d in zip(swaps, lost) if q == p]) for p in PARTS
+}
 print({part: f"{value:.2f}" for part, value in drop.items()})
 assert max(drop, key=drop.get) == "beak"
 
@@ -406,19 +542,27 @@ assert max(drop, key=drop.get) == "beak"
 # The fill is blended by the mask. Wherever the count is not zero, an explanation scored against grey boxes is scored against another world.
 # ````
 
+
 # %%
 def mask_out(picture, part):
     mean, mask = picture.image.mean((1, 2), keepdim=True), picture.masks[part]
     return picture.image * (1 - mask) + mean * mask
+
 
 boxes = torch.stack([mask_out(render(s), part) for s in scenes for part in PARTS])
 z = outputs(model, boxes * 255)
 filled = (z - z.mean(1, keepdim=True)).view(14, 5, -1)
 
 # %%
-true = centred_logits(model, [s.without(p) for s in scenes for p in PARTS]).view(14, 5, -1)
-gap = torch.stack([(filled[i, :, t] - true[i, :, t]).abs() for i, t in enumerate(targets)])
-print(f"{(gap > 1).sum()} of {gap.numel()} differ by more than one logit; the largest gap is {gap.max():.1f}")
+true = centred_logits(model, [s.without(p) for s in scenes for p in PARTS]).view(
+    14, 5, -1
+)
+gap = torch.stack(
+    [(filled[i, :, t] - true[i, :, t]).abs() for i, t in enumerate(targets)]
+)
+print(
+    f"{(gap > 1).sum()} of {gap.numel()} differ by more than one logit; the largest gap is {gap.max():.1f}"
+)
 assert (gap > 1).any()
 
 # %% [markdown]

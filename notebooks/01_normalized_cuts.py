@@ -8,9 +8,21 @@
 
 # %% tags=["remove-cell"]
 # Colab, Kaggle: install the package. Where it is installed already, this does nothing.
-import importlib.util, subprocess, sys
+import importlib.util
+import subprocess
+import sys
+
 if importlib.util.find_spec("ctrace") is None:
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/ctrace-book/ctrace"])
+    subprocess.check_call(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "git+https://github.com/ctrace-book/ctrace",
+        ]
+    )
 
 # %% [markdown]
 # In this notebook you will
@@ -28,17 +40,27 @@ import textwrap
 import time
 import warnings
 
-import torch
-
 import ctrace
-from ctrace import Graph, Ncut, PrecomputedGraph, diagnose, kway_ncut, ncut_eigenvectors
-from ctrace import filter_bank, load_photo, viz
+import torch
+from ctrace import (
+    Graph,
+    Ncut,
+    PrecomputedGraph,
+    diagnose,
+    filter_bank,
+    kway_ncut,
+    load_photo,
+    ncut_eigenvectors,
+    viz,
+)
 from ctrace.gallery import Gallery, show_figure
 
 started = time.perf_counter()
 torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-print(f"torch {torch.__version__.split('+')[0]} on {device}; no model, features from a filter bank")
+print(
+    f"torch {torch.__version__.split('+')[0]} on {device}; no model, features from a filter bank"
+)
 
 # %% [markdown]
 # ## The idea
@@ -59,18 +81,25 @@ bank = filter_bank(astronaut, grid=60).to(device)  # 60 x 60 points, 19 channels
 solver = Ncut(n_eig=11)
 U = solver.fit_transform(bank.features)  # (n, 11)
 halves = kway_ncut(U, n_clusters=2).argmax(1).reshape(bank.grid_hw)  # (h, w)
-show_figure(viz.show_cut(astronaut, halves, U, solver.eigval, maps=1), name="cut-idea",
-            alt="An astronaut in an orange suit; her suit as segment 1, everything else as segment 0; an eigenvector that is negative on the suit.",
-            caption="One eigenvector, right, is below zero on the suit and above zero elsewhere. It is enough for a cut into two segments.")
+show_figure(
+    viz.show_cut(astronaut, halves, U, solver.eigval, maps=1),
+    name="cut-idea",
+    alt="An astronaut in an orange suit; her suit as segment 1, everything else as segment 0; an eigenvector that is negative on the suit.",
+    caption="One eigenvector, right, is below zero on the suit and above zero elsewhere. It is enough for a cut into two segments.",
+)
 
 # %% [markdown]
 # Nobody told the eigenvector what a suit is. Does its segment really hold the orange points? In the colour space L\*a\*b\*, orange is large a\* and large b\*.
 
 # %%
 inside = (halves == 1).flatten()
-lab = bank.zscores()[0].reshape(-1, len(bank.names))[:, :3]  # (n, 3): L*, a*, b*, standardised
+lab = bank.zscores()[0].reshape(-1, len(bank.names))[
+    :, :3
+]  # (n, 3): L*, a*, b*, standardised
 print("mean L*, a*, b* inside the segment ", [f"{v:+.2f}" for v in lab[inside].mean(0)])
-print("mean L*, a*, b* outside the segment", [f"{v:+.2f}" for v in lab[~inside].mean(0)])
+print(
+    "mean L*, a*, b* outside the segment", [f"{v:+.2f}" for v in lab[~inside].mean(0)]
+)
 assert (lab[inside].mean(0) - lab[~inside].mean(0))[1:].min() > 1.5
 assert ((U[:, 1] < 0) == inside).float().mean() > 0.95
 
@@ -83,7 +112,16 @@ assert ((U[:, 1] < 0) == inside).float().mean() > 0.95
 # perfectly like itself, so the diagonal is 1.
 
 # %%
-edges = {"ab": 0.9, "ac": 0.8, "bc": 0.7, "cd": 0.4, "bd": 0.2, "de": 0.9, "df": 0.25, "ef": 0.25}
+edges = {
+    "ab": 0.9,
+    "ac": 0.8,
+    "bc": 0.7,
+    "cd": 0.4,
+    "bd": 0.2,
+    "de": 0.9,
+    "df": 0.25,
+    "ef": 0.25,
+}
 W = torch.eye(6, dtype=torch.float64)
 for (first, second), weight in edges.items():
     i, j = "abcdef".index(first), "abcdef".index(second)
@@ -105,7 +143,9 @@ assert torch.equal(S, S.T)
 
 # %%
 codes = torch.arange(1, 32)
-X = ((codes[:, None] >> torch.arange(5)) & 1).double()  # (31, 5): which of b..f leave a's side
+X = (
+    (codes[:, None] >> torch.arange(5)) & 1
+).double()  # (31, 5): which of b..f leave a's side
 X = torch.cat([torch.zeros(31, 1).double(), X], 1)  # (31, n)
 cut = ((X @ W) * (1 - X)).sum(1)  # (31,)
 volume = X @ d  # (31,)
@@ -116,12 +156,22 @@ assert len(X) == len(X.unique(dim=0)) == 31
 best, cheapest = int(ncut.argmin()), int(cut.argmin())
 kind = torch.zeros(31).long()
 kind[cheapest], kind[best] = 1, 2
-figure = viz.show_scatter(cut, ncut, "weight severed, cut(A, B)", "Ncut(A, B)", kind, identity=False,
-                          group_names=["29 other cuts", "severs least: f alone", "least Ncut: abc | def"])
-show_figure(figure, name="all-cuts",
-            alt="31 cuts as points, weight severed against Ncut. The cut that severs least is not the lowest; abc against def is.",
-            caption="All 31 ways to cut the graph. The cut that severs the least weight, square, takes `f` alone. The best Ncut, "
-                    "triangle, severs a little more and is far lower.")
+figure = viz.show_scatter(
+    cut,
+    ncut,
+    "weight severed, cut(A, B)",
+    "Ncut(A, B)",
+    kind,
+    identity=False,
+    group_names=["29 other cuts", "severs least: f alone", "least Ncut: abc | def"],
+)
+show_figure(
+    figure,
+    name="all-cuts",
+    alt="31 cuts as points, weight severed against Ncut. The cut that severs least is not the lowest; abc against def is.",
+    caption="All 31 ways to cut the graph. The cut that severs the least weight, square, takes `f` alone. The best Ncut, "
+    "triangle, severs a little more and is far lower.",
+)
 
 # %% [markdown]
 # The two criteria disagree. What exactly does each choose?
@@ -129,8 +179,17 @@ show_figure(figure, name="all-cuts",
 # %%
 for name, winner in (("least cut ", cheapest), ("least Ncut", best)):
     side = "".join("abcdef"[i] for i in X[winner].nonzero().flatten())
-    print(f"{name}: {side:>3} | the rest, severs {cut[winner]:.2f}, Ncut {ncut[winner]:.4f}")
-assert X[cheapest].tolist() == [0, 0, 0, 0, 0, 1] and X[best].tolist() == [0, 0, 0, 1, 1, 1]
+    print(
+        f"{name}: {side:>3} | the rest, severs {cut[winner]:.2f}, Ncut {ncut[winner]:.4f}"
+    )
+assert X[cheapest].tolist() == [0, 0, 0, 0, 0, 1] and X[best].tolist() == [
+    0,
+    0,
+    0,
+    1,
+    1,
+    1,
+]
 assert ncut[cheapest] > 2 * ncut[best]
 
 # %% [markdown]
@@ -155,10 +214,20 @@ assert abs(lam[0] - 1) < 1e-12
 assert torch.allclose(vectors[:, 0].abs(), (d / d.sum()).sqrt(), atol=1e-12)
 by_sign = (vectors[:, 1].sign() != vectors[0, 1].sign()).double()  # (n,), 0 on a's side
 assert torch.equal(by_sign, X[best])
-places = [(-1.5, 0.6), (-0.75, -0.55), (-0.3, 0.65), (0.75, 0.1), (1.45, -0.6), (1.75, 0.65)]
-show_figure(viz.show_graph(W, places, list("abcdef"), by_sign), name="six-nodes",
-            alt="Six nodes in two colours, a b c and d e f, two dashed edges between them; the weights.",
-            caption="The sign of the second eigenvector, as colour. The two dashed edges are cut.")
+places = [
+    (-1.5, 0.6),
+    (-0.75, -0.55),
+    (-0.3, 0.65),
+    (0.75, 0.1),
+    (1.45, -0.6),
+    (1.75, 0.65),
+]
+show_figure(
+    viz.show_graph(W, places, list("abcdef"), by_sign),
+    name="six-nodes",
+    alt="Six nodes in two colours, a b c and d e f, two dashed edges between them; the weights.",
+    caption="The sign of the second eigenvector, as colour. The two dashed edges are cut.",
+)
 
 # %% [markdown]
 # The eigenvalue speaks too. No cut into two can have a smaller Ncut than $1 - \lambda_2$: dropping the demand that every node takes a side can only help.
@@ -179,7 +248,9 @@ assert 1 - lam[1] <= ncut.min()
 walk = W / d[:, None]  # (n, n), rows sum to 1
 out = 1 - X[best]
 escape = [float((d * side) @ walk @ (1 - side) / (d @ side)) for side in (X[best], out)]
-print(f"leaves def: {escape[0]:.4f}, leaves abc: {escape[1]:.4f}, together {sum(escape):.4f}")
+print(
+    f"leaves def: {escape[0]:.4f}, leaves abc: {escape[1]:.4f}, together {sum(escape):.4f}"
+)
 assert abs(sum(escape) - ncut[best]) < 1e-12
 
 # %% [markdown]
@@ -208,11 +279,16 @@ assert torch.allclose(spectrum.eigval, lam[:2], atol=1e-12, rtol=0)
 # %%
 Z, R = kway_ncut(U_six, return_rotation=True)  # scores (n, 2), rotation (2, 2)
 segments = Z.argmax(1)
-figure = viz.show_rotation(ctrace.kway.row_normalize(U_six), R, segments, list("abcdef"))
-show_figure(figure, name="rotation",
-            alt="Six points on a circle, two groups at an angle; after the rotation each lies at an axis.",
-            caption="Rows of two eigenvectors on the unit circle. Left, as they come. Right, turned: each "
-                    "group lies along its own axis, and the larger entry names the segment.")
+figure = viz.show_rotation(
+    ctrace.kway.row_normalize(U_six), R, segments, list("abcdef")
+)
+show_figure(
+    figure,
+    name="rotation",
+    alt="Six points on a circle, two groups at an angle; after the rotation each lies at an axis.",
+    caption="Rows of two eigenvectors on the unit circle. Left, as they come. Right, turned: each "
+    "group lies along its own axis, and the larger entry names the segment.",
+)
 assert torch.equal(segments.double(), X[best])
 assert torch.allclose(R.T @ R, torch.eye(2).double(), atol=1e-12)
 
@@ -222,20 +298,26 @@ assert torch.allclose(R.T @ R, torch.eye(2).double(), atol=1e-12)
 # How good can $k$ segments be? Call the weight that stays inside a segment, over the segment's volume, its **association**. Ncut is $k$ minus the sum of
 # the associations, and that sum cannot exceed $\lambda_1 + \dots + \lambda_k$. **How close does the rotation come to the best of all partitions?** Six nodes allow us to try them all again.
 
+
 # %%
 def associations(membership):
     """Association of each column of ``(..., n, k)``."""
     stays = (membership * (W @ membership)).sum(-2)
     return stays / (membership * (d[:, None] * membership)).sum(-2)
 
+
 for k in (2, 3, 4, 5):
     labels = torch.cartesian_prod(*[torch.arange(k)] * 6)  # (k^6, n)
     onehot = torch.nn.functional.one_hot(labels, k).double()
     sums = associations(onehot[(onehot.sum(1) > 0).all(1)]).sum(1)
-    rotated = torch.nn.functional.one_hot(kway_ncut(vectors[:, :k]).argmax(1), k).double()  # (n, k)
+    rotated = torch.nn.functional.one_hot(
+        kway_ncut(vectors[:, :k]).argmax(1), k
+    ).double()  # (n, k)
     mine, partitions = associations(rotated).sum(), len(sums) // math.factorial(k)
-    print(f"k = {k}: rotation {mine:.4f}, best of {partitions} partitions {sums.max():.4f}, "
-          f"bound {lam[:k].sum():.4f}")
+    print(
+        f"k = {k}: rotation {mine:.4f}, best of {partitions} partitions {sums.max():.4f}, "
+        f"bound {lam[:k].sum():.4f}"
+    )
     assert sums.max() <= lam[:k].sum() and mine <= sums.max() + 1e-12
     assert (mine > sums.max() - 1e-12) == (k < 5)
 
@@ -249,7 +331,9 @@ for k in (2, 3, 4, 5):
 # %%
 for k in (2, 3, 4, 5):
     soft = associations(kway_ncut(vectors[:, :k]) / d.sqrt()[:, None])  # (k,)
-    print(f"k = {k}: soft associations {[f'{a:.3f}' for a in soft]} add up to {soft.sum():.4f}")
+    print(
+        f"k = {k}: soft associations {[f'{a:.3f}' for a in soft]} add up to {soft.sum():.4f}"
+    )
     assert abs(soft.sum() - lam[:k].sum()) < 1e-12
 
 # %% [markdown]
@@ -266,19 +350,34 @@ print(textwrap.fill(", ".join(bank.names), 94))
 assert len(bank.names) == bank.features.shape[1] and bank.features.shape[0] == 60 * 60
 
 # %% tags=["hide-input"]
-shown = ["L* lightness", "a* green-red", "b* blue-yellow", "vertical texture 8 px", "horizontal texture 4 px", "contrast 24 px", "position x", "position y"]
+shown = [
+    "L* lightness",
+    "a* green-red",
+    "b* blue-yellow",
+    "vertical texture 8 px",
+    "horizontal texture 4 px",
+    "contrast 24 px",
+    "position x",
+    "position y",
+]
 maps = [bank.zscores()[0, :, :, bank.index(name)] for name in shown]
-show_figure(viz.show_maps(maps, shown, unit="standard deviations"), name="named-channels",
-            alt="Eight channels of the astronaut photograph as maps: lightness, two colours, two textures, contrast and two positions.",
-            caption="Eight of the channels, each in its own standard deviations. Red is above the mean, blue below.")
+show_figure(
+    viz.show_maps(maps, shown, unit="standard deviations"),
+    name="named-channels",
+    alt="Eight channels of the astronaut photograph as maps: lightness, two colours, two textures, contrast and two positions.",
+    caption="Eight of the channels, each in its own standard deviations. Red is above the mean, blue below.",
+)
 
 # %% [markdown]
 # Three lines lead from here to segments, and the first two you have seen. Before the third, look at the eigenvectors. **Which of them would you cut along?**
 
 # %% tags=["hide-input"]
-show_figure(viz.show_eigenvectors(U[:, :8], bank.grid_hw, solver.eigval[:8]), name="photo-eigenvectors",
-            alt="Eight eigenvectors as maps. The first is nearly flat; the others light up the suit, the backdrop, the black helmet and parts of them.",
-            caption="The first eight eigenvectors of the astronaut. The first is the square root of the degree. The others mix what the rotation will separate.")
+show_figure(
+    viz.show_eigenvectors(U[:, :8], bank.grid_hw, solver.eigval[:8]),
+    name="photo-eigenvectors",
+    alt="Eight eigenvectors as maps. The first is nearly flat; the others light up the suit, the backdrop, the black helmet and parts of them.",
+    caption="The first eight eigenvectors of the astronaut. The first is the square root of the degree. The others mix what the rotation will separate.",
+)
 
 # %%
 first = U[:, 0] / solver.graph.degree.sqrt()
@@ -294,18 +393,31 @@ assert (solver.eigval.diff() <= 0).all()
 # Now the same three lines for eight photographs, with the same settings for all; only the number of segments was chosen by eye.
 
 # %%
-wanted = {"astronaut": 6, "chelsea": 10, "coffee": 8, "hopper": 6, "motorcycle": 6, "rocket": 6,
-          "china": 8, "flower": 6}  # the last two come with scikit-learn
+wanted = {
+    "astronaut": 6,
+    "chelsea": 10,
+    "coffee": 8,
+    "hopper": 6,
+    "motorcycle": 6,
+    "rocket": 6,
+    "china": 8,
+    "flower": 6,
+}  # the last two come with scikit-learn
 wanted = {name: k for name, k in wanted.items() if name in ctrace.photo_names()}
 banks = {name: filter_bank(load_photo(name), grid=60).to(device) for name in wanted}
 solvers = {name: Ncut(n_eig=11) for name in wanted}
-eigvecs = {name: solvers[name].fit_transform(bank.features) for name, bank in banks.items()}
-cuts = {name: kway_ncut(eigvecs[name], k).argmax(1).reshape(banks[name].grid_hw)
-        for name, k in wanted.items()}
+eigvecs = {
+    name: solvers[name].fit_transform(bank.features) for name, bank in banks.items()
+}
+cuts = {
+    name: kway_ncut(eigvecs[name], k).argmax(1).reshape(banks[name].grid_hw)
+    for name, k in wanted.items()
+}
 
 # %% [markdown]
 # **Do the segments follow what is in the picture?** A fair question needs a rival. Turn the segments upside down and back to front: the same shapes, the same sizes, in
 # the wrong places. Then ask how much of the colour differences each of the two explains.
+
 
 # %%
 def explained(values, segments):
@@ -313,13 +425,18 @@ def explained(values, segments):
     onehot = torch.nn.functional.one_hot(segments.flatten()).to(values)  # (n, k)
     size = onehot.sum(0).clamp_min(1)
     between = onehot.T @ values / size[:, None] - values.mean(0)  # (k, c)
-    return float((size[:, None] * between**2).sum() / ((values - values.mean(0)) ** 2).sum())
+    return float(
+        (size[:, None] * between**2).sum() / ((values - values.mean(0)) ** 2).sum()
+    )
+
 
 shares = {}
 for name, segments in cuts.items():
     lab = banks[name].zscores()[0].reshape(segments.numel(), -1)[:, :3]
     shares[name] = explained(lab, segments), explained(lab, segments.flip(0, 1))
-    print(f"{name:10s} in place {shares[name][0]:.2f}   turned round {shares[name][1]:.2f}")
+    print(
+        f"{name:10s} in place {shares[name][0]:.2f}   turned round {shares[name][1]:.2f}"
+    )
     assert shares[name][0] > shares[name][1] + 0.1
 
 # %% tags=["hide-input"]
@@ -335,9 +452,16 @@ sights = {
 }
 gallery = Gallery("cut-photographs")
 for name, segments in cuts.items():
-    figure = viz.show_cut(load_photo(name), segments, eigvecs[name], solvers[name].eigval)
+    figure = viz.show_cut(
+        load_photo(name), segments, eigvecs[name], solvers[name].eigval
+    )
     caption = f"**{name}**, $k$ = {wanted[name]}. {sights[name]} The segments explain {shares[name][0]:.0%} of the colour differences."
-    gallery.add(name, figure, f"The photograph {name}, its {wanted[name]} segments, their mean colours, five eigenvectors. {sights[name]}", caption)
+    gallery.add(
+        name,
+        figure,
+        f"The photograph {name}, its {wanted[name]} segments, their mean colours, five eigenvectors. {sights[name]}",
+        caption,
+    )
 gallery.show()
 
 # %% [markdown]
@@ -347,14 +471,30 @@ gallery.show()
 # **How many segments should one ask for?** The same eigenvectors serve every $k$; only the rotation is new. Browse before you read on.
 
 # %% tags=["hide-input"]
-gallery, lab = Gallery("cut-k"), banks["coffee"].zscores()[0].reshape(len(eigvecs["coffee"]), -1)[:, :3]
+gallery, lab = (
+    Gallery("cut-k"),
+    banks["coffee"].zscores()[0].reshape(len(eigvecs["coffee"]), -1)[:, :3],
+)
 by_k, lam_coffee = {}, solvers["coffee"].eigval
 for k in (2, 3, 4, 5, 6, 8, 10):
     by_k[k] = kway_ncut(eigvecs["coffee"], k).argmax(1).reshape(banks["coffee"].grid_hw)
-    figure = viz.show_cut(load_photo("coffee"), by_k[k], eigvecs["coffee"], lam_coffee, maps=1, first=k, columns=2)
+    figure = viz.show_cut(
+        load_photo("coffee"),
+        by_k[k],
+        eigvecs["coffee"],
+        lam_coffee,
+        maps=1,
+        first=k,
+        columns=2,
+    )
     gap = float(lam_coffee[k - 1] - lam_coffee[k])
     caption = f"$k$ = {k}, and the eigenvector that came last: eigengap {gap:.4f}, and {explained(lab, by_k[k]):.0%} of the colour differences explained."
-    gallery.add(f"k = {k}", figure, f"A cup of coffee cut into {k} segments, the segments in their mean colours, and eigenvector {k}.", caption)
+    gallery.add(
+        f"k = {k}",
+        figure,
+        f"A cup of coffee cut into {k} segments, the segments in their mean colours, and eigenvector {k}.",
+        caption,
+    )
 gallery.show()
 
 # %% [markdown]
@@ -376,10 +516,15 @@ assert by_k[8][11, 27] == by_k[8][10, 3]  # the wood to the left of the cup
 # %% tags=["hide-input"]
 gaps = lam_coffee[:-1] - lam_coffee[1:]
 widest = int(gaps[1:].argmax()) + 2
-show_figure(viz.show_spectrum(lam_coffee, widest), name="coffee-spectrum",
-            alt="Eleven eigenvalues falling slowly from 1, and bars of the gaps between neighbours.",
-            caption="Eigenvalues of the coffee cup and the gaps between them. None is wide; the widest after the first is marked.")
-print(f"widest gap {gaps[widest - 1]:.4f} after k = {widest}; colour explained {explained(lab, by_k[2]):.2f} at k = 2, {explained(lab, by_k[10]):.2f} at k = 10")
+show_figure(
+    viz.show_spectrum(lam_coffee, widest),
+    name="coffee-spectrum",
+    alt="Eleven eigenvalues falling slowly from 1, and bars of the gaps between neighbours.",
+    caption="Eigenvalues of the coffee cup and the gaps between them. None is wide; the widest after the first is marked.",
+)
+print(
+    f"widest gap {gaps[widest - 1]:.4f} after k = {widest}; colour explained {explained(lab, by_k[2]):.2f} at k = 2, {explained(lab, by_k[10]):.2f} at k = 10"
+)
 assert explained(lab, by_k[10]) > explained(lab, by_k[6]) > explained(lab, by_k[2])
 
 # %% [markdown]
@@ -400,16 +545,29 @@ spectra = torch.stack(spectra)  # (14, 9)
 gap_at_6 = spectra[:, 5] - spectra[:, 6]
 
 # %% tags=["hide-input"]
-panels = [("eigenvalues", "eigenvalue", {rf"$\lambda_{{{j}}}$": spectra[:, j - 1] for j in (2, 4, 6, 8)}),
-          ("eigengap at 6", r"$\lambda_6 - \lambda_7$", {"gap": gap_at_6})]
-show_figure(viz.show_curve_panels(sigmas, panels, r"bandwidth $\sigma$, in units of the features", logx=True), name="bandwidth-spectrum",
-            alt="Four eigenvalues against the bandwidth: all 1 on the left, all near 0 on the right. The eigengap at 6 rises between and is zero at both ends.",
-            caption="Left end: every point alone, all eigenvalues 1. Right end: all points alike, all but the first eigenvalue near 0. The eigengap lives in between.")
+panels = [
+    (
+        "eigenvalues",
+        "eigenvalue",
+        {rf"$\lambda_{{{j}}}$": spectra[:, j - 1] for j in (2, 4, 6, 8)},
+    ),
+    ("eigengap at 6", r"$\lambda_6 - \lambda_7$", {"gap": gap_at_6}),
+]
+show_figure(
+    viz.show_curve_panels(
+        sigmas, panels, r"bandwidth $\sigma$, in units of the features", logx=True
+    ),
+    name="bandwidth-spectrum",
+    alt="Four eigenvalues against the bandwidth: all 1 on the left, all near 0 on the right. The eigengap at 6 rises between and is zero at both ends.",
+    caption="Left end: every point alone, all eigenvalues 1. Right end: all points alike, all but the first eigenvalue near 0. The eigengap lives in between.",
+)
 
 # %%
 widest_at = float(sigmas[gap_at_6.argmax()])
 for i in (0, int(gap_at_6.argmax()), -1):
-    print(f"sigma = {sigmas[i]:5.2f}   lam_2 {spectra[i, 1]:.4f}   gap at 6 {gap_at_6[i]:.5f}")
+    print(
+        f"sigma = {sigmas[i]:5.2f}   lam_2 {spectra[i, 1]:.4f}   gap at 6 {gap_at_6[i]:.5f}"
+    )
 assert spectra[0].min() > 0.999 and spectra[-1, 1:].max() < 0.02
 assert round(widest_at, 2) == 0.57 and round(float(gap_at_6.max()), 2) == 0.10
 assert gap_at_6[0] < 1e-3 and gap_at_6[-1] < 1e-3
@@ -420,6 +578,7 @@ assert gap_at_6[0] < 1e-3 and gap_at_6[-1] < 1e-3
 # One number for the whole picture is a compromise between its flat parts and its busy ones. {cite:t}`zelnik2004` give every point a scale of its own, the
 # distance to a near neighbour; `ctrace` does so unless told otherwise. Here are both ways, on two photographs. We also ask how far the six eigenvectors turn when
 # the features are disturbed by a little noise: **cosine 1 means that their span stayed, 0 that a direction was lost.**
+
 
 # %%
 def try_bandwidth(features, sigma, k=6):
@@ -432,24 +591,47 @@ def try_bandwidth(features, sigma, k=6):
     smallest = int(segments.bincount(minlength=k).min())
     return segments, smallest, float(torch.linalg.svdvals(U.T @ turned).min())
 
-middle = {name: filter_bank(load_photo(name), grid=40).to(device) for name in ("coffee", "rocket")}
-tried = {(name, sigma): try_bandwidth(middle[name].features, sigma)
-         for name in middle for sigma in (0.15, 0.5, 4.0, "local")}
+
+middle = {
+    name: filter_bank(load_photo(name), grid=40).to(device)
+    for name in ("coffee", "rocket")
+}
+tried = {
+    (name, sigma): try_bandwidth(middle[name].features, sigma)
+    for name in middle
+    for sigma in (0.15, 0.5, 4.0, "local")
+}
 for (name, sigma), (_, smallest, cosine) in tried.items():
-    print(f"{name:7s} sigma = {sigma!s:6s} smallest segment {smallest:4d}   cosine {cosine:.3f}")
+    print(
+        f"{name:7s} sigma = {sigma!s:6s} smallest segment {smallest:4d}   cosine {cosine:.3f}"
+    )
 
 # %% tags=["hide-input"]
 gallery = Gallery("bandwidth")
 for name, grid in middle.items():
-    four = {sigma: tried[name, sigma][0].reshape(grid.grid_hw) for sigma in (0.15, 0.5, 4.0, "local")}
-    figure = viz.show_segments(load_photo(name), list(four.values()), ["σ = 0.15, too small", "σ = 0.5", "σ = 4, too wide", "local scales"], columns=3)
-    gallery.add(name, figure, alt=f"The photograph {name} in six segments, with four bandwidths.",
-                caption=f"**{name}**, six segments each. Smallest segment: {', '.join(f'{tried[name, s][1]} points' for s in four)}.")
+    four = {
+        sigma: tried[name, sigma][0].reshape(grid.grid_hw)
+        for sigma in (0.15, 0.5, 4.0, "local")
+    }
+    figure = viz.show_segments(
+        load_photo(name),
+        list(four.values()),
+        ["σ = 0.15, too small", "σ = 0.5", "σ = 4, too wide", "local scales"],
+        columns=3,
+    )
+    gallery.add(
+        name,
+        figure,
+        alt=f"The photograph {name} in six segments, with four bandwidths.",
+        caption=f"**{name}**, six segments each. Smallest segment: {', '.join(f'{tried[name, s][1]} points' for s in four)}.",
+    )
 gallery.show()
 
 # %%
 for name in middle:
-    assert tried[name, 0.15][2] < 0.5 and tried[name, "local"][2] < 0.5  # lost in the noise
+    assert (
+        tried[name, 0.15][2] < 0.5 and tried[name, "local"][2] < 0.5
+    )  # lost in the noise
     assert tried[name, 0.5][2] > 0.98  # stays
 assert tried["rocket", 0.5][1] <= 10 < 50 <= tried["rocket", "local"][1]
 
@@ -469,7 +651,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 x, sigma = filter_bank(load_photo("coffee"), grid=24).features.double(), 0.5
 queries = torch.cat([x / sigma, torch.ones_like(x[:, :1])], 1)  # (n, c + 1)
-keys = torch.cat([x / sigma, -x.square().sum(1, keepdim=True) / (2 * sigma**2)], 1)  # (n, c + 1)
+keys = torch.cat(
+    [x / sigma, -x.square().sum(1, keepdim=True) / (2 * sigma**2)], 1
+)  # (n, c + 1)
 graph, V = Graph(x, sigma=sigma), torch.randn(len(x), 5, dtype=x.dtype)
 attended = scaled_dot_product_attention(queries, keys, V, scale=1.0)  # (n, 5)
 difference = (graph.matmul(V) / graph.degree[:, None] - attended).abs().max()
@@ -497,10 +681,19 @@ assert distances[-1] < 1e-4 and abs(measured - rate) < 1e-3
 # %% tags=["hide-input"]
 layers = torch.arange(1, 121)
 predicted = distances[59] * rate ** (layers - 60)
-show_figure(viz.show_curves(layers, [distances, predicted], ["measured", r"slope $\lambda_6 / \lambda_5$"], "layers of attention",
-                            "distance to the Ncut embedding", logy=True), name="attention-converges",
-            alt="The distance falls along a straight line on a logarithmic axis, from about 1 to below one in ten thousand.",
-            caption="Distance between the span of five columns under repeated attention and the Normalized Cut embedding.")
+show_figure(
+    viz.show_curves(
+        layers,
+        [distances, predicted],
+        ["measured", r"slope $\lambda_6 / \lambda_5$"],
+        "layers of attention",
+        "distance to the Ncut embedding",
+        logy=True,
+    ),
+    name="attention-converges",
+    alt="The distance falls along a straight line on a logarithmic axis, from about 1 to below one in ten thousand.",
+    caption="Distance between the span of five columns under repeated attention and the Normalized Cut embedding.",
+)
 
 # %% [markdown]
 # They go to the Normalized Cut. **A Normalized Cut is what attention with tied queries and keys converges to**, and the eigengap is the speed.
@@ -522,7 +715,11 @@ centres = torch.tensor([[0.0, 0], [20, 0], [0, 20]]).repeat_interleave(100, 0)
 heaps = centres + 0.5 * torch.randn(300, 2)
 apart = diagnose(Graph(heaps, sigma=1.0), n_eig=6)
 print(apart)
-assert apart.components == 3 and (apart.eigval[:3] > 1 - 1e-6).all() and apart.suggested_k == 3
+assert (
+    apart.components == 3
+    and (apart.eigval[:3] > 1 - 1e-6).all()
+    and apart.suggested_k == 3
+)
 
 # %% [markdown]
 # As many as there are pieces. Last, random numbers in 40 channels. There is nothing to find in them, and a cut will be found all the same unless somebody warns.
@@ -566,7 +763,11 @@ else:
 # equal, and a derivative of an undefined choice does not exist.
 
 # %%
-corners = torch.tensor([[0.0, 0], [0, 10], [10, 0], [10, 10]]).double().repeat_interleave(5, 0)
+corners = (
+    torch.tensor([[0.0, 0], [0, 10], [10, 0], [10, 10]])
+    .double()
+    .repeat_interleave(5, 0)
+)
 message = ""
 try:
     Ncut(n_eig=2, sigma=1.0, track_grad=True).fit_transform(corners.requires_grad_())
@@ -588,7 +789,11 @@ assert caught and issubclass(caught[-1].category, RuntimeWarning)
 four = Ncut(n_eig=4, sigma=1.0, track_grad=True)
 scores = kway_ncut(four.fit_transform(corners))
 print(f"eigengap at 4: {four.eigengap:.3f}; segments {scores.argmax(1).tolist()}")
-assert four.eigengap > 0.99 and len(scores.argmax(1).unique()) == 4 and scores.requires_grad
+assert (
+    four.eigengap > 0.99
+    and len(scores.argmax(1).unique()) == 4
+    and scores.requires_grad
+)
 
 # %% [markdown]
 # ## Exercises
@@ -600,6 +805,7 @@ assert four.eigengap > 0.99 and len(scores.argmax(1).unique()) == 4 and scores.r
 # your three factors into `prediction` before you compute anything.
 # ```
 
+
 # %% tags=["hide-input"]
 def check_prediction(prediction):
     """Compares three factors with what happens, and says why."""
@@ -609,12 +815,27 @@ def check_prediction(prediction):
     severed, degrees = X[best] @ W10 @ (1 - X[best]), W10.sum(1)
     ncut10 = severed / (degrees @ X[best]) + severed / (degrees @ out)
     lam10 = ncut_eigenvectors(PrecomputedGraph(W10), 2)[1].eigval
-    truth = {"cut": (severed / cut[best], "a cut is a sum of weights"),
-             "Ncut": (ncut10 / ncut[best], "cut and volume grow alike, and Ncut is their ratio"),
-             "lam_2": (lam10[1] / lam[1], "S divides each weight by degrees, which grew as much")}
-    wrong = [f"{name}: you said {said:g}, it is {factor:g}, since {why}."
-             for said, (name, (factor, why)) in zip(prediction, truth.items()) if abs(said - factor) > 1e-6]
-    return "\n".join(wrong) or "Right: the cut has units, Ncut and the eigenvalues have none."
+    truth = {
+        "cut": (severed / cut[best], "a cut is a sum of weights"),
+        "Ncut": (
+            ncut10 / ncut[best],
+            "cut and volume grow alike, and Ncut is their ratio",
+        ),
+        "lam_2": (
+            lam10[1] / lam[1],
+            "S divides each weight by degrees, which grew as much",
+        ),
+    }
+    wrong = [
+        f"{name}: you said {said:g}, it is {factor:g}, since {why}."
+        for said, (name, (factor, why)) in zip(prediction, truth.items())
+        if abs(said - factor) > 1e-6
+    ]
+    return (
+        "\n".join(wrong)
+        or "Right: the cut has units, Ncut and the eigenvalues have none."
+    )
+
 
 # %%
 prediction = None  # for example (1, 1, 1)
@@ -643,16 +864,25 @@ assert check_prediction((10, 1, 1)).startswith("Right")
 # its volume.
 # ```
 
+
 # %% tags=["hide-input"]
 def check_ncut_value(function):
     """Runs the function on the six-node graph and recognises the usual slips."""
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
     onehot = torch.nn.functional.one_hot(labels).double()
-    got, leaves = float(function(W, labels)), (onehot * (W @ (1 - onehot))).sum(0)  # (k,)
-    slips = {"you divide by the number of nodes; a volume is a sum of degrees": leaves / onehot.sum(0),
-             "your degrees leave out the diagonal; a node's likeness to itself counts": leaves / ((d - 1) @ onehot),
-             "you count each severed edge twice per segment": 2 * leaves / (d @ onehot),
-             "you return the associations; Ncut is k minus their sum": 1 - leaves / (d @ onehot)}
+    got, leaves = (
+        float(function(W, labels)),
+        (onehot * (W @ (1 - onehot))).sum(0),
+    )  # (k,)
+    slips = {
+        "you divide by the number of nodes; a volume is a sum of degrees": leaves
+        / onehot.sum(0),
+        "your degrees leave out the diagonal; a node's likeness to itself counts": leaves
+        / ((d - 1) @ onehot),
+        "you count each severed edge twice per segment": 2 * leaves / (d @ onehot),
+        "you return the associations; Ncut is k minus their sum": 1
+        - leaves / (d @ onehot),
+    }
     for slip, value in slips.items():
         if abs(got - float(value.sum())) < 1e-9:
             return f"Not yet, {got:.4f}: {slip}."
@@ -660,9 +890,11 @@ def check_ncut_value(function):
     missed = f"Not yet: expected {right:.4f} for abc | de | f, received {got:.4f}."
     return f"Right: {got:.4f}." if abs(got - right) < 1e-9 else missed
 
+
 # %%
 def ncut_value(W, labels):
     return torch.tensor(0.0)  # your turn
+
 
 print(check_ncut_value(ncut_value))
 
@@ -671,11 +903,13 @@ print(check_ncut_value(ncut_value))
 # :class: dropdown
 # ```
 
+
 # %%
 def ncut_value(W, labels):
     onehot = torch.nn.functional.one_hot(labels).to(W)  # (n, k)
     leaves = (onehot * (W @ (1 - onehot))).sum(0)  # (k,)
     return (leaves / (W.sum(1) @ onehot)).sum()
+
 
 print(check_ncut_value(ncut_value))
 assert check_ncut_value(ncut_value).startswith("Right")
@@ -691,6 +925,7 @@ assert abs(ncut_value(W, X[best].long()) - ncut[best]) < 1e-12
 # **Break it.** The second eigenvector found the best cut of our graph. Change the weight of one or two edges so that its sign does *not*. Afterwards, find another
 # threshold than zero at which the same eigenvector does find it.
 # ```
+
 
 # %% tags=["hide-input"]
 def check_broken(changes):
@@ -709,6 +944,7 @@ def check_broken(changes):
         return f"Still right: Ncut {by_sign:.4f}, the best of all. Make one node nearly, not quite, alone."
     order = "".join("abcdef"[i] for i in U[:, 1].argsort())
     return f"Broken: Ncut {by_sign:.4f}, the best cut has {least:.4f}. Along the eigenvector: {order}."
+
 
 # %%
 my_changes = {}  # for example {"cd": 0.9}
@@ -743,7 +979,9 @@ assert ncut_value(changed, (u > 0.5).long()) < ncut_value(changed, (u > 0).long(
 # - **judged** a graph before trusting its segments: bandwidth, eigengap, the doctor.
 
 # %%
-print(f"{time.perf_counter() - started:.0f} seconds on {device}, {torch.get_num_threads()} threads")
+print(
+    f"{time.perf_counter() - started:.0f} seconds on {device}, {torch.get_num_threads()} threads"
+)
 
 # %% [markdown]
 # Next: [The gradient of a cut](02_gradient_of_a_cut.ipynb), where we ask how a segment moves when a feature does, and find that the obvious way to differentiate it

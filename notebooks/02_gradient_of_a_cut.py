@@ -8,9 +8,21 @@
 
 # %% tags=["remove-cell"]
 # Colab, Kaggle: install the package. Where it is installed already, this does nothing.
-import importlib.util, subprocess, sys
+import importlib.util
+import subprocess
+import sys
+
 if importlib.util.find_spec("ctrace") is None:
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/ctrace-book/ctrace"])
+    subprocess.check_call(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "git+https://github.com/ctrace-book/ctrace",
+        ]
+    )
 
 # %% [markdown]
 # In this notebook you will
@@ -24,22 +36,28 @@ if importlib.util.find_spec("ctrace") is None:
 
 # %%
 import time
+
 started = time.perf_counter()
 
 import math
 import textwrap
 from unittest.mock import patch
 
-import torch
 import ctrace
+import torch
 from ctrace import Graph, bandwidth, kway_ncut, ncut_eigenvectors, rbf_affinity
 from ctrace.gallery import show_figure
-from ctrace.viz import show_curve_panels, show_curves, show_maps
-from ctrace.viz import show_scatter, show_segments
+from ctrace.viz import (
+    show_curve_panels,
+    show_curves,
+    show_maps,
+    show_scatter,
+    show_segments,
+)
 
 # %%
 torch.set_default_dtype(torch.float64)
-torch.set_num_threads(1)   # small matrices: a second thread would only wait
+torch.set_num_threads(1)  # small matrices: a second thread would only wait
 print(f"torch {torch.__version__}, CPU, {torch.get_default_dtype()}, no model")
 
 # %% [markdown]
@@ -53,60 +71,84 @@ print(f"torch {torch.__version__}, CPU, {torch.get_default_dtype()}, no model")
 # becomes a tall one?
 
 # %%
-corners = torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]]) / 2   # (n, c)
+corners = torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]]) / 2  # (n, c)
 left_right = torch.tensor([-1.0, -1, 1, 1]) / 2
 crooked = corners + 0.01 * torch.tensor([[1.0, -2], [2, 1], [-1, 2], [3, 1]])
 
+
 def stretched(points, t):
-    return points * torch.tensor([1 + t, 1 - t])   # wide for t > 0, tall for t < 0
+    return points * torch.tensor([1 + t, 1 - t])  # wide for t > 0, tall for t < 0
+
 
 # %%
 def leading(points, k):
     return ncut_eigenvectors(Graph(points, 1.0), k)
 
+
 # %%
-stretch = torch.linspace(-0.2, 0.2, 100)   # even: the exact square is left out
+stretch = torch.linspace(-0.2, 0.2, 100)  # even: the exact square is left out
+
 
 def turn_of_the_second(points):
     """Degrees between the second eigenvector and left-or-right."""
     U = torch.stack([leading(stretched(points, t), 4)[0][:, 1] for t in stretch])
     return torch.rad2deg(torch.arccos((U @ left_right).abs().clamp_max(1)))
 
+
 # %%
 def turn_of_the_span(points):
     """Degrees between the span of the first three, and that span when widest."""
     U = [leading(stretched(points, t), 3)[0] for t in stretch]
-    outside = torch.stack([V - U[-1] @ (U[-1].T @ V) for V in U])   # (100, n, 3)
+    outside = torch.stack([V - U[-1] @ (U[-1].T @ V) for V in U])  # (100, n, 3)
     return torch.rad2deg(torch.linalg.matrix_norm(outside, 2).clamp_max(1).arcsin())
+
 
 # %% tags=["hide-input"]
 spectra = [leading(stretched(corners, t), 4)[1] for t in stretch]
-eigval = torch.stack([spectrum.eigval for spectrum in spectra])   # (100, 4)
+eigval = torch.stack([spectrum.eigval for spectrum in spectra])  # (100, 4)
 second, second_crooked = turn_of_the_second(corners), turn_of_the_second(crooked)
 span, span_crooked = turn_of_the_span(corners), turn_of_the_span(crooked)
 
 figure = show_curve_panels(
     stretch,
-    [("two eigenvalues cross ...", "eigenvalue", {"second": eigval[:, 1], "third": eigval[:, 2], "fourth": eigval[:, 3]}),
-     ("... two vectors swap, their span does not", "turned by (degrees)",
-      {"second, rectangle": second, "second, crooked": second_crooked, "span, crooked": span_crooked})],
-    xlabel="stretch: tall < 0 < wide")
+    [
+        (
+            "two eigenvalues cross ...",
+            "eigenvalue",
+            {"second": eigval[:, 1], "third": eigval[:, 2], "fourth": eigval[:, 3]},
+        ),
+        (
+            "... two vectors swap, their span does not",
+            "turned by (degrees)",
+            {
+                "second, rectangle": second,
+                "second, crooked": second_crooked,
+                "span, crooked": span_crooked,
+            },
+        ),
+    ],
+    xlabel="stretch: tall < 0 < wide",
+)
 show_figure(
-    figure, name="gradient-crossing",
+    figure,
+    name="gradient-crossing",
     alt="Left: the second and third eigenvalue meet at stretch zero, the fourth stays below. Right: the second eigenvector turns by 90 degrees "
-        "at the square, suddenly for the rectangle and steeply for the crooked one, while the span of the first three hardly turns.",
+    "at the square, suddenly for the rectangle and steeply for the crooked one, while the span of the first three hardly turns.",
     caption="From tall to wide. At the square the second and the third eigenvalue are equal and their vectors change places, at once or, when the "
-            "corners are a little crooked, within a narrow window. The space spanned by the first three vectors takes no notice.")
+    "corners are a little crooked, within a narrow window. The space spanned by the first three vectors takes no notice.",
+)
 
 # %% [markdown]
 # The square can be cut either way, and {numref}`fig-gradient-crossing` holds the whole chapter. A single eigenvector turns the faster the closer its eigenvalue is to a
 # neighbour's, and at the square its derivative does not exist. The span of three does not care: no eigenvalue leaves it.
+
 
 # %%
 def report(name, degrees):
     whole, step = degrees.max() - degrees.min(), degrees.diff().abs().max()
     print(f"{name:18} turns by {whole:4.1f} degrees, at most {step:5.2f} a step")
     return step
+
 
 steps = [report("second, rectangle", second), report("second, crooked", second_crooked)]
 steps += [report("span, rectangle", span), report("span, crooked", span_crooked)]
@@ -140,10 +182,12 @@ assert steps[0] > 89 and span.max() < 1e-5 and steps[1] > 100 * steps[3]
 # %%
 dS = torch.tensor([[0.3, 0.5, -0.4], [0.5, -0.2, 0.7], [-0.4, 0.7, 0.1]])
 
+
 def by_hand(delta):
     du1 = torch.tensor([0, dS[1, 0] / delta, dS[2, 0] / 0.8])
     du2 = torch.tensor([-dS[0, 1] / delta, 0, dS[2, 1] / (0.8 - delta)])
-    return torch.stack([du1, du2], 1)   # (3, 2)
+    return torch.stack([du1, du2], 1)  # (3, 2)
+
 
 # %%
 U = torch.eye(3)[:, :2]
@@ -157,14 +201,16 @@ for delta in (1e-1, 1e-3, 1e-6, 1e-9):
 # cancel, because $dS$ is symmetric. What is left tends to a number that can be written down,
 # $\sqrt{2}\,\lVert (dS_{31}, dS_{32})\rVert / 0.8$. A computer that recomputes the eigenvectors on both sides of $S$ should agree.
 
+
 # %%
 def projector(S, k=2):
     V = torch.linalg.eigh(S)[1][:, -k:]
     return V @ V.T
 
+
 # %%
 limit = math.sqrt(2) * dS[2, :2].norm() / 0.8
-S = torch.diag(torch.tensor([1.0, 1.0, 0.2]))   # delta = 0: a repeated eigenvalue
+S = torch.diag(torch.tensor([1.0, 1.0, 0.2]))  # delta = 0: a repeated eigenvalue
 measured = (projector(S + 1e-6 * dS) - projector(S - 1e-6 * dS)) / 2e-6
 print(f"|dP| at delta = 0: differences {measured.norm():.8f}, by hand {limit:.8f}")
 assert abs(measured.norm() - limit) < 1e-8
@@ -189,10 +235,12 @@ assert S.grad.isnan().all()
 # Now the pipeline that one would write first: weights, normalisation {cite:p}`shi2000`, `eigh`, and the rotation to segments {cite:p}`yu2003`. The
 # published tutorial does the last step with the rotation $R$ **held fixed**; a switch allows both.
 
+
 # %%
 def normalized(W):
     d = W.sum(1)
-    return W / (d[:, None] * d).sqrt()   # (n, n)
+    return W / (d[:, None] * d).sqrt()  # (n, n)
+
 
 # %%
 def literal_scores(x, sigma, k, frozen=False):
@@ -202,17 +250,21 @@ def literal_scores(x, sigma, k, frozen=False):
     Z, R = kway_ncut(U, return_rotation=True)
     return U @ R.detach() if frozen else Z
 
+
 # %% [markdown]
 # And the pipeline of `ctrace`, with nothing but finite differences as a judge: move one number, cut again from the beginning, on both sides.
+
 
 # %%
 def scores(x, sigma, k):
     return kway_ncut(ncut_eigenvectors(Graph(x, sigma), k)[0])
 
+
 # %%
 def gradient(f, x):
     x = x.detach().clone().requires_grad_()
     return torch.autograd.grad(f(x), x)[0]
+
 
 # %%
 def differences(f, x, step=1e-5):
@@ -222,20 +274,24 @@ def differences(f, x, step=1e-5):
         slopes = [(f(x + e) - f(x - e)) / (2 * step) for e in moves]
     return torch.stack(slopes).view_as(x)
 
+
 # %%
 def relative(got, want):
     """Error over the size of the right answer; the error itself where that is zero."""
     size = float(want.norm())
     return float((got - want).norm()) / (size if size > 1e-6 else 1.0)
 
+
 # %% [markdown]
 # Four inputs that occur in practice: copies of one token (a blank background), copies that still see each other, a scene
 # with a symmetry, a graph in separate pieces.
+
 
 # %%
 def copies(sizes=(8, 8, 8)):
     torch.manual_seed(2)
     return torch.randn(len(sizes), 3).repeat_interleave(torch.tensor(sizes), 0)
+
 
 # %%
 def four_fold(m=8):
@@ -245,40 +301,50 @@ def four_fold(m=8):
     half = torch.cat([blob, blob @ quarter])
     return torch.cat([half, -half])
 
+
 # %%
 def pieces(sizes=(12, 10, 8)):
     torch.manual_seed(3)
     return torch.cat([torch.randn(m, 3) + 40 * j for j, m in enumerate(sizes)])
 
+
 # %% [markdown]
 # Each with a bandwidth and a number of segments:
 
 # %%
-cases = {"copies, far apart": (copies(), 0.02, 3), "copies": (copies(), 2.0, 3),
-         "four-fold symmetry": (four_fold(), 1.0, 4),
-         "separate pieces": (pieces(), 1.0, 3)}
+cases = {
+    "copies, far apart": (copies(), 0.02, 3),
+    "copies": (copies(), 2.0, 3),
+    "four-fold symmetry": (four_fold(), 1.0, 4),
+    "separate pieces": (pieces(), 1.0, 3),
+}
 
 # %% [markdown]
 # The loss must look at every score: $\sum_{ij} \omega_{ij} Z_{ij}^2$ with random weights $\omega$. For each case we count the pairs of eigenvalues that `eigh` returned
 # **equal to the last bit**, and the NaN among the entries of the gradient.
+
 
 # %%
 def weighted(x, k):
     omega = torch.randn(len(x), k, generator=torch.Generator().manual_seed(4))
     return lambda Z: (Z.square() * omega).sum()
 
+
 # %%
 def ties(x, sigma):
     lam = torch.linalg.eigh(normalized(rbf_affinity(x, sigma=sigma)))[0]
     return int((lam.diff() == 0).sum())
+
 
 # %%
 truth, literal = {}, {}
 for name, (x, sigma, k) in cases.items():
     loss = weighted(x, k)
     truth[name] = differences(lambda y: loss(scores(y, sigma, k)), x)
-    literal[name] = [gradient(lambda y: loss(literal_scores(y, sigma, k, frozen)), x)
-                     for frozen in (True, False)]
+    literal[name] = [
+        gradient(lambda y: loss(literal_scores(y, sigma, k, frozen)), x)
+        for frozen in (True, False)
+    ]
 
 # %%
 print(f"{'':20} equal   NaN entries   error: R fixed   R differentiated")
@@ -286,9 +352,11 @@ for name, (x, sigma, k) in cases.items():
     frozen, through = literal[name]
     nan = int(through.isnan().sum())
     errors = relative(frozen, truth[name]), relative(through, truth[name])
-    print(f"{name:20} {ties(x, sigma):5} {nan:6} of {x.numel():3}"
-          f" {errors[0]:16.0e} {errors[1]:18.0e}")
-    assert nan == (x.numel() if ties(x, sigma) else 0)   # all or nothing
+    print(
+        f"{name:20} {ties(x, sigma):5} {nan:6} of {x.numel():3}"
+        f" {errors[0]:16.0e} {errors[1]:18.0e}"
+    )
+    assert nan == (x.numel() if ties(x, sigma) else 0)  # all or nothing
 
 # %%
 assert all(grad.isnan().all() for grad in literal["copies, far apart"])
@@ -310,6 +378,7 @@ assert not relative(literal[scene][0], truth[scene]) < 1e3
 # %%
 x, sigma, k = cases[scene]
 
+
 def outcome(order):
     def f(y):
         Z = literal_scores(y[order], sigma, k, frozen=True)
@@ -318,6 +387,7 @@ def outcome(order):
     got = gradient(f, x)
     error = relative(got, truth[scene])
     return "NaN" if got.isnan().all() else "right" if error < 0.01 else "wrong"
+
 
 # %%
 torch.manual_seed(0)
@@ -334,18 +404,22 @@ assert "right" not in outcomes
 # Leave degeneracy aside. Four clouds in general position, every eigenvalue apart, no NaN anywhere. Is a gradient with $R$ fixed right *there*?
 # The published objective is the mean of $|Z_{ij}|$ over a segment. Guess how far off its gradient is.
 
+
 # %%
 def clouds(sizes=(12, 10, 8, 6), c=4, spread=1.5, seed=0):
     torch.manual_seed(seed)
     return torch.cat([torch.randn(m, c) + spread * torch.randn(c) for m in sizes])
 
+
 # %%
 x, k = clouds(), 4
-sigma = bandwidth(x, "median")   # chosen once, then a constant
+sigma = bandwidth(x, "median")  # chosen once, then a constant
 segments = scores(x, sigma, k).argmax(1)
+
 
 def strength(Z, j):
     return Z[segments == j, j].abs().mean()
+
 
 # %%
 wrong, right = [], []
@@ -376,6 +450,7 @@ assert min(wrong) > 0.05 and max(wrong) > 0.1 and max(right) < 1e-7
 #
 # The scores $Z = UR$ are of this kind, *if $R$ turns against $U$*. Line 3 can be watched: the part of $U^\top G$ that should not be there, relative to $G$.
 
+
 # %%
 def twist(loss_of_U, U):
     """Antisymmetric part of U^T G over the norm of G."""
@@ -383,13 +458,16 @@ def twist(loss_of_U, U):
     inside = U.T @ G
     return float((inside - inside.T).norm() / G.norm())
 
+
 # %%
 U, spectrum = ncut_eigenvectors(Graph(x, sigma), k)
 R = kway_ncut(U, return_rotation=True)[1]
 loss = weighted(x, k)
-twists = {"sum of U": twist(lambda V: V.sum(), U),
-          "scores, R fixed": twist(lambda V: loss(V @ R), U),
-          "scores, R differentiated": twist(lambda V: loss(kway_ncut(V)), U)}
+twists = {
+    "sum of U": twist(lambda V: V.sum(), U),
+    "scores, R fixed": twist(lambda V: loss(V @ R), U),
+    "scores, R differentiated": twist(lambda V: loss(kway_ncut(V)), U),
+}
 
 # %%
 for name, value in twists.items():
@@ -413,6 +491,7 @@ assert min(basis_bound) > 0.1 and invariant < 1e-14
 # A **sum** of singular values. Equal ones do no harm; only two empty segments would make it zero. Autograd through `torch.linalg.svd` does not know
 # that, and divides by differences. At $M = 2I$ all singular values are equal:
 
+
 # %%
 class Polar(torch.autograd.Function):
     @staticmethod
@@ -427,10 +506,12 @@ class Polar(torch.autograd.Function):
         turned = A.T @ g @ Bt.T
         return A @ ((turned - turned.T) / (s[:, None] + s)) @ Bt
 
+
 # %%
 def through_svd(M):
     A, s, Bt = torch.linalg.svd(M)
     return A @ Bt
+
 
 # %%
 M = 2 * torch.eye(3)
@@ -448,10 +529,12 @@ assert torch.autograd.gradcheck(Polar.apply, (M.clone().requires_grad_(),))
 # `gradcheck` compares the formula with differences of every output by every input, and accepts. Here is the k-way step by hand on top of it, and
 # the same from `ctrace`. Do the two derivatives agree?
 
+
 # %%
 def kway_by_hand(U, E):
     Y = U / U.norm(dim=1, keepdim=True)
-    return U @ Polar.apply(Y.T @ E)   # (n, k)
+    return U @ Polar.apply(Y.T @ E)  # (n, k)
+
 
 # %%
 E = torch.nn.functional.one_hot(kway_ncut(U).argmax(1), k).to(U.dtype)
@@ -475,6 +558,7 @@ assert error < 1e-12
 # Multiply the first equation by $v_m^\top$ to see that $v_m^\top b_j = v_m^\top g_j / (\lambda_j - \mu_m)$. On the complement of $U$ the matrix
 # $\lambda_j I - S$ is symmetric, and positive definite as long as the eigengap at $k$ is open. First the dense way, all eigenvectors in hand, written to be read:
 
+
 # %%
 def dense_gradient(x, sigma, k, G_of_U):
     """dl/dx from dl/dU: every v_m by name, then torch's own derivative of S(x)."""
@@ -482,13 +566,15 @@ def dense_gradient(x, sigma, k, G_of_U):
     S = normalized(rbf_affinity(x, sigma=sigma))
     lam, V = torch.linalg.eigh(S.detach())
     U, others = V[:, -k:], V[:, :-k]
-    gaps = lam[-k:] - lam[:-k, None]             # (n - k, k), lam_j - mu_m
-    B = others @ (others.T @ G_of_U(U) / gaps)   # (n, k)
+    gaps = lam[-k:] - lam[:-k, None]  # (n - k, k), lam_j - mu_m
+    B = others @ (others.T @ G_of_U(U) / gaps)  # (n, k)
     return torch.autograd.grad(S, x, (B @ U.T + U @ B.T) / 2)[0]
+
 
 # %%
 def G_of_U(U):
     return gradient(lambda V: loss(kway_ncut(V)), U)
+
 
 dense = dense_gradient(x, sigma, k, G_of_U)
 implicit = gradient(lambda y: loss(scores(y, sigma, k)), x)
@@ -502,6 +588,7 @@ assert apart < 1e-10
 # `ctrace` never computes the $v_m$. It solves {eq}`implicit` by conjugate gradients {cite:p}`hestenes1952`, which needs nothing but products $S v$. A few lines do it
 # for one column. How many products will 36 points take?
 
+
 # %%
 def conjugate_gradients(product, rhs, tolerance=1e-12):
     """Solves product(b) = rhs, symmetric positive definite; counts the products."""
@@ -514,12 +601,15 @@ def conjugate_gradients(product, rhs, tolerance=1e-12):
         direction = residual + (residual @ residual) / size * direction
     return b, count
 
+
 # %%
 S = normalized(rbf_affinity(x, sigma=sigma))
 G = G_of_U(U)
 
+
 def outside(v, U):
     return v - U @ (U.T @ v)
+
 
 # %%
 def solve(j):
@@ -527,9 +617,10 @@ def solve(j):
     rhs = outside(G[:, j], U)
     return conjugate_gradients(lambda v: outside(lam * v - S @ v, U), rhs)
 
+
 # %%
 columns, counts = zip(*[solve(j) for j in range(k)])
-B = torch.stack(columns, 1)   # (n, k)
+B = torch.stack(columns, 1)  # (n, k)
 print(f"{len(x)} points: {counts} products for the {k} columns, to twelve digits")
 assert max(counts) < len(x)
 
@@ -543,10 +634,12 @@ graph = Graph(many, width)
 U_many, spectrum_many = ncut_eigenvectors(graph, 4)
 root = graph.degree.rsqrt()
 
+
 # %%
 def product(v):
     Sv = root * graph.matmul((root * v)[:, None])[:, 0]
     return outside(spectrum_many.eigval[3] * v - Sv, U_many)
+
 
 # %%
 torch.manual_seed(0)
@@ -590,8 +683,10 @@ assert error < 1e-9 and forgotten > 0.05
 # %%
 from torch.utils._python_dispatch import TorchDispatchMode
 
+
 class Largest(TorchDispatchMode):
     """Keeps the size, in bytes, of the largest tensor that torch makes."""
+
     bytes = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -601,15 +696,17 @@ class Largest(TorchDispatchMode):
                 self.bytes = max(self.bytes, t.untyped_storage().nbytes())
         return out
 
+
 # %%
 def weighted_cut(x, memory_limit):
     graph = Graph(x, width, memory_limit=memory_limit)
     return weighted(x, 4)(kway_ncut(ncut_eigenvectors(graph, 4)[0]))
 
+
 # %%
 answers, largest = [], []
-for memory_limit in (2**30, 0):   # store W, or make its tiles again for each product
-    with patch("ctrace.affinity.TILE_BYTES", 2**20), Largest() as watch:   # 1 MiB
+for memory_limit in (2**30, 0):  # store W, or make its tiles again for each product
+    with patch("ctrace.affinity.TILE_BYTES", 2**20), Largest() as watch:  # 1 MiB
         answers.append(gradient(lambda y: weighted_cut(y, memory_limit), many))
     largest.append(watch.bytes / 2**20)
 
@@ -646,19 +743,29 @@ fixed = gradient(lambda y: loss(literal_scores(y, sigma, k, frozen=True)), x)
 
 # %% tags=["hide-input"]
 flat = torch.cat([implicit.flatten(), fixed.flatten()])
-figure = show_scatter(flat, slopes.flatten().repeat(2), "gradient of the loss, entry by entry", "central difference, everything re-solved",
-                      groups=torch.arange(2).repeat_interleave(slopes.numel()), group_names=["R differentiated", "R fixed"])
+figure = show_scatter(
+    flat,
+    slopes.flatten().repeat(2),
+    "gradient of the loss, entry by entry",
+    "central difference, everything re-solved",
+    groups=torch.arange(2).repeat_interleave(slopes.numel()),
+    group_names=["R differentiated", "R fixed"],
+)
 show_figure(
-    figure, name="gradient-every-entry",
+    figure,
+    name="gradient-every-entry",
     alt="Scatter plot: gradient entries with R differentiated all lie on the identity line, those with R fixed scatter widely around it.",
-    caption="Each of the 144 entries of the gradient, across, against its finite difference, up. With $R$ differentiated (circles) they are on the line; with $R$ fixed (squares) some have the wrong sign.")
+    caption="Each of the 144 entries of the gradient, across, against its finite difference, up. With $R$ differentiated (circles) they are on the line; with $R$ fixed (squares) some have the wrong sign.",
+)
 
 # %%
 worst = ((implicit - slopes).abs() / slopes.abs()).max()
 whole, fixed_whole = relative(implicit, slopes), relative(fixed, slopes)
 flipped = int((fixed.sign() != slopes.sign()).sum())
 print(f"R differentiated: relative error {whole:.0e}, of the worst entry {worst:.0e}")
-print(f"R fixed: relative error {fixed_whole:.2f}, {flipped} of {len(flat) // 2} signs wrong")
+print(
+    f"R fixed: relative error {fixed_whole:.2f}, {flipped} of {len(flat) // 2} signs wrong"
+)
 assert worst < 1e-5 and whole < 1e-7
 assert fixed_whole > 0.1 and flipped > len(flat) // 20
 
@@ -670,13 +777,16 @@ assert fixed_whole > 0.1 and flipped > len(flat) // 20
 #
 # The four inputs on which `eigh` stumbled, and one more: copies in clusters of different size. For each, the gradient of `ctrace` against differences for every entry.
 
+
 # %%
 def gap_at(x, sigma, k):
     return ncut_eigenvectors(Graph(x.detach(), sigma), k)[1].eigengap
 
+
 cases["copies, other sizes"] = other = (copies((10, 8, 6)), 2.0, 3)
 truth["copies, other sizes"] = differences(
-    lambda y: weighted(y, 3)(scores(y, 2.0, 3)), other[0])
+    lambda y: weighted(y, 3)(scores(y, 2.0, 3)), other[0]
+)
 
 # %%
 table = [f"{'':20} gap at k       finite   largest entry   relative error"]
@@ -685,8 +795,10 @@ for name, (points, s, m) in cases.items():
     got = gradient(lambda y: omega(scores(y, s, m)), points)
     gap = gap_at(points, s, m)
     finite, error = int(got.isfinite().sum()), relative(got, truth[name])
-    table += [f"{name:20} {gap:8.3f} {finite:5} of {got.numel():3}"
-              f" {got.abs().max():15.1e} {error:16.0e}"]
+    table += [
+        f"{name:20} {gap:8.3f} {finite:5} of {got.numel():3}"
+        f" {got.abs().max():15.1e} {error:16.0e}"
+    ]
     assert finite == got.numel() and error < 1e-5
 print("\n".join(table))
 
@@ -721,7 +833,7 @@ print("\n".join(table))
 # %%
 photo = ctrace.load_photo("chelsea", 400)
 bank = ctrace.filter_bank(photo, grid=30)
-cat = bank.features.double()                 # (n, c)
+cat = bank.features.double()  # (n, c)
 scales, n_segments = bandwidth(cat), 4
 (h, w), (n, c) = bank.grid_hw, cat.shape
 cells = scores(cat, scales, n_segments).argmax(1)
@@ -732,32 +844,46 @@ print(f"segments of {torch.bincount(cells).tolist()} cells")
 # %%
 from ctrace.tracing import segment_strength
 
+
 def association(y, segment):
     graph = Graph(y, scales)
     Z = kway_ncut(ncut_eigenvectors(graph, n_segments)[0])
     return segment_strength(Z, cells, graph)[segment]
 
+
 # %%
 chosen = 0
-cat_gradient = gradient(lambda y: association(y, chosen), cat)   # (n, c)
+cat_gradient = gradient(lambda y: association(y, chosen), cat)  # (n, c)
 
 # %% tags=["hide-input"]
 figure = show_segments(photo, cells.view(h, w))
-show_figure(figure, name="gradient-photo", alt="A cat's face in close-up, next to it the same photograph divided into four numbered segments.",
-            caption="The photograph and its four segments. Segment 0 is the one we differentiate.")
+show_figure(
+    figure,
+    name="gradient-photo",
+    alt="A cat's face in close-up, next to it the same photograph divided into four numbered segments.",
+    caption="The photograph and its four segments. Segment 0 is the one we differentiate.",
+)
 
 # %% tags=["hide-input"]
 top = cat_gradient.square().sum(0).argsort(descending=True)[:4]
-figure = show_maps([cat_gradient[:, i].view(h, w) * 1e4 for i in top], [bank.names[i] for i in top],
-                   unit="slope of the association (0.0001)", outline=(cells == chosen).view(h, w), columns=2)
-show_figure(figure, name="gradient-photo-maps",
-            alt="Four signed maps, one for each of the strongest channels, nearly white over most of the face; the strong colours sit on the nose and "
-                "in the background at the right, on the other side of the segment's outline.",
-            caption="Where raising a channel would strengthen (red) or weaken (blue) segment 0, outlined. One scale for all four maps. Most of the fur does "
-                    "not matter; the nose does, and the background at the right.")
+figure = show_maps(
+    [cat_gradient[:, i].view(h, w) * 1e4 for i in top],
+    [bank.names[i] for i in top],
+    unit="slope of the association (0.0001)",
+    outline=(cells == chosen).view(h, w),
+    columns=2,
+)
+show_figure(
+    figure,
+    name="gradient-photo-maps",
+    alt="Four signed maps, one for each of the strongest channels, nearly white over most of the face; the strong colours sit on the nose and "
+    "in the background at the right, on the other side of the segment's outline.",
+    caption="Where raising a channel would strengthen (red) or weaken (blue) segment 0, outlined. One scale for all four maps. Most of the fur does "
+    "not matter; the nose does, and the background at the right.",
+)
 
 # %%
-energy = cat_gradient.square().sum(1).sort(descending=True).values   # (n,)
+energy = cat_gradient.square().sum(1).sort(descending=True).values  # (n,)
 share = energy[: n // 10].sum() / energy.sum()
 print(f"the strongest tenth of the cells holds {share:.0%} of the squared gradient")
 assert share > 0.5
@@ -767,6 +893,7 @@ assert share > 0.5
 # And one property needs no differences at all. Weights depend on differences of features, so adding the same number to a channel *everywhere* changes nothing, and each column of the
 # gradient must sum to zero.
 
+
 # %%
 def compare(direction, step=2e-5):
     ahead, behind = (association(cat + e * direction, chosen) for e in (step, -step))
@@ -774,6 +901,7 @@ def compare(direction, step=2e-5):
     error = abs(float(slope / measured - 1))
     line = f"gradient {slope:+.8f}   differences {measured:+.8f}   error {error:.0e}"
     return error, line
+
 
 # %%
 torch.manual_seed(5)
@@ -803,44 +931,67 @@ assert inside > 1e6 * everywhere
 # Which of their gradients grow?
 
 # %%
-mix = torch.tensor([[1.0, -0.3, 0.8, 0.1], [0.4, 0.2, -0.5, 0.9],
-                    [-0.7, 0.6, 0.3, -0.2], [0.5, -0.1, 0.2, 0.7]])
+mix = torch.tensor(
+    [
+        [1.0, -0.3, 0.8, 0.1],
+        [0.4, 0.2, -0.5, 0.9],
+        [-0.7, 0.6, 0.3, -0.2],
+        [0.5, -0.1, 0.2, 0.7],
+    ]
+)
+
 
 # %%
 def on_the_span(k):
     return lambda y: ((U := leading(y, k)[0]) @ U.T * mix).sum()
 
+
 def on_the_second(y):
     return (leading(y, 3)[0][:, 1] * mix[0]).sum()
 
+
 # %%
-losses = {"projector on two: gap at k closes": on_the_span(2),
-          "second vector of three": on_the_second,
-          "projector on three: gap inside closes": on_the_span(3)}
+losses = {
+    "projector on two: gap at k closes": on_the_span(2),
+    "second vector of three": on_the_second,
+    "projector on three: gap inside closes": on_the_span(3),
+}
 
 # %%
 stretches = [10.0**-e for e in range(1, 12)]
 shapes = [stretched(corners, t) for t in stretches]
 gaps = torch.tensor([gap_at(shape, 1.0, 2) for shape in shapes])
-sizes = {name: torch.stack([gradient(f, shape).norm() for shape in shapes])
-         for name, f in losses.items()}
+sizes = {
+    name: torch.stack([gradient(f, shape).norm() for shape in shapes])
+    for name, f in losses.items()
+}
 print("gap       |gradient|: two      second       three")
 for gap, *row in zip(gaps, *sizes.values()):
     print(f"{gap:.1e}" + "".join(f"{size:12.2e}" for size in row))
 
 # %% tags=["hide-input"]
-figure = show_curves(gaps, list(sizes.values()), list(sizes), "gap between the second and the third eigenvalue",
-                     "norm of the gradient", logx=True, logy=True)
-show_figure(figure, name="gradient-gap",
-            alt="Log-log plot: two gradients grow like one over the gap, down to gaps of 1e-11; the third is a horizontal line.",
-            caption="The same gap, closed in three situations. Where the loss depends on which vectors are kept, its gradient grows like one over the gap; "
-                    "where it depends on the span of both, nothing happens.")
+figure = show_curves(
+    gaps,
+    list(sizes.values()),
+    list(sizes),
+    "gap between the second and the third eigenvalue",
+    "norm of the gradient",
+    logx=True,
+    logy=True,
+)
+show_figure(
+    figure,
+    name="gradient-gap",
+    alt="Log-log plot: two gradients grow like one over the gap, down to gaps of 1e-11; the third is a horizontal line.",
+    caption="The same gap, closed in three situations. Where the loss depends on which vectors are kept, its gradient grows like one over the gap; "
+    "where it depends on the span of both, nothing happens.",
+)
 
 # %%
 two, second_alone, three = sizes.values()
 for grows in (two, second_alone):
     steady = (grows * gaps)[gaps < 0.05]
-    assert steady.max() / steady.min() < 1.2   # gradient times gap is constant
+    assert steady.max() / steady.min() < 1.2  # gradient times gap is constant
 assert three.max() / three.min() < 2 and gaps.min() < 1e-10
 
 # %% [markdown]
@@ -848,6 +999,7 @@ assert three.max() / three.min() < 2 and gaps.min() < 1e-10
 # orders of magnitude, and they are right to: the cut in two really is that sensitive. The third does not notice.
 #
 # At the square itself the cut in two has no answer, and no gradient. What does `ctrace` say?
+
 
 # %%
 def attempt(what):
@@ -857,12 +1009,14 @@ def attempt(what):
         print(textwrap.fill(f"{type(error).__name__}: {error}", 84))
         return str(error)
 
+
 # %%
 said = attempt(lambda: gradient(on_the_span(2), corners))
 assert "k=2 falls inside a group of equal eigenvalues" in said
 
 # %% [markdown]
 # It refuses when the gap cannot be told from rounding, and rounding depends on the precision. How wide must the gap be?
+
 
 # %%
 def refuses(exponent, dtype):
@@ -873,12 +1027,13 @@ def refuses(exponent, dtype):
         return True
     return False
 
+
 # %%
 for dtype in (torch.float64, torch.float32):
     refused = [e for e in range(1, 17) if refuses(e, dtype)]
     last, first = refused[0] - 1, refused[0]
     print(f"{dtype}: stretched by 1e-{last} it answers, by 1e-{first} it refuses")
-    assert refused == list(range(first, 17))   # and from there on always
+    assert refused == list(range(first, 17))  # and from there on always
 
 # %% [markdown]
 # One question is left, the one that is wrong at every precision. Keep three vectors of the square, so that the gap at $k$ is open, and ask about the
@@ -903,7 +1058,7 @@ scaled = left_right * left_right.sum().sign()
 print(f"{left_right.tolist()} becomes {scaled.tolist()}")
 assert scaled.abs().max() == 0
 
-second = leading(stretched(corners, 0.1), 2)[0][:, 1]   # as ctrace returns it
+second = leading(stretched(corners, 0.1), 2)[0][:, 1]  # as ctrace returns it
 assert abs(second.sum()) < 1e-12 and second.abs().min() > 0.49
 assert second[second.abs().argmax()] > 0
 
@@ -932,11 +1087,14 @@ my_answer = {"A": None, "B": None, "C": None, "D": None, "E": None}
 
 # %% tags=["hide-input"]
 some = torch.tensor([1.0, 2, 0, 0])
-five = {"A": lambda U: (U @ U.T)[0, 1],
-        "B": lambda U: (some * U[:, 1]).sum(),
-        "C": lambda U: (some * U[:, 0]).sum(),
-        "D": lambda U: U[0, 1].square() + U[0, 2].square(),
-        "E": lambda U: (mix[:, :3] * U).sum()}   # R = I
+five = {
+    "A": lambda U: (U @ U.T)[0, 1],
+    "B": lambda U: (some * U[:, 1]).sum(),
+    "C": lambda U: (some * U[:, 0]).sum(),
+    "D": lambda U: U[0, 1].square() + U[0, 2].square(),
+    "E": lambda U: (mix[:, :3] * U).sum(),
+}  # R = I
+
 
 def has_gradient(loss):
     try:
@@ -945,11 +1103,14 @@ def has_gradient(loss):
     except ArithmeticError:
         return False
 
+
 # %% tags=["hide-input"]
 def check_prediction(answer):
     """True if all five are right; prints what ctrace does with each that is not."""
-    tells = {True: "it has a gradient: it sees only what the data determine",
-             False: "it is refused: a turn of the second into the third changes it"}
+    tells = {
+        True: "it has a gradient: it sees only what the data determine",
+        False: "it is refused: a turn of the second into the third changes it",
+    }
     said = []
     for letter, guess in answer.items():
         found = has_gradient(five[letter])
@@ -960,8 +1121,8 @@ def check_prediction(answer):
     print("\n".join(said) or "all five right")
     return not said
 
-check_prediction(my_answer);
 
+check_prediction(my_answer)
 # %% [markdown]
 # ```{solution-start} ex-which-losses
 # :class: dropdown
@@ -986,9 +1147,10 @@ assert not check_prediction({"A": True, "B": True, "C": False, "D": True, "E": F
 # eigenvectors when $S$ moves along $dS$. It must be finite when eigenvalues inside the block repeat.
 # ```
 
+
 # %%
-def projector_change(S, dS, k):
-    ...   # (n, n)
+def projector_change(S, dS, k): ...  # (n, n)
+
 
 # %% tags=["hide-input"]
 def check_projector_change(function):
@@ -1002,9 +1164,12 @@ def check_projector_change(function):
     if got is None:
         return print("no answer yet")
     want = (projector(S + 1e-5 * dS, 3) - projector(S - 1e-5 * dS, 3)) / 2e-5
-    guesses = {"right": want,
-               "the sign is reversed: lam_j - mu_m, not mu_m - lam_j": -want,
-               "twice too large": 2 * want, "twice too small": want / 2}
+    guesses = {
+        "right": want,
+        "the sign is reversed: lam_j - mu_m, not mu_m - lam_j": -want,
+        "twice too large": 2 * want,
+        "twice too small": want / 2,
+    }
     said = [says for says, guess in guesses.items() if relative(got, guess) < 1e-6]
     if not said and relative(got + got.T, want) < 1e-6:
         said = ["half of it: P = U U^T has two factors, and both move"]
@@ -1013,6 +1178,7 @@ def check_projector_change(function):
     print(*(said or ["finite, but another matrix"]))
     return said == ["right"]
 
+
 check_projector_change(projector_change)
 
 # %% [markdown]
@@ -1020,12 +1186,14 @@ check_projector_change(projector_change)
 # :class: dropdown
 # ```
 
+
 # %%
 def solution(S, dS, k):
     lam, V = torch.linalg.eigh(S)
     U, others = V[:, -k:], V[:, :-k]
     B = others @ ((others.T @ dS @ U) / (lam[-k:] - lam[:-k, None]))
     return B @ U.T + U @ B.T
+
 
 assert check_projector_change(solution)
 
@@ -1049,9 +1217,10 @@ assert not check_projector_change(lambda S, dS, k: torch.full_like(S, torch.nan)
 # fixed two seeds give two unrelated answers, both finite.
 # ```
 
+
 # %%
-def jittered(seed, frozen):
-    ...   # (n, c)
+def jittered(seed, frozen): ...  # (n, c)
+
 
 # %% tags=["hide-input"]
 def check_jitter(function):
@@ -1064,8 +1233,11 @@ def check_jitter(function):
     if torch.equal(one, other):
         return print("two seeds, one answer: does the noise reach S?")
     apart, error = relative(one, other), relative(one, truth[scene])
-    print(f"R fixed: finite; two seeds are {apart:.0%} apart, relative error {error:.0e}")
+    print(
+        f"R fixed: finite; two seeds are {apart:.0%} apart, relative error {error:.0e}"
+    )
     return apart > 0.1
+
 
 check_jitter(jittered)
 
@@ -1073,6 +1245,7 @@ check_jitter(jittered)
 # ```{solution-start} ex-jitter
 # :class: dropdown
 # ```
+
 
 # %%
 def solution(seed, frozen):
@@ -1087,6 +1260,7 @@ def solution(seed, frozen):
         return U @ R.detach() if frozen else Z
 
     return gradient(lambda y: weighted(x, k)(scores_with_jitter(y)), x)
+
 
 assert check_jitter(solution)
 

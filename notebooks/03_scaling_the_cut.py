@@ -8,9 +8,21 @@
 
 # %% tags=["remove-cell"]
 # Colab, Kaggle: install the package. Where it is installed already, this does nothing.
-import importlib.util, subprocess, sys
+import importlib.util
+import subprocess
+import sys
+
 if importlib.util.find_spec("ctrace") is None:
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/ctrace-book/ctrace"])
+    subprocess.check_call(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "git+https://github.com/ctrace-book/ctrace",
+        ]
+    )
 
 # %% [markdown]
 # In this notebook you will
@@ -35,10 +47,17 @@ from pathlib import Path
 import timm
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
-
-from ctrace import Graph, Ncut, filter_bank, kway_ncut, load_photo, ncut_eigenvectors, rbf_affinity, trace_channels
-from ctrace import viz
+from ctrace import (
+    Graph,
+    Ncut,
+    filter_bank,
+    kway_ncut,
+    load_photo,
+    ncut_eigenvectors,
+    rbf_affinity,
+    trace_channels,
+    viz,
+)
 from ctrace.carrot.backbone import TimmViTPatchBackbone
 from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.pipeline import Carrot
@@ -46,11 +65,14 @@ from ctrace.channel_statistics import ChannelStatistics
 from ctrace.gallery import Gallery, show_figure
 from ctrace.models import load_model
 from ctrace.nystrom import farthest_points, propagate
+from scipy.optimize import linear_sum_assignment
 
 started = time.perf_counter()
 torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-print(f"torch {torch.__version__.split('+')[0]} on {device}; no model, features from a filter bank")
+print(
+    f"torch {torch.__version__.split('+')[0]} on {device}; no model, features from a filter bank"
+)
 
 # %% [markdown]
 # ## The idea
@@ -68,10 +90,21 @@ print(f"torch {torch.__version__.split('+')[0]} on {device}; no model, features 
 n = torch.tensor([1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6], dtype=torch.float64)
 c, columns, tile = 384, 130, 2**23
 table, free = 4 * n**2 / 2**30, (4 * n * (c + 2 * columns) + 6 * tile) / 2**30  # GiB
-figure = viz.show_curves(n, [table, free], ["all weights held", "a tile of rows at a time"], "points", "memory (GiB)", logx=True, logy=True)
-show_figure(figure, name="memory-of-a-cut",
-            alt="Memory against points, both axes logarithmic. Holding all weights grows with slope two, tiles with slope one.",
-            caption="Memory of a cut in float32 with 384 channels and 10 eigenvectors, from the sizes of the arrays. Only one of the two lines reaches a million points.")
+figure = viz.show_curves(
+    n,
+    [table, free],
+    ["all weights held", "a tile of rows at a time"],
+    "points",
+    "memory (GiB)",
+    logx=True,
+    logy=True,
+)
+show_figure(
+    figure,
+    name="memory-of-a-cut",
+    alt="Memory against points, both axes logarithmic. Holding all weights grows with slope two, tiles with slope one.",
+    caption="Memory of a cut in float32 with 384 channels and 10 eigenvectors, from the sizes of the arrays. Only one of the two lines reaches a million points.",
+)
 print(f"at 100,000 points: {table[4]:.0f} GiB against {free[4]:.1f} GiB")
 assert table[4] > 30 and free[4] < 1
 
@@ -86,7 +119,9 @@ assert table[4] > 30 and free[4] < 1
 x = torch.randn(12, 3, dtype=torch.float64) + 2.0 * (torch.arange(12) % 2)[:, None]
 v, sigma = torch.randn(12, 2, dtype=torch.float64), 1.5
 W = rbf_affinity(x, sigma=sigma)  # (n, n)
-by_tiles = torch.cat([rbf_affinity(x[i : i + 3], x, sigma) @ v for i in range(0, 12, 3)])  # (n, 2)
+by_tiles = torch.cat(
+    [rbf_affinity(x[i : i + 3], x, sigma) @ v for i in range(0, 12, 3)]
+)  # (n, 2)
 print(f"largest difference: {float((by_tiles - W @ v).abs().max()):.1e}")
 assert torch.allclose(by_tiles, W @ v, atol=1e-12)
 
@@ -102,7 +137,9 @@ assert torch.allclose(by_tiles, W @ v, atol=1e-12)
 # %%
 ones = torch.ones(12, 1, dtype=torch.float64)
 query = torch.cat([x / sigma, ones], 1)  # (n, c + 1)
-key = torch.cat([x / sigma, -(x / sigma).square().sum(1, keepdim=True) / 2], 1)  # (n, c + 1)
+key = torch.cat(
+    [x / sigma, -(x / sigma).square().sum(1, keepdim=True) / 2], 1
+)  # (n, c + 1)
 attended = F.scaled_dot_product_attention(query[None], key[None], v[None], scale=1.0)[0]
 averaged = (W @ v) / W.sum(1, keepdim=True)  # D^-1 W v
 print(f"largest difference: {float((attended - averaged).abs().max()):.1e}")
@@ -151,15 +188,26 @@ def cut(limit):
     Z = kway_ncut(U)
     forward = graph.columns
     Z[Z.argmax(1) == 0, 0].abs().mean().backward()
-    return Z.argmax(1), x.grad, time.perf_counter() - start, forward, graph.columns - forward, spectrum
+    return (
+        Z.argmax(1),
+        x.grad,
+        time.perf_counter() - start,
+        forward,
+        graph.columns - forward,
+        spectrum,
+    )
 
 
 # %%
 segments, gradient, seconds, forward, backward, spectrum = cut(2**30)
 same_segments, same_gradient, longer, *_ = cut(0)
 change = float((gradient - same_gradient).norm() / gradient.norm())
-print(f"{len(segments)} points, eigengap {spectrum.eigengap:.3f}; {forward} columns forward, {backward} backward")
-print(f"W held: {seconds:.1f} s, never held: {longer:.1f} s; gradients differ by {change:.1e}")
+print(
+    f"{len(segments)} points, eigengap {spectrum.eigengap:.3f}; {forward} columns forward, {backward} backward"
+)
+print(
+    f"W held: {seconds:.1f} s, never held: {longer:.1f} s; gradients differ by {change:.1e}"
+)
 assert (segments == same_segments).float().mean() > 0.999 and change < 1e-3
 
 # %% [markdown]
@@ -167,7 +215,9 @@ assert (segments == same_segments).float().mean() > 0.999 and change < 1e-3
 # multiplying it with {math}`10 n` columns.
 
 # %%
-print(f"columns used: {forward + backward}, a full eigendecomposition: about {10 * len(segments):,}")
+print(
+    f"columns used: {forward + backward}, a full eigendecomposition: about {10 * len(segments):,}"
+)
 assert forward + backward < len(segments) / 5
 
 # %% [markdown]
@@ -178,6 +228,7 @@ assert forward + backward < len(segments) / 5
 #
 # One thing must not get lost. The photograph has thousands of almost equal cells of table top, and evenly spread landmarks do not show that. So each landmark stands for the points nearest to it: a
 # landmark that stands for `m` points has the weights of `m` copies, {math}`m_i\, w_{ij}\, m_j`. **Which share of the points will end up in the same segment as before?** We cut with and without these masses.
+
 
 # %%
 def matched(labels, to):
@@ -191,15 +242,23 @@ def matched(labels, to):
 counts, found, share = (100, 300, 1000, 3000), {}, {}
 for m in counts:
     solver = Ncut(6, width, max_exact=m, n_landmarks=m)
-    found[m] = matched(kway_ncut(solver.fit_transform(bank.features)).argmax(1), segments)
+    found[m] = matched(
+        kway_ncut(solver.fit_transform(bank.features)).argmax(1), segments
+    )
     share[m] = float((found[m] == segments).float().mean())
-    print(f"{m:5d} landmarks (exact for {solver.n_exact}): {share[m]:.0%} of the points as in the exact cut")
+    print(
+        f"{m:5d} landmarks (exact for {solver.n_exact}): {share[m]:.0%} of the points as in the exact cut"
+    )
 assert min(share[1000], share[3000]) > 0.95 > max(share[100], share[300])
 
 # %%
 rows = farthest_points(bank.features, 1000)
-alone, _ = ncut_eigenvectors(Graph(bank.features[rows], width), 6)  # every landmark for itself
-unweighted = matched(kway_ncut(propagate(alone, bank.features[rows], bank.features)).argmax(1), segments)
+alone, _ = ncut_eigenvectors(
+    Graph(bank.features[rows], width), 6
+)  # every landmark for itself
+unweighted = matched(
+    kway_ncut(propagate(alone, bank.features[rows], bank.features)).argmax(1), segments
+)
 forgetful = float((unweighted == segments).float().mean())
 print(f" 1000 landmarks without masses: {forgetful:.0%}")
 assert forgetful < share[1000] - 0.05
@@ -208,9 +267,12 @@ assert forgetful < share[1000] - 0.05
 tabs = Gallery("landmarks")
 for m in counts:
     both = [segments.reshape(60, 90).cpu(), found[m].reshape(60, 90).cpu()]
-    tabs.add(f"{m} landmarks", viz.show_segments(photo, both, ["exact, all 5,400 points", f"{m} landmarks"]),
-             alt=f"A cup of coffee, its exact segments, and those from {m} landmarks, which agree on {share[m]:.0%} of the points.",
-             caption=f"Six segments of 5,400 points, exact and from {m} landmarks: {share[m]:.0%} of the points agree.")
+    tabs.add(
+        f"{m} landmarks",
+        viz.show_segments(photo, both, ["exact, all 5,400 points", f"{m} landmarks"]),
+        alt=f"A cup of coffee, its exact segments, and those from {m} landmarks, which agree on {share[m]:.0%} of the points.",
+        caption=f"Six segments of 5,400 points, exact and from {m} landmarks: {share[m]:.0%} of the points agree.",
+    )
 tabs.show()
 
 # %% [markdown]
@@ -224,12 +286,20 @@ own = exact.mask(0)
 print("exact:", [name for _, name, _ in exact.table(0, top=4)])
 agreed = {}
 for m in (100, 300, 1000):
-    rows = torch.randperm(len(own), generator=torch.Generator().manual_seed(m))[:m].to(device)
+    rows = torch.randperm(len(own), generator=torch.Generator().manual_seed(m))[:m].to(
+        device
+    )
     thin = trace_channels(bank.features[rows], 6, sigma=width, names=bank.names)
-    j = int(F.one_hot(thin.segments[own[rows]], 6).sum(0).argmax())  # the segment that holds most of the exact one's points
-    shared = set(thin.ranking("support", j)[:5].tolist()) & set(exact.ranking("support", 0)[:5].tolist())
+    j = int(
+        F.one_hot(thin.segments[own[rows]], 6).sum(0).argmax()
+    )  # the segment that holds most of the exact one's points
+    shared = set(thin.ranking("support", j)[:5].tolist()) & set(
+        exact.ranking("support", 0)[:5].tolist()
+    )
     agreed[m] = len(shared)
-    print(f"{m:5d} points: {[name for _, name, _ in thin.table(j, top=4)]}, {len(shared)} of the first five are the same")
+    print(
+        f"{m:5d} points: {[name for _, name, _ in thin.table(j, top=4)]}, {len(shared)} of the first five are the same"
+    )
 assert all(count < 5 for count in agreed.values()) and agreed[1000] > agreed[100]
 
 # %% [markdown]
@@ -250,12 +320,15 @@ else:
 # First on this machine, now. Each product takes time in proportion to {math}`n^2`, and the number of products hardly depends on `n`, so on logarithmic axes time should be a line
 # of slope two.
 
+
 # %%
 def blobs(n):
     """Ten groups in 64 channels."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(10, 64, generator=generator)
-    return (torch.randn(n, 64, generator=generator) + centres[torch.arange(n) % 10]).to(device)
+    return (torch.randn(n, 64, generator=generator) + centres[torch.arange(n) % 10]).to(
+        device
+    )
 
 
 # %%
@@ -280,13 +353,24 @@ measured = list(csv.DictReader(lines))
 print(machine.lstrip("# ").replace("; Python", "\nPython"))
 for row in measured:
     if row["task"] == "free":
-        print(f"{int(row['n']):7,d} points: {float(row['seconds']):7.1f} s ({float(row['low']):.1f} to {float(row['high']):.1f}), {float(row['peak_mb']):5.0f} MB")
+        print(
+            f"{int(row['n']):7,d} points: {float(row['seconds']):7.1f} s ({float(row['low']):.1f} to {float(row['high']):.1f}), {float(row['peak_mb']):5.0f} MB"
+        )
 
 # %%
-far = [(int(row["n"]), float(row["seconds"]), float(row["peak_mb"])) for row in measured if row["task"] == "free"]
+far = [
+    (int(row["n"]), float(row["seconds"]), float(row["peak_mb"]))
+    for row in measured
+    if row["task"] == "free"
+]
 points, seconds, memory = torch.tensor(far, dtype=torch.float64).log().T
-slope = lambda y: float(((points - points.mean()) * (y - y.mean())).sum() / (points - points.mean()).square().sum())
-print(f"time grows like n to the {slope(seconds):.2f}, memory like n to the {slope(memory):.2f}")
+slope = lambda y: float(
+    ((points - points.mean()) * (y - y.mean())).sum()
+    / (points - points.mean()).square().sum()
+)
+print(
+    f"time grows like n to the {slope(seconds):.2f}, memory like n to the {slope(memory):.2f}"
+)
 assert 1.5 < slope(seconds) < 2.5 and slope(memory) < 1.2
 
 # %% [markdown]
@@ -299,7 +383,9 @@ ranked = {}
 for row in measured:
     if row["task"] == "landmarks" and row["shape"] == "photograph":
         ranked[int(row["contender"].split()[0])] = float(row["ranking"])
-        print(f"{row['contender'].split()[0]:>9s}   {float(row['angle']):5.2f}   {float(row['ari']):14.2f}   {float(row['ranking']):18.2f}")
+        print(
+            f"{row['contender'].split()[0]:>9s}   {float(row['angle']):5.2f}   {float(row['ari']):14.2f}   {float(row['ranking']):18.2f}"
+        )
 assert ranked[4000] > 0.9 > 0.5 > ranked[500]
 
 # %% [markdown]
@@ -312,19 +398,36 @@ assert ranked[4000] > 0.9 > 0.5 > ranked[500]
 # sky, stone and skin.
 
 # %%
-names = ["astronaut", "coffee", "chelsea", "rocket", "hopper", "china", "flower", "motorcycle"]
+names = [
+    "astronaut",
+    "coffee",
+    "chelsea",
+    "rocket",
+    "hopper",
+    "china",
+    "flower",
+    "motorcycle",
+]
 album = [load_photo(name, size=(384, 384)) for name in names]
 many = filter_bank(album, grid=(48, 48)).to(device)
 start = time.perf_counter()
 solver = Ncut(8, max_exact=2500, n_landmarks=2500)
-joint = kway_ncut(solver.fit_transform(many.features)).argmax(1).reshape(len(names), 48, 48)
-print(f"{len(many.features):,} points through {solver.n_exact:,} landmarks: {time.perf_counter() - start:.1f} s")
+joint = (
+    kway_ncut(solver.fit_transform(many.features)).argmax(1).reshape(len(names), 48, 48)
+)
+print(
+    f"{len(many.features):,} points through {solver.n_exact:,} landmarks: {time.perf_counter() - start:.1f} s"
+)
 
 # %% tags=["hide-input"]
 tabs = Gallery("joint-album")
 for name, image, labels in zip(names, album, joint.cpu()):
-    tabs.add(name, viz.show_segments(image, labels, ["cut jointly with seven others"]), alt=f"{name}, and its part of the joint segments.",
-             caption=f"{name}: {len(labels.unique())} of the 8 joint segments occur in it. A number means the same segment in every tab.")
+    tabs.add(
+        name,
+        viz.show_segments(image, labels, ["cut jointly with seven others"]),
+        alt=f"{name}, and its part of the joint segments.",
+        caption=f"{name}: {len(labels.unique())} of the 8 joint segments occur in it. A number means the same segment in every tab.",
+    )
 tabs.show()
 
 # %%
@@ -369,9 +472,20 @@ dist.destroy_process_group()
 # %%
 script = Path(tempfile.mkdtemp()) / "many.py"
 script.write_text(code)
-torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-done = subprocess.run([*torchrun, str(script), str(script.parent)], capture_output=True, text=True,
-                      env=os.environ | {"OMP_NUM_THREADS": "1"})
+torchrun = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node",
+    "2",
+]
+done = subprocess.run(
+    [*torchrun, str(script), str(script.parent)],
+    capture_output=True,
+    text=True,
+    env=os.environ | {"OMP_NUM_THREADS": "1"},
+)
 assert done.returncode == 0, done.stderr[-2000:]
 saved = torch.load(script.parent / "head.pt")
 print(f"the first of {saved['processes']} processes saw {saved['images']} of 56 images")
@@ -383,12 +497,21 @@ assert saved["processes"] == 2 and saved["images"] == 28
 # %%
 birds = aviary_splits(train=56, test=14)["train"]
 resnet = load_model("aviary-resnet-0", device="cpu")
-batches = ((resnet.info.preprocess(x), y) for x, y in torch.utils.data.DataLoader(birds, 28))
+batches = (
+    (resnet.info.preprocess(x), y) for x, y in torch.utils.data.DataLoader(birds, 28)
+)
 whole = ChannelStatistics.collect(resnet, batches, num_classes=14, progress=False)
-head = Carrot(TimmViTPatchBackbone(load_model("aviary-vit-0", device="cpu")), lam=1e-3).fit(birds, num_classes=14, progress=False).head
+head = (
+    Carrot(TimmViTPatchBackbone(load_model("aviary-vit-0", device="cpu")), lam=1e-3)
+    .fit(birds, num_classes=14, progress=False)
+    .head
+)
 by_two = ChannelStatistics.load(script.parent / "statistics.safetensors")
-apart = {"means": (by_two.moments.mean - whole.moments.mean).abs().max() / whole.moments.mean.abs().max(),
-         "weights": (saved["weights"] - head.weights).abs().max() / head.weights.abs().max()}
+apart = {
+    "means": (by_two.moments.mean - whole.moments.mean).abs().max()
+    / whole.moments.mean.abs().max(),
+    "weights": (saved["weights"] - head.weights).abs().max() / head.weights.abs().max(),
+}
 print({name: f"{float(value):.0e}" for name, value in apart.items()})
 assert all(float(value) < 1e-6 for value in apart.values())
 
@@ -400,10 +523,14 @@ images = torch.rand(8, 3, 224, 224, device=device)
 resnet50 = timm.create_model("resnet50", num_classes=1000).eval().to(device)
 vit_small = timm.create_model("vit_small_patch16_224").eval().to(device)
 carrot = Carrot(TimmViTPatchBackbone(vit_small), preprocess=lambda x: 2 * x - 1)
-work = {"ResNet-50, forward": lambda: resnet50(images),
-        "  channel statistics": lambda: ChannelStatistics.collect(resnet50, [(images, torch.arange(8))], progress=False),
-        "ViT-S/16, forward": lambda: vit_small(images),
-        "  CARROT embeddings": lambda: carrot.embed(images)}
+work = {
+    "ResNet-50, forward": lambda: resnet50(images),
+    "  channel statistics": lambda: ChannelStatistics.collect(
+        resnet50, [(images, torch.arange(8))], progress=False
+    ),
+    "ViT-S/16, forward": lambda: vit_small(images),
+    "  CARROT embeddings": lambda: carrot.embed(images),
+}
 print(f"on this machine's {device}, hours divided by the number of such machines")
 for name, step in work.items():
     with torch.no_grad():
@@ -411,9 +538,15 @@ for name, step in work.items():
         start = time.perf_counter()
         step()
         each = (time.perf_counter() - start) / len(images)
-    print(f"{name:22s} {1e3 * each:6.1f} ms per image, ImageNet in {1_281_167 * each / 3600:5.1f} h")
-channels = sum(m.out_channels for m in resnet50.modules() if isinstance(m, torch.nn.Conv2d))
-print(f"all-reduce: statistics {16 * 1000 * channels / 2**20:.0f} MB, ridge sums {8 * (384**2 + 384 * 1000) / 2**20:.1f} MB per process")
+    print(
+        f"{name:22s} {1e3 * each:6.1f} ms per image, ImageNet in {1_281_167 * each / 3600:5.1f} h"
+    )
+channels = sum(
+    m.out_channels for m in resnet50.modules() if isinstance(m, torch.nn.Conv2d)
+)
+print(
+    f"all-reduce: statistics {16 * 1000 * channels / 2**20:.0f} MB, ridge sums {8 * (384**2 + 384 * 1000) / 2**20:.1f} MB per process"
+)
 
 # %% [markdown]
 # The images are the cost, the network's forward pass most of it; sums and solve are small change. The cut itself is not split over machines; cut a joint graph of landmarks, as above, and let every machine interpolate its own
@@ -423,7 +556,9 @@ print(f"all-reduce: statistics {16 * 1000 * channels / 2**20:.0f} MB, ridge sums
 new = filter_bank(load_photo("retina", size=(384, 384)), grid=(48, 48)).to(device)
 elsewhere = solver.transform(new.features)  # (n, k): only the landmarks travel
 again = solver.transform(many.features[:100])
-print(f"{len(elsewhere):,} new points, from {solver.n_exact:,} landmarks of {many.features.shape[1]} channels")
+print(
+    f"{len(elsewhere):,} new points, from {solver.n_exact:,} landmarks of {many.features.shape[1]} channels"
+)
 assert elsewhere.shape == (48 * 48, 8) and torch.isfinite(elsewhere).all()
 
 # %% [markdown]
@@ -435,6 +570,7 @@ assert elsewhere.shape == (48 * 48, 8) and torch.isfinite(elsewhere).all()
 # **Predict.** You want the exact cut of 200,000 points with 384 channels in float32. How many GiB would the table of weights take, and how many do the features themselves take? Put both into `guess`.
 # ```
 
+
 # %% tags=["hide-input"]
 def check_memory(guess):
     """Compares both numbers within 10% and says what was forgotten."""
@@ -444,7 +580,11 @@ def check_memory(guess):
     for said, true, what in zip(guess, right, ("the weights", "the features")):
         if abs(said / true - 1) > 0.1:
             near = abs(said / true - 2) < 0.2
-            return f"Not yet: {what} take {true:.2f} GiB, not {said}. " + ("Float32 has 4 bytes, not 8." if near else "Entries times 4 bytes, over 2^30.")
+            return f"Not yet: {what} take {true:.2f} GiB, not {said}. " + (
+                "Float32 has 4 bytes, not 8."
+                if near
+                else "Entries times 4 bytes, over 2^30."
+            )
     return f"Right: {right[0]:.0f} GiB of weights for {right[1]:.1f} GiB of features."
 
 
@@ -472,6 +612,7 @@ assert check_memory((149, 0.29)).startswith("Right")
 # Mind the term that the softmax cancelled.
 # ```
 
+
 # %% tags=["hide-input"]
 def check_degrees(function):
     """Compares with the row sums and recognises the term that is easily forgotten."""
@@ -480,16 +621,20 @@ def check_degrees(function):
         return "Nothing returned yet."
     if torch.allclose(got, right, atol=1e-9):
         return "Right: the degrees, from logits alone."
-    if torch.allclose(got, right * (x12.square().sum(1) / (2 * 1.5**2)).exp(), rtol=1e-6):
+    if torch.allclose(
+        got, right * (x12.square().sum(1) / (2 * 1.5**2)).exp(), rtol=1e-6
+    ):
         return "Close: each row is too large by exp(|x_i|^2 / 2 sigma^2), the term that cancels in the softmax."
     return f"Not yet: the first degree is {float(right[0]):.4f}, received {float(got[0]):.4f}."
 
 
 x12 = torch.randn(12, 3, dtype=torch.float64)
 
+
 # %%
 def degrees(x, sigma):
     return None  # your turn
+
 
 print(check_degrees(degrees))
 
@@ -498,11 +643,13 @@ print(check_degrees(degrees))
 # :class: dropdown
 # ```
 
+
 # %%
 def degrees(x, sigma):
     y = x / sigma
     half = y.square().sum(1) / 2
     return (torch.logsumexp(y @ y.T - half, 1) - half).exp()
+
 
 print(check_degrees(degrees))
 assert check_degrees(degrees).startswith("Right")
@@ -517,21 +664,31 @@ assert check_degrees(degrees).startswith("Right")
 # **Break it.** Landmarks spread over the data as it lies in feature space. Build a data set with three groups in which 12 *random* rows miss the smallest group, but 12 landmarks chosen by farthest-point sampling find it. Put it into `data` as `(features, group)`.
 # ```
 
+
 # %% tags=["hide-input"]
 def check_lost(data):
     """Samples both ways, ten times each."""
     from ctrace.nystrom import farthest_points
+
     if data is None:
         return "No data yet."
     x, group = data
     smallest = int(torch.bincount(group).argmin())
     hit = lambda rows: bool((group[rows] == smallest).any())
-    random = sum(hit(torch.randperm(len(x), generator=torch.Generator().manual_seed(s))[:12]) for s in range(10))
+    random = sum(
+        hit(torch.randperm(len(x), generator=torch.Generator().manual_seed(s))[:12])
+        for s in range(10)
+    )
     spread = sum(hit(farthest_points(x, 12, seed=s)) for s in range(10))
     if random > 3:
         return f"Random rows found the smallest group {random} times of 10: make it smaller."
-    return f"Right: random rows found it {random} times of 10, landmarks {spread}." if spread == 10 else (
-        f"Landmarks missed it {10 - spread} times of 10: at most 96 rows are candidates here. Use fewer rows in all, or more in that group.")
+    return (
+        f"Right: random rows found it {random} times of 10, landmarks {spread}."
+        if spread == 10
+        else (
+            f"Landmarks missed it {10 - spread} times of 10: at most 96 rows are candidates here. Use fewer rows in all, or more in that group."
+        )
+    )
 
 
 # %%
@@ -562,7 +719,9 @@ assert check_lost(data).startswith("Right")
 # - **measured** what a cut costs, and chosen between exact and landmarks.
 
 # %%
-print(f"{time.perf_counter() - started:.0f} seconds on {device}, {torch.get_num_threads()} threads")
+print(
+    f"{time.perf_counter() - started:.0f} seconds on {device}, {torch.get_num_threads()} threads"
+)
 
 # %% [markdown]
 # Next: [Channel tracing](04_channel_tracing.ipynb), where the gradient of the cut becomes an answer: which channels hold this segment together?

@@ -8,9 +8,21 @@
 
 # %% tags=["remove-cell"]
 # Colab, Kaggle: install the package. Where it is installed already, this does nothing.
-import importlib.util, subprocess, sys
+import importlib.util
+import subprocess
+import sys
+
 if importlib.util.find_spec("ctrace") is None:
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/ctrace-book/ctrace"])
+    subprocess.check_call(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "git+https://github.com/ctrace-book/ctrace",
+        ]
+    )
 
 # %% [markdown]
 # In this notebook you will
@@ -24,20 +36,32 @@ if importlib.util.find_spec("ctrace") is None:
 
 # %%
 import time
+
+import ctrace
 import torch
 import torch.nn.functional as F
-from torchvision.transforms.functional import to_pil_image
-import ctrace
-from ctrace import Ncut, bandwidth, filter_bank, kway_ncut, load_model, load_photo, trace_channels, viz
+from ctrace import (
+    Ncut,
+    bandwidth,
+    filter_bank,
+    kway_ncut,
+    load_model,
+    load_photo,
+    trace_channels,
+    viz,
+)
 from ctrace.aviary import SPECIES, Aviary, render
 from ctrace.gallery import Gallery, show_figure
 from ctrace.ranks import spearman
 from ctrace.tracing import ablate, best_overlap, segment_strength
+from torchvision.transforms.functional import to_pil_image
 
 started = time.time()
 torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-print(f"torch {torch.__version__} on {device}; features: named filter bank, and a small bundled transformer")
+print(
+    f"torch {torch.__version__} on {device}; features: named filter bank, and a small bundled transformer"
+)
 
 # %% [markdown]
 # ## The idea
@@ -56,7 +80,9 @@ print(f"torch {torch.__version__} on {device}; features: named filter bank, and 
 photo = load_photo("astronaut")
 features = filter_bank(photo, grid=48)
 trace = trace_channels(features, n_segments=6)
-print(f"{len(trace.segments)} points, {len(features.names)} channels, eigengap {trace.spectrum.eigengap:.4f}")
+print(
+    f"{len(trace.segments)} points, {len(features.names)} channels, eigengap {trace.spectrum.eigengap:.4f}"
+)
 
 
 # %% tags=["hide-input"]
@@ -64,6 +90,7 @@ def segment_at(trace, features, y, x):
     """The segment under a point, given in fractions of height and width."""
     h, w = features.grid_hw
     return int(trace.segments.reshape(h, w)[int(y * h), int(x * w)])
+
 
 def trace_figure(photo, features, trace, segment, top=5):
     """Photograph, segment, its top channels."""
@@ -73,17 +100,24 @@ def trace_figure(photo, features, trace, segment, top=5):
     mask = trace.mask(segment).reshape(features.grid_hw)
     return viz.show_trace(photo, mask, list(maps), names, numbers, values)
 
+
 suit = segment_at(trace, features, 0.75, 0.15)
 show_figure(
-    trace_figure(photo, features, trace, suit), name="suit",
+    trace_figure(photo, features, trace, suit),
+    name="suit",
     alt="An astronaut; the segment of her orange suit; the maps of the five channels that support it, b* and a* first.",
     caption="The suit, and what holds it together. Each map is one channel in standard deviations, the segment outlined.",
 )
 
 # %%
-for number, name, value in trace.table(suit, "support", 3) + trace.table(suit, "inhibit", 2):
+for number, name, value in trace.table(suit, "support", 3) + trace.table(
+    suit, "inhibit", 2
+):
     print(f"ch {number:2d}  {name:24s} {value:+.1e}")
-assert {name for _, name, _ in trace.table(suit, "support", 2)} == {"a* green-red", "b* blue-yellow"}
+assert {name for _, name, _ in trace.table(suit, "support", 2)} == {
+    "a* green-red",
+    "b* blue-yellow",
+}
 
 # %% [markdown]
 # The suit is one segment because it is red *and* yellow: it is held together by being orange. Nobody told the cut about orange.
@@ -93,7 +127,9 @@ assert {name for _, name, _ in trace.table(suit, "support", 2)} == {"a* green-re
 # Twelve points, two channels, two segments. The first channel separates them, the second is noise.
 
 # %%
-left = torch.tensor([[0.0, 0.3], [0.2, -0.4], [-0.2, 0.1], [0.1, 0.5], [-0.1, -0.2], [0.0, -0.5]])
+left = torch.tensor(
+    [[0.0, 0.3], [0.2, -0.4], [-0.2, 0.1], [0.1, 0.5], [-0.1, -0.2], [0.0, -0.5]]
+)
 points = torch.cat([left, left.flip(0) + torch.tensor([2.0, 0.1])]).double()
 small = trace_channels(points, n_segments=2, sigma=1.0, names=("first", "second"))
 print(small.segments.tolist())
@@ -106,13 +142,15 @@ print(small.attributions)
 # %%
 x = points.clone().requires_grad_()
 solver = Ncut(n_eig=2, sigma=1.0, track_grad=True)
-Z = kway_ncut(solver.fit_transform(x))                                 # 1. cut: scores (n, k)
+Z = kway_ncut(solver.fit_transform(x))  # 1. cut: scores (n, k)
 segments = Z.argmax(1)
 right = int(segments[-1])
-strength = segment_strength(Z, segments, solver.graph)[right]          # 2. a number that says how strong the segment is
-(gradient,) = torch.autograd.grad(strength, x)                         # 3. differentiate
-attribution = gradient[segments == right].mean(0)                      # 4. average over the segment
-print(attribution, attribution.argsort(descending=True).tolist())      # 5. rank
+strength = segment_strength(Z, segments, solver.graph)[
+    right
+]  # 2. a number that says how strong the segment is
+(gradient,) = torch.autograd.grad(strength, x)  # 3. differentiate
+attribution = gradient[segments == right].mean(0)  # 4. average over the segment
+print(attribution, attribution.argsort(descending=True).tolist())  # 5. rank
 
 # %%
 assert torch.allclose(attribution, small.attributions[right], atol=1e-12)
@@ -136,9 +174,14 @@ assert attribution[0].abs() > 20 * attribution[1].abs()
 # %%
 x = features.features.double()
 scales = bandwidth(x, "local")
-traces = {name: trace_channels(x, 6, objective=name, sigma=scales) for name in ("association", "cut", "score")}
+traces = {
+    name: trace_channels(x, 6, objective=name, sigma=scales)
+    for name in ("association", "cut", "score")
+}
 total = traces["association"].scores.sum()
-print(f"sum of associations {total:.12f}, sum of eigenvalues {traces['association'].spectrum.eigval.sum():.12f}")
+print(
+    f"sum of associations {total:.12f}, sum of eigenvalues {traces['association'].spectrum.eigval.sum():.12f}"
+)
 assert abs(total - traces["association"].spectrum.eigval.sum()) < 1e-10
 
 # %%
@@ -155,7 +198,9 @@ assert (0.85 < pinned).all() and (pinned < 1.0).all()
 
 # %%
 for name in ("cut", "score"):
-    rho = spearman(traces["association"].attributions.cpu(), traces[name].attributions.cpu())  # one per segment
+    rho = spearman(
+        traces["association"].attributions.cpu(), traces[name].attributions.cpu()
+    )  # one per segment
     print(f"association against {name:5s}:", "  ".join(f"{r:+.2f}" for r in rho))
     assert rho.mean() > 0.3
 
@@ -174,6 +219,7 @@ x16, k = tiny.features.double(), 4
 scales16 = bandwidth(x16, "local")
 traced = trace_channels(x16, k, sigma=scales16)
 
+
 def strengths(points):
     """Strength of every segment, everything solved anew."""
     solver = Ncut(k, sigma=scales16)
@@ -188,21 +234,31 @@ def slope(j, c, step=1e-4):
     bump[traced.mask(j), c] = step
     return float(strengths(x16 + bump)[j] - strengths(x16 - bump)[j]) / (2 * step)
 
+
 measured = torch.tensor([[slope(j, c) for c in range(x16.shape[1])] for j in range(k)])
 predicted = traced.attributions.float() * torch.bincount(traced.segments)[:, None]
 error = float((measured - predicted).abs().max() / measured.abs().max())
-print(f"{measured.numel()} slopes measured, largest error {error:.1e} of the largest slope")
+print(
+    f"{measured.numel()} slopes measured, largest error {error:.1e} of the largest slope"
+)
 assert error < 1e-5
 
 # %%
 channel_segment = torch.arange(k).repeat_interleave(x16.shape[1])
 show_figure(
-    viz.show_scatter(predicted.flatten(), measured.flatten(), "attribution x size of the segment", "measured slope of the strength",
-                     groups=channel_segment, group_names=[f"segment {j}" for j in range(k)]),
-    name="slopes", alt="76 channel effects, predicted against measured; all on the diagonal.",
+    viz.show_scatter(
+        predicted.flatten(),
+        measured.flatten(),
+        "attribution x size of the segment",
+        "measured slope of the strength",
+        groups=channel_segment,
+        group_names=[f"segment {j}" for j in range(k)],
+    ),
+    name="slopes",
+    alt="76 channel effects, predicted against measured; all on the diagonal.",
     caption="Every channel of every segment: the attribution predicts the measured effect, sign included.",
 )
-literal = -traced.attributions          # what the published recipe sorts
+literal = -traced.attributions  # what the published recipe sorts
 assert spearman(traced.attributions.cpu(), measured.cpu()).min() > 0.999
 assert spearman(literal.cpu(), measured.cpu()).max() < -0.999
 
@@ -212,14 +268,21 @@ assert spearman(literal.cpu(), measured.cpu()).max() < -0.999
 # name. Here a ranking is asked for by name, and the literal order stays available for comparison.
 
 # %%
-for kind, order in (("support", "effect"), ("inhibit", "effect"), ("support", "literal")):
+for kind, order in (
+    ("support", "effect"),
+    ("inhibit", "effect"),
+    ("support", "literal"),
+):
     best = trace.ranking(kind, suit, order)[:3].tolist()
     print(f"{kind:8s} {order:8s}", [features.names[c] for c in best])
-assert torch.equal(trace.ranking("support", suit, "literal"), trace.ranking("inhibit", suit))
+assert torch.equal(
+    trace.ranking("support", suit, "literal"), trace.ranking("inhibit", suit)
+)
 
 # %%
 show_figure(
-    viz.show_ranking(trace.attributions[suit], features.names, top=6), name="suit-ranking",
+    viz.show_ranking(trace.attributions[suit], features.names, top=6),
+    name="suit-ranking",
     alt="Bars of the suit's attributions: a* and b* far above the rest; contrast and position slightly negative.",
     caption="The suit's ranking with its sign. Red supports: more of it inside makes the segment stronger. Blue inhibits.",
 )
@@ -232,8 +295,12 @@ show_figure(
 
 # %%
 examples = [
-    ("astronaut", (0.75, 0.15), "the suit"), ("flower", (0.5, 0.5), "the heart of the flower"), ("hopper", (0.5, 0.5), "the face"),
-    ("motorcycle", (0.5, 0.42), "the red paint"), ("coffee", (0.55, 0.25), "the saucer"), ("china", (0.45, 0.4), "the pagoda"),
+    ("astronaut", (0.75, 0.15), "the suit"),
+    ("flower", (0.5, 0.5), "the heart of the flower"),
+    ("hopper", (0.5, 0.5), "the face"),
+    ("motorcycle", (0.5, 0.42), "the red paint"),
+    ("coffee", (0.55, 0.25), "the saucer"),
+    ("china", (0.45, 0.4), "the pagoda"),
 ]
 tabs = Gallery("traced-segments")
 for number, (name, point, what) in enumerate(examples, 1):
@@ -244,7 +311,8 @@ for number, (name, point, what) in enumerate(examples, 1):
     first = [n for _, n, _ in result.table(j, "support", 2)]
     against = result.table(j, "inhibit", 1)[0][1]
     tabs.add(
-        f"Example {number}", trace_figure(image, bank, result, j),
+        f"Example {number}",
+        trace_figure(image, bank, result, j),
         alt=f"{name}: segment under {what}, and maps of its five strongest supporting channels, first {first[0]}.",
         caption=f"{name}, the segment at {what}. Supported by {first[0]}, then {first[1]}; inhibited most by {against}.",
     )
@@ -260,7 +328,9 @@ for name, _, _ in examples:
     result = trace_channels(bank, n_segments=6)
     for j in range(6):
         best, mask = int(result.ranking("support", j)[0]), result.mask(j)
-        higher += bool(bank.features[mask, best].mean() > bank.features[~mask, best].mean())
+        higher += bool(
+            bank.features[mask, best].mean() > bank.features[~mask, best].mean()
+        )
         total += 1
 print(f"first supporting channel is higher inside for {higher} of {total} segments")
 assert higher > 0.85 * total
@@ -271,14 +341,21 @@ assert higher > 0.85 * total
 # A ranking that names the right channels should hurt when they are taken away. *Take away* means here: set the channel to its mean, so that it
 # tells no two points apart. Then cut again, and see how much of each segment is left (intersection over union with the best match).
 
+
 # %%
 def survival(bank, result, kind, m, generator):
     """Overlap left of each segment after removing m channels."""
     left = []
     for j in range(len(result.scores)):
         order = result.ranking("abs", j)
-        order = {"top": order, "bottom": order.flip(0), "random": torch.randperm(len(order), generator=generator)}[kind]
-        segments = kway_ncut(Ncut(5).fit_transform(ablate(bank.features, order[:m]))).argmax(1)
+        order = {
+            "top": order,
+            "bottom": order.flip(0),
+            "random": torch.randperm(len(order), generator=generator),
+        }[kind]
+        segments = kway_ncut(
+            Ncut(5).fit_transform(ablate(bank.features, order[:m]))
+        ).argmax(1)
         left.append(best_overlap(result.mask(j), segments))
     return left
 
@@ -286,9 +363,19 @@ def survival(bank, result, kind, m, generator):
 # %%
 removed, kinds = (1, 2, 4), ("top", "random", "bottom")
 generator = torch.Generator().manual_seed(0)
-banks = [filter_bank(load_photo(name), grid=28) for name in ("astronaut", "coffee", "rocket")]
+banks = [
+    filter_bank(load_photo(name), grid=28) for name in ("astronaut", "coffee", "rocket")
+]
 results = [trace_channels(bank, 5) for bank in banks]
-overlap = torch.tensor([[[survival(b, r, kind, m, generator) for b, r in zip(banks, results)] for m in removed] for kind in kinds])
+overlap = torch.tensor(
+    [
+        [
+            [survival(b, r, kind, m, generator) for b, r in zip(banks, results)]
+            for m in removed
+        ]
+        for kind in kinds
+    ]
+)
 mean = overlap.flatten(2).mean(2)  # (kinds, removed)
 print(f"{'removed':8s}", *(f"{m:6d}" for m in removed))
 for kind, row in zip(kinds, mean.tolist()):
@@ -296,7 +383,10 @@ for kind, row in zip(kinds, mean.tolist()):
 
 # %%
 show_figure(
-    viz.show_curves(removed, mean, kinds, "channels removed", "overlap left of the segment"), name="ablation",
+    viz.show_curves(
+        removed, mean, kinds, "channels removed", "overlap left of the segment"
+    ),
+    name="ablation",
     alt="Overlap left against channels removed: top channels fall steeply, random ones less, bottom ones hardly.",
     caption="Removing the channels at the top of a segment's ranking breaks it; removing those at the bottom does not.",
 )
@@ -321,7 +411,10 @@ print("cells of the segment in each view:", masks.flatten(1).sum(1).tolist())
 # %%
 numbers, names, _ = zip(*joint.table(paint, "support", 3))
 show_figure(
-    viz.show_joint_trace(pair, masks, both.zscores()[:, :, :, list(numbers)], names, numbers), name="stereo",
+    viz.show_joint_trace(
+        pair, masks, both.zscores()[:, :, :, list(numbers)], names, numbers
+    ),
+    name="stereo",
     alt="Two views of a red motorcycle; the same segment, its red paint, in both, with the three channels that support it.",
     caption="One segment in two photographs, and the channels that hold it together in both.",
 )
@@ -342,14 +435,19 @@ pictures = [birds.scene(i) for i in range(24)]
 photos = [to_pil_image(render(scene).image) for scene in pictures]
 tokens = [ctrace.timm_features(image, vit) for image in photos]
 halves = [trace_channels(grid, n_segments=2) for grid in tokens]
-print(f"grid {tokens[0].grid_hw}, {len(tokens[0].names)} channels, eigengaps {min(h.spectrum.eigengap for h in halves):.2f} and up")
+print(
+    f"grid {tokens[0].grid_hw}, {len(tokens[0].names)} channels, eigengaps {min(h.spectrum.eigengap for h in halves):.2f} and up"
+)
 
 # %% tags=["hide-input"]
 tabs = Gallery("traced-tokens")
 for number, i in enumerate((10, 17, 5), 1):
-    tabs.add(f"Bird {number}", trace_figure(photos[i], tokens[i], halves[i], 1),
-             alt="A drawn bird, the smaller of two segments of its tokens, and the five channels that support that segment.",
-             caption=f"A {SPECIES[birds.label(i)].name}: the smaller segment of a transformer's tokens, and the channels that hold it together.")
+    tabs.add(
+        f"Bird {number}",
+        trace_figure(photos[i], tokens[i], halves[i], 1),
+        alt="A drawn bird, the smaller of two segments of its tokens, and the five channels that support that segment.",
+        caption=f"A {SPECIES[birds.label(i)].name}: the smaller segment of a transformer's tokens, and the channels that hold it together.",
+    )
 tabs.show()
 
 # %% [markdown]
@@ -358,10 +456,15 @@ tabs.show()
 # %%
 overlaps = []
 for scene, half in zip(pictures, halves):
-    bird = F.adaptive_avg_pool2d(render(scene).bird[None].float(), (12, 12))[0].flatten() > 0.3  # patches that are a third bird or more
+    bird = (
+        F.adaptive_avg_pool2d(render(scene).bird[None].float(), (12, 12))[0].flatten()
+        > 0.3
+    )  # patches that are a third bird or more
     overlaps.append(float((half.mask(1) & bird).sum() / (half.mask(1) | bird).sum()))
 overlaps = torch.tensor(overlaps)
-print(f"intersection over union: median {overlaps.median():.2f}, worst {overlaps.min():.2f}")
+print(
+    f"intersection over union: median {overlaps.median():.2f}, worst {overlaps.min():.2f}"
+)
 assert overlaps.median() > 0.6 and (overlaps > 0.4).float().mean() > 0.85
 
 # %% [markdown]
@@ -370,7 +473,9 @@ assert overlaps.median() > 0.6 and (overlaps > 0.4).float().mean() > 0.85
 # %%
 first = torch.stack([h.ranking("support", 1)[:5] for h in halves])  # (24, 5)
 often = torch.bincount(first.flatten(), minlength=64)
-print(f"channel {int(often.argmax())} is among the first five for {int(often.max())} of 24 birds; by chance it would be {24 * 5 / 64:.1f}")
+print(
+    f"channel {int(often.argmax())} is among the first five for {int(often.max())} of 24 birds; by chance it would be {24 * 5 / 64:.1f}"
+)
 assert often.max() >= 15
 
 # %% [markdown]
@@ -381,21 +486,29 @@ assert often.max() >= 15
 # Two versions of the tutorial this method comes from are in circulation. They differ in the name of a switch. Both run with the import changed: 10,000 points
 # with 300 random channels, exact, no subsampling. (Where there is no GPU the device has to say so.)
 
+
 # %%
 def quick_start(switch):
-    noise = torch.randn(100, 100, 300, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    noise = torch.randn(
+        100, 100, 300, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
     ncut = Ncut(n_eig=20, device=device, **{switch: True})
     eigvecs = ncut.fit_transform(noise.view(-1, 300))
     eigvecs.sum().backward()
     return noise.grad, ncut.n_exact, ncut.eigengap
 
-grads, n_exact, eigengap = zip(*(quick_start(switch) for switch in ("track_grad", "exact_gradient")))
+
+grads, n_exact, eigengap = zip(
+    *(quick_start(switch) for switch in ("track_grad", "exact_gradient"))
+)
 print(f"exact for {n_exact[0]} points, eigengap {eigengap[0]:.1e}")
 print("top-10 channels:", grads[0].abs().mean(dim=(0, 1)).topk(10).indices.tolist())
 
 # %%
 importance = grads[0].abs().mean(dim=(0, 1))
-print(f"importance: mean {importance.mean():.1e}, largest {importance.max() / importance.mean():.2f} times the mean")
+print(
+    f"importance: mean {importance.mean():.1e}, largest {importance.max() / importance.mean():.2f} times the mean"
+)
 assert n_exact[0] == 10_000 and eigengap[0] < 1e-4
 assert torch.equal(grads[0], grads[1])
 assert importance.max() < 3 * importance.mean()
@@ -406,6 +519,7 @@ assert importance.max() < 3 * importance.mean()
 # %%
 if sys.platform == "linux" and device == "cpu":
     import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"largest memory of this page so far: {peak:.2f} GiB")
     assert peak < 2
@@ -420,14 +534,18 @@ if sys.platform == "linux" and device == "cpu":
 rows = features.features.clone().requires_grad_(True)
 eigvec, kway_eigvec = ctrace.differentiable_kway_ncut(rows, n_segment=6)
 cluster_assign = kway_eigvec.argmax(1)
-grad = ctrace.channel_gradient_from_cluster(rows, cluster_assign == suit, kway_eigvec, suit)
+grad = ctrace.channel_gradient_from_cluster(
+    rows, cluster_assign == suit, kway_eigvec, suit
+)
 view = ctrace.reshape_for_view(rows, 1, *features.grid_hw)
 channels, maps = ctrace.extract_topk_maps(view, ctrace.rank_channels(grad), topk=3)
 print([features.names[c] for c in channels])
 
 # %%
 by_score = trace_channels(features, 6, objective="score")
-assert torch.allclose(grad, by_score.attributions[suit], rtol=1e-2, atol=1e-2 * float(grad.abs().max()))
+assert torch.allclose(
+    grad, by_score.attributions[suit], rtol=1e-2, atol=1e-2 * float(grad.abs().max())
+)
 
 # %% [markdown]
 # ## When it cannot work
@@ -453,18 +571,31 @@ else:
 # Write your answer as three words, each `"same"` or `"reversed"`: segments, `support` ranking of $-x$ compared with `inhibit` of $x$, attributions.
 # ```
 
+
 # %%
 def check_negation(segments, rankings, attributions):
     """Compares a prediction with what happens."""
-    before, after = trace_channels(x16, 4, sigma=scales16), trace_channels(-x16, 4, sigma=scales16)
+    before, after = (
+        trace_channels(x16, 4, sigma=scales16),
+        trace_channels(-x16, 4, sigma=scales16),
+    )
     truth = (
         "same" if torch.equal(before.segments, after.segments) else "reversed",
-        "same" if torch.equal(after.ranking("support"), before.ranking("inhibit")) else "reversed",
-        "reversed" if torch.allclose(after.attributions, -before.attributions, atol=1e-9) else "same",
+        "same"
+        if torch.equal(after.ranking("support"), before.ranking("inhibit"))
+        else "reversed",
+        "reversed"
+        if torch.allclose(after.attributions, -before.attributions, atol=1e-9)
+        else "same",
     )
-    for what, said, is_so in zip(("segments", "support of -x against inhibit of x", "attributions"), (segments, rankings, attributions), truth):
+    for what, said, is_so in zip(
+        ("segments", "support of -x against inhibit of x", "attributions"),
+        (segments, rankings, attributions),
+        truth,
+    ):
         print(f"{what}: {'yes' if said == is_so else 'no'}, they are {is_so}")
     return (segments, rankings, attributions) == truth
+
 
 # %% [markdown]
 # ```{solution-start} ex-negate-channels
@@ -489,6 +620,7 @@ assert check_negation("same", "same", "reversed")
 # `contrast(x, mask)` returning `(c,)`, and find out how often its first channel is the one that the gradient puts first.
 # ```
 
+
 # %%
 def check_contrast(contrast):
     """Runs a proposal on every segment of the small photograph."""
@@ -496,21 +628,36 @@ def check_contrast(contrast):
     want = x16[mask].mean(0) - x16[~mask].mean(0)
     got = contrast(x16, mask)
     if got.shape != want.shape or not torch.allclose(got, want):
-        print(f"expected the difference of two means with shape {tuple(want.shape)}; is the outside `~mask`?")
+        print(
+            f"expected the difference of two means with shape {tuple(want.shape)}; is the outside `~mask`?"
+        )
         return False
-    same = sum(int(contrast(x16, traced.mask(j)).argmax() == traced.ranking("support", j)[0]) for j in range(k))
-    print(f"same first channel in {same} of {k} segments; rank correlations",
-          spearman(torch.stack([contrast(x16, traced.mask(j)) for j in range(k)]).cpu(), traced.attributions.cpu()).round(2).tolist())
+    same = sum(
+        int(contrast(x16, traced.mask(j)).argmax() == traced.ranking("support", j)[0])
+        for j in range(k)
+    )
+    print(
+        f"same first channel in {same} of {k} segments; rank correlations",
+        spearman(
+            torch.stack([contrast(x16, traced.mask(j)) for j in range(k)]).cpu(),
+            traced.attributions.cpu(),
+        )
+        .round(2)
+        .tolist(),
+    )
     return True
+
 
 # %% [markdown]
 # ```{solution-start} ex-own-attribution
 # :class: dropdown
 # ```
 
+
 # %%
 def contrast(x, mask):
     return x[mask].mean(0) - x[~mask].mean(0)
+
 
 assert check_contrast(contrast)
 
@@ -527,16 +674,25 @@ assert check_contrast(contrast)
 # **Break it.** Average the signed gradient over *all* points instead of over the segment. What is left of the ranking, and why?
 # ```
 
+
 # %%
 def check_everywhere(average):
     """`average` takes the gradient (n, c) and returns what it makes of it, (c,)."""
     solver = Ncut(k, sigma=scales16, track_grad=True)
     x = x16.clone().requires_grad_()
     Z = kway_ncut(solver.fit_transform(x))
-    (gradient,) = torch.autograd.grad(segment_strength(Z, Z.argmax(1), solver.graph)[0], x)
+    (gradient,) = torch.autograd.grad(
+        segment_strength(Z, Z.argmax(1), solver.graph)[0], x
+    )
     left = float(average(gradient).abs().max() / gradient.abs().max())
-    print(f"largest average / largest entry: {left:.1e}", "(rounding)" if left < 1e-12 else "(something is left: are all points in it, with their sign?)")
+    print(
+        f"largest average / largest entry: {left:.1e}",
+        "(rounding)"
+        if left < 1e-12
+        else "(something is left: are all points in it, with their sign?)",
+    )
     return left < 1e-12
+
 
 # %% [markdown]
 # ```{solution-start} ex-average-everywhere
@@ -564,4 +720,6 @@ assert check_everywhere(lambda gradient: gradient.mean(0))
 # one has to ask the model. Why a gradient of eigenvectors can be trusted at all is the subject of [The gradient of a cut](02_gradient_of_a_cut.ipynb).
 
 # %%
-print(f"this page ran in {time.time() - started:.0f} s on {device}, {torch.get_num_threads()} threads")
+print(
+    f"this page ran in {time.time() - started:.0f} s on {device}, {torch.get_num_threads()} threads"
+)

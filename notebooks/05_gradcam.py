@@ -8,9 +8,21 @@
 
 # %% tags=["remove-cell"]
 # Colab, Kaggle: install the package. Where it is installed already, this does nothing.
-import importlib.util, subprocess, sys
+import importlib.util
+import subprocess
+import sys
+
 if importlib.util.find_spec("ctrace") is None:
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/ctrace-book/ctrace"])
+    subprocess.check_call(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "git+https://github.com/ctrace-book/ctrace",
+        ]
+    )
 
 # %% [markdown]
 # In this notebook you will
@@ -23,19 +35,29 @@ if importlib.util.find_spec("ctrace") is None:
 
 # %%
 import time
+
+import ctrace
 import numpy as np
 import timm
 import torch
-from torch import nn
-import ctrace
 from ctrace import viz
-from ctrace.aviary import PARTS, SPECIES, Aviary, render, sample_scene, scene_seed, species_by_name, twin_pairs
+from ctrace.aviary import (
+    PARTS,
+    SPECIES,
+    Aviary,
+    render,
+    sample_scene,
+    scene_seed,
+    species_by_name,
+    twin_pairs,
+)
 from ctrace.gallery import Gallery, show_figure
 from ctrace.gradcam import GradCAM
 from ctrace.hooks import capture
 from ctrace.layers import fingerprint
 from ctrace.models import load_model
 from ctrace.trust import mean_intervals
+from torch import nn
 
 started = time.time()
 torch.manual_seed(0)
@@ -59,8 +81,11 @@ print(f"torch {torch.__version__} on {device}")
 # %%
 data = Aviary("test", 210)
 pictures = [render(data.scene(i)) for i in range(14)]
-images = torch.stack([p.image for p in pictures])  # (14, 3, 96, 96), one bird of each species
+images = torch.stack(
+    [p.image for p in pictures]
+)  # (14, 3, 96, 96), one bird of each species
 labels = torch.arange(14)
+
 
 def explain(model, images, target, layer=None, method="gradcam"):
     with GradCAM(model, layer, method=method) as cam:
@@ -70,11 +95,19 @@ def explain(model, images, target, layer=None, method="gradcam"):
 # %% tags=["hide-input"]
 def picture_of(result, images, i, title, limit=None):
     """Image, signed map and overlay of one row of a result."""
-    return viz.show_cams([images[i]], [result.raw[i]], [result.heatmap(relu=False, normalize=False)[i]], [title], limit=limit)
+    return viz.show_cams(
+        [images[i]],
+        [result.raw[i]],
+        [result.heatmap(relu=False, normalize=False)[i]],
+        [title],
+        limit=limit,
+    )
+
 
 first = explain(resnet, images, labels, "layer1")
 show_figure(
-    picture_of(first, images, 8, f"{SPECIES[8].name}"), name="gradcam-idea",
+    picture_of(first, images, 8, f"{SPECIES[8].name}"),
+    name="gradcam-idea",
     alt="A bird, a grid of red and blue cells, and the same colours laid over the bird.",
     caption="A bird, the signed map of one layer for its species, and the map laid over it. Red raises the logit, blue lowers it, blank does neither.",
 )
@@ -93,7 +126,9 @@ conv.weight.data = torch.tensor([[[[-1.0, 1], [-1, 1]]], [[[1.0, 1], [-1, -1]]]]
 head.weight.data = torch.tensor([[2.0, -3]])
 
 # %%
-net = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).double()
+net = nn.Sequential(
+    conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head
+).double()
 print(tiny[0, 0])
 
 # %%
@@ -109,7 +144,12 @@ w = head.weight[0].detach()
 open_share = (A > 0).double().mean((1, 2))
 alpha = w / 12 * open_share
 by_hand = alpha[0] * A[0] + alpha[1] * A[1]
-print("open places:", (A > 0).sum((1, 2)).tolist(), " weights x 144:", (144 * alpha).round().int().tolist())
+print(
+    "open places:",
+    (A > 0).sum((1, 2)).tolist(),
+    " weights x 144:",
+    (144 * alpha).round().int().tolist(),
+)
 print((144 * by_hand).round().int())
 
 # %% [markdown]
@@ -119,7 +159,9 @@ print((144 * by_hand).round().int())
 # %%
 small = GradCAM(net).explain(tiny, target=0)
 print("largest difference:", float((small.raw[0] - by_hand).abs().max()))
-assert (small.raw[0] - by_hand).abs().max() < 1e-12 and (small.weights[0] - alpha).abs().max() < 1e-12
+assert (small.raw[0] - by_hand).abs().max() < 1e-12 and (
+    small.weights[0] - alpha
+).abs().max() < 1e-12
 assert small.target_layer == "0" and abs(small.score.item() - net(tiny).item()) < 1e-12
 
 # %% [markdown]
@@ -140,16 +182,26 @@ assert acts.shape == grads.shape and acts.shape[0] == 1 and max(acts.shape[2:]) 
 # %%
 with GradCAM(resnet, "layer1") as cam:
     x = resnet.info.preprocess(images)
-    maps, again = cam.compute_attribution(x, target=labels), cam.compute_attribution(x, target=labels)
+    maps, again = (
+        cam.compute_attribution(x, target=labels),
+        cam.compute_attribution(x, target=labels),
+    )
 
 # %%
 print("2. range", float(maps.min()), "to", float(maps.max()))
 print("3. identical:", np.array_equal(maps, again))
-assert maps.shape == (14, 96, 96) and maps.min() == 0 and np.allclose(maps.max((1, 2)), 1) and np.array_equal(maps, again)
+assert (
+    maps.shape == (14, 96, 96)
+    and maps.min() == 0
+    and np.allclose(maps.max((1, 2)), 1)
+    and np.array_equal(maps, again)
+)
 
 # %%
 alike = np.corrcoef(maps.reshape(14, -1))[np.triu_indices(14, 1)]
-print(f"4. correlation between maps of different birds: from {alike.min():.2f} to {alike.max():.2f}, mean {alike.mean():.2f}")
+print(
+    f"4. correlation between maps of different birds: from {alike.min():.2f} to {alike.max():.2f}, mean {alike.mean():.2f}"
+)
 assert alike.max() < 0.95
 
 # %% [markdown]
@@ -159,8 +211,14 @@ assert alike.max() < 0.95
 # %%
 blank = load_model("aviary-resnet-0", weights="random")
 other = explain(blank, images, labels, "layer1")
-change = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(maps, other.heatmap()) if b.any()]
-print(f"5. correlation with the maps of random weights: mean {np.mean(change):.2f} over {len(change)} birds")
+change = [
+    np.corrcoef(a.ravel(), b.ravel())[0, 1]
+    for a, b in zip(maps, other.heatmap())
+    if b.any()
+]
+print(
+    f"5. correlation with the maps of random weights: mean {np.mean(change):.2f} over {len(change)} birds"
+)
 assert not torch.allclose(first.score, other.score) and max(change) < 0.95
 
 # %% [markdown]
@@ -173,8 +231,12 @@ shown = [0, 3, 8, 12]
 limit = float(first.raw[shown].abs().quantile(0.998))
 tabs = Gallery("gradcam-birds")
 for number, i in enumerate(shown, 1):
-    tabs.add(f"Example {number}", picture_of(first, images, i, SPECIES[i].name, limit), alt=f"A bird of species {SPECIES[i].name}, its signed map and overlay.",
-             caption=f"{SPECIES[i].name}, logit {first.score[i]:.1f}, layer 1 of the ResNet. Largest cell {first.raw[i].max():.2f}, smallest {first.raw[i].min():.2f}.")
+    tabs.add(
+        f"Example {number}",
+        picture_of(first, images, i, SPECIES[i].name, limit),
+        alt=f"A bird of species {SPECIES[i].name}, its signed map and overlay.",
+        caption=f"{SPECIES[i].name}, logit {first.score[i]:.1f}, layer 1 of the ResNet. Largest cell {first.raw[i].max():.2f}, smallest {first.raw[i].min():.2f}.",
+    )
 tabs.show()
 
 # %% [markdown]
@@ -185,8 +247,12 @@ tabs = Gallery("gradcam-layers")
 layers = ("layer1", "layer2", "layer3", "layer4", "last conv")
 for name in layers:
     result = explain(resnet, images, labels, name)
-    tabs.add(name, picture_of(result, images, 8, SPECIES[8].name), alt=f"Signed map and overlay of the same bird at {result.target_layer}.",
-             caption=f"The same bird and question at `{result.target_layer}`, its own scale: from {result.raw[8].min():.2g} to {result.raw[8].max():.2g}.")
+    tabs.add(
+        name,
+        picture_of(result, images, 8, SPECIES[8].name),
+        alt=f"Signed map and overlay of the same bird at {result.target_layer}.",
+        caption=f"The same bird and question at `{result.target_layer}`, its own scale: from {result.raw[8].min():.2g} to {result.raw[8].max():.2g}.",
+    )
 tabs.show()
 
 # %% [markdown]
@@ -196,8 +262,13 @@ tabs.show()
 tabs = Gallery("gradcam-vit")
 for name in ("blocks.0", "blocks.1", "blocks.2.norm1", None):
     result = explain(vit, images, labels, name)
-    tabs.add(result.target_layer, picture_of(result, images, 8, SPECIES[8].name), alt=f"Signed map and overlay at {result.target_layer}.",
-             caption=f"The same bird, seen by the transformer at `{result.target_layer}`" + (", the default." if name is None else "."))
+    tabs.add(
+        result.target_layer,
+        picture_of(result, images, 8, SPECIES[8].name),
+        alt=f"Signed map and overlay at {result.target_layer}.",
+        caption=f"The same bird, seen by the transformer at `{result.target_layer}`"
+        + (", the default." if name is None else "."),
+    )
     assert result.raw.shape == (14, *vit.info.grid)
 tabs.show()
 
@@ -210,16 +281,22 @@ tabs.show()
 # can be tested without a gradient: raise each channel everywhere by a small step, and look at the logit.
 
 # %%
-net64, x64 = load_model("aviary-resnet-0", device="cpu").double(), resnet.info.preprocess(images[8:9]).double()
+net64, x64 = (
+    load_model("aviary-resnet-0", device="cpu").double(),
+    resnet.info.preprocess(images[8:9]).double(),
+)
 
 # %%
 result = GradCAM(net64, "layer1").explain(x64, target=8)
+
 
 def raised(c, step):
     """The logit when channel c of layer1 is raised everywhere by step."""
     bump = torch.zeros(1, result.weights.shape[1], 1, 1, dtype=torch.double)
     bump[0, c] = step
-    handle = net64.layer1.register_forward_hook(lambda module, inputs, output: output + bump)
+    handle = net64.layer1.register_forward_hook(
+        lambda module, inputs, output: output + bump
+    )
     with torch.no_grad():
         score = float(net64(x64)[0, 8])
     handle.remove()
@@ -227,49 +304,98 @@ def raised(c, step):
 
 
 # %%
-slopes = torch.tensor([(raised(c, 1e-5) - raised(c, -1e-5)) / 2e-5 for c in range(result.weights.shape[1])])
+slopes = torch.tensor(
+    [
+        (raised(c, 1e-5) - raised(c, -1e-5)) / 2e-5
+        for c in range(result.weights.shape[1])
+    ]
+)
 places = result.raw[0].numel()
 error = float((slopes - places * result.weights[0]).abs().max() / slopes.abs().max())
-print(f"{len(slopes)} channels, {places} places; largest error {error:.1e} of the largest slope")
+print(
+    f"{len(slopes)} channels, {places} places; largest error {error:.1e} of the largest slope"
+)
 assert error < 1e-5
 
 # %% [markdown]
 # A weight is a slope. The channels have numbers only; what each one looks at can be asked of the truth: with which part does its activation go together, over 42 validation birds?
 
+
 # %%
 def drawn(scenes):
     """Images, and per part a mask (b, parts, height, width), and the mask of the bird."""
     pictures = [render(scene) for scene in scenes]
-    masks = torch.stack([torch.stack([p.masks[part] for part in PARTS]) for p in pictures])
-    return torch.stack([p.image for p in pictures]), masks > 0.5, torch.stack([p.bird for p in pictures]) > 0.5
+    masks = torch.stack(
+        [torch.stack([p.masks[part] for part in PARTS]) for p in pictures]
+    )
+    return (
+        torch.stack([p.image for p in pictures]),
+        masks > 0.5,
+        torch.stack([p.bird for p in pictures]) > 0.5,
+    )
+
 
 val = Aviary("val", 42)
 val_images, val_masks, val_birds = drawn([val.scene(i) for i in range(42)])
-acts = explain(resnet, val_images, torch.arange(42) % 14, "layer1").activations.cpu()  # (b, c, h, w)
+acts = explain(
+    resnet, val_images, torch.arange(42) % 14, "layer1"
+).activations.cpu()  # (b, c, h, w)
 
 # %%
-grid = nn.functional.adaptive_avg_pool2d(val_masks.float(), acts.shape[2:])  # (b, parts, h, w)
+grid = nn.functional.adaptive_avg_pool2d(
+    val_masks.float(), acts.shape[2:]
+)  # (b, parts, h, w)
 rows = torch.cat([acts.transpose(0, 1).flatten(1), grid.transpose(0, 1).flatten(1)])
-match = torch.corrcoef(rows)[: acts.shape[1], acts.shape[1] :].nan_to_num()  # (c, parts); a channel that never fires matches nothing
+match = torch.corrcoef(rows)[
+    : acts.shape[1], acts.shape[1] :
+].nan_to_num()  # (c, parts); a channel that never fires matches nothing
 best, which = match.max(1)
-names = [f"{PARTS[p]} ({r:+.2f})" if r > 0.2 else f"no part ({r:+.2f})" for r, p in zip(best.tolist(), which.tolist())]
-print(f"{sum(best > 0.2)} of {len(names)} channels go with a part (correlation above 0.2)")
+names = [
+    f"{PARTS[p]} ({r:+.2f})" if r > 0.2 else f"no part ({r:+.2f})"
+    for r, p in zip(best.tolist(), which.tolist())
+]
+print(
+    f"{sum(best > 0.2)} of {len(names)} channels go with a part (correlation above 0.2)"
+)
 
 # %%
 for kind in ("support", "inhibit"):
     for c, name, value in first.table(8, kind, top=4, names=names):
         print(f"{kind:8s} ch {c:2d}  {name:16s} {value:+.4f}")
-assert torch.equal(first.ranking("inhibit", 8), (-first.weights[8]).argsort(descending=True, stable=True))
+assert torch.equal(
+    first.ranking("inhibit", 8),
+    (-first.weights[8]).argsort(descending=True, stable=True),
+)
 
 # %%
-assert first.weights[8, first.ranking("support", 8)[0]] > 0 > first.weights[8, first.ranking("inhibit", 8)[0]]
+assert (
+    first.weights[8, first.ranking("support", 8)[0]]
+    > 0
+    > first.weights[8, first.ranking("inhibit", 8)[0]]
+)
 
 # %% tags=["hide-input"]
 numbers, words, values = zip(*first.table(8, "support", 5, names))
-bird = nn.functional.adaptive_avg_pool2d(pictures[8].bird[None, None], acts.shape[2:])[0, 0] > 0.5
+bird = (
+    nn.functional.adaptive_avg_pool2d(pictures[8].bird[None, None], acts.shape[2:])[
+        0, 0
+    ]
+    > 0.5
+)
 show_figure(
-    viz.show_trace(images[8], bird, first.activations[8, list(numbers)].cpu(), words, numbers, values, unit="activation", value_label="weight", title="the true bird"),
-    name="gradcam-channels", alt="The bird, its true outline, bars of five weights, and the maps of these five channels.",
+    viz.show_trace(
+        images[8],
+        bird,
+        first.activations[8, list(numbers)].cpu(),
+        words,
+        numbers,
+        values,
+        unit="activation",
+        value_label="weight",
+        title="the true bird",
+    ),
+    name="gradcam-channels",
+    alt="The bird, its true outline, bars of five weights, and the maps of these five channels.",
     caption="The five channels that support the species most, with the part each goes with and how closely. The outline is the true bird, not a segment the network made.",
 )
 
@@ -281,7 +407,9 @@ show_figure(
 # Fourteen birds, fourteen classes, one backward pass. It must be the same as one by one, or a batch would explain each bird by its neighbours.
 
 # %%
-alone = torch.cat([explain(resnet, images[i], int(labels[i]), "layer1").raw for i in range(14)])
+alone = torch.cat(
+    [explain(resnet, images[i], int(labels[i]), "layer1").raw for i in range(14)]
+)
 error = float((alone - first.raw).abs().max() / first.raw.abs().max())
 print(f"largest difference, relative to the largest cell: {error:.1e}")
 assert error < 1e-5 and len(set(first.target)) == 14
@@ -297,18 +425,30 @@ methods = ("gradcam", "gradcam++", "layercam", "hirescam")
 siblings = [explain(resnet, images[8:9], 8, "layer1", method) for method in methods]
 heats = [r.heatmap(relu=False)[0] for r in siblings]
 show_figure(
-    viz.show_overlays([images[8]] * 4, heats, methods, masks=[pictures[8].bird] * 4, unit="share of each map's largest"),
-    name="gradcam-siblings", alt="Four overlays of one bird, one per method, with the outline of the true bird.",
+    viz.show_overlays(
+        [images[8]] * 4,
+        heats,
+        methods,
+        masks=[pictures[8].bird] * 4,
+        unit="share of each map's largest",
+    ),
+    name="gradcam-siblings",
+    alt="Four overlays of one bird, one per method, with the outline of the true bird.",
     caption="Four methods, one gradient. Each map divided by its own largest magnitude, because their units differ. The line is the true outline.",
 )
 
 # %%
 for name, r in zip(methods, siblings):
-    print(f"{name:10s} share of negative evidence {float(r.raw.clamp_max(0).abs().sum() / r.raw.abs().sum()):.2f}")
+    print(
+        f"{name:10s} share of negative evidence {float(r.raw.clamp_max(0).abs().sum() / r.raw.abs().sum()):.2f}"
+    )
 assert float(siblings[2].raw.min()) >= 0 and float(siblings[3].raw.min()) < 0
 
 # %%
-last = [explain(resnet, images[8:9], 8, "layer4", method).raw for method in ("gradcam", "hirescam")]
+last = [
+    explain(resnet, images[8:9], 8, "layer4", method).raw
+    for method in ("gradcam", "hirescam")
+]
 assert torch.allclose(*last, atol=1e-5 * float(last[0].abs().max()))
 
 # %% [markdown]
@@ -322,13 +462,21 @@ assert torch.allclose(*last, atol=1e-5 * float(last[0].abs().max()))
 
 # %%
 species = [s.name for s in SPECIES]
-twins = [(a, b, part) for a, b, part in twin_pairs()] + [(b, a, part) for a, b, part in twin_pairs()]
+twins = [(a, b, part) for a, b, part in twin_pairs()] + [
+    (b, a, part) for a, b, part in twin_pairs()
+]
 print([f"{a} not {b}: {part}" for a, b, part in twins])
+
 
 def twin_birds(split, count, offset=5000):
     """Images, mask of the deciding part, true class, class of the twin."""
     rows = [twins[i % 4] for i in range(count)]
-    images, masks, _ = drawn([sample_scene(scene_seed(split, offset + i), species_by_name(a)) for i, (a, _, _) in enumerate(rows)])
+    images, masks, _ = drawn(
+        [
+            sample_scene(scene_seed(split, offset + i), species_by_name(a))
+            for i, (a, _, _) in enumerate(rows)
+        ]
+    )
     part = torch.tensor([PARTS.index(p) for _, _, p in rows])
     own, other = (torch.tensor([species.index(row[k]) for row in rows]) for k in (0, 1))
     return images, masks[torch.arange(count), part], own, other
@@ -338,6 +486,7 @@ def twin_birds(split, count, offset=5000):
 # Two measures. The **pointing game** {cite:p}`zhang2018`: is the largest value of the map inside the part? The **mass**: which share of the positive evidence is inside?
 # And two opponents. **Chance** is the area of the part. The **centred Gaussian** knows where photographers put birds and nothing else; its width is fitted to the validation birds.
 
+
 # %%
 def hits_and_mass(maps, mask):
     """Per image: share of the maxima inside the mask, share of the positive values inside; no evidence counts as a miss. (2, b)"""
@@ -346,9 +495,12 @@ def hits_and_mass(maps, mask):
     hit = (top & mask).sum(1) / top.sum(1).clamp_min(1)
     return torch.stack([hit, (maps * mask).sum(1) / maps.sum(1).clamp_min(1e-12)])
 
+
 centre = (torch.arange(96) + 0.5) / 96 - 0.5
-radius2 = (centre[:, None] ** 2 + centre ** 2) / 2
-sigma = float((val_birds * radius2).sum() / val_birds.sum()) ** 0.5  # the likeliest for the pixels of these birds
+radius2 = (centre[:, None] ** 2 + centre**2) / 2
+sigma = (
+    float((val_birds * radius2).sum() / val_birds.sum()) ** 0.5
+)  # the likeliest for the pixels of these birds
 
 # %%
 gaussian = torch.exp(-radius2 / sigma**2)[None]
@@ -357,31 +509,57 @@ print(f"centred Gaussian: sigma {sigma:.3f} image widths")
 # %% [markdown]
 # Layer and method are chosen on 48 validation twins, by the sum of the two measures. Predict: will the last layer win?
 
+
 # %%
 def margin_between(own, other):
-    return lambda logits: logits[torch.arange(len(own)), own] - logits[torch.arange(len(own)), other]
+    return lambda logits: (
+        logits[torch.arange(len(own)), own] - logits[torch.arange(len(own)), other]
+    )
+
 
 # %%
 tune_images, tune_mask, own, other = twin_birds("val", 48)
-candidates = {"ResNet": (resnet, ("layer1", "layer2", "layer3", "layer4")),
-              "ViT": (vit, ("blocks.1.norm1", "blocks.1", "blocks.2.norm1", "blocks.2", "blocks.3.norm1"))}
+candidates = {
+    "ResNet": (resnet, ("layer1", "layer2", "layer3", "layer4")),
+    "ViT": (
+        vit,
+        ("blocks.1.norm1", "blocks.1", "blocks.2.norm1", "blocks.2", "blocks.3.norm1"),
+    ),
+}
 validation = {}
 for family, (model, names_) in candidates.items():
     for layer in names_:
         for method in ("gradcam", "layercam", "hirescam"):
-            heat = explain(model, tune_images, margin_between(own.to(device), other.to(device)), layer, method).heatmap()
+            heat = explain(
+                model,
+                tune_images,
+                margin_between(own.to(device), other.to(device)),
+                layer,
+                method,
+            ).heatmap()
             validation[family, layer, method] = hits_and_mass(heat, tune_mask).mean(1)
 
 # %%
 for (family, layer, method), (hit, mass) in validation.items():
     print(f"{family:6s} {layer:14s} {method:8s} pointing {hit:.2f}  mass {mass:.2f}")
 
+
 def choose(family, methods):
-    return max((k for k in validation if k[0] == family and k[2] in methods), key=lambda k: float(validation[k].sum()))
+    return max(
+        (k for k in validation if k[0] == family and k[2] in methods),
+        key=lambda k: float(validation[k].sum()),
+    )
+
 
 # %%
-chosen = {f"{family}, {word}": choose(family, methods) for family in candidates
-          for word, methods in (("Grad-CAM", ("gradcam",)), ("best sibling", ("layercam", "hirescam")))}
+chosen = {
+    f"{family}, {word}": choose(family, methods)
+    for family in candidates
+    for word, methods in (
+        ("Grad-CAM", ("gradcam",)),
+        ("best sibling", ("layercam", "hirescam")),
+    )
+}
 for row, (_, layer, method) in chosen.items():
     print(f"{row:22s} {method} at {layer}")
 
@@ -390,7 +568,10 @@ for row, (_, layer, method) in chosen.items():
 
 # %%
 assert all(layer != "layer4" for family, layer, _ in chosen.values())
-assert validation["ResNet", "layer4", "gradcam"][0] < 0.5 * validation[chosen["ResNet, best sibling"]][0]
+assert (
+    validation["ResNet", "layer4", "gradcam"][0]
+    < 0.5 * validation[chosen["ResNet, best sibling"]][0]
+)
 
 # %% [markdown]
 # Now the test: 208 other birds, half of them with the wing as the only reason, half with the beak.
@@ -398,20 +579,39 @@ assert validation["ResNet", "layer4", "gradcam"][0] < 0.5 * validation[chosen["R
 # %%
 test_images, test_mask, own, other = twin_birds("test", 208)
 margin = margin_between(own.to(device), other.to(device))
-scored = {"chance": test_mask.flatten(1).float().mean(1).expand(2, -1), "Gaussian": hits_and_mass(gaussian.expand(208, -1, -1), test_mask)}
+scored = {
+    "chance": test_mask.flatten(1).float().mean(1).expand(2, -1),
+    "Gaussian": hits_and_mass(gaussian.expand(208, -1, -1), test_mask),
+}
 for row, (family, layer, method) in chosen.items():
-    scored[row] = hits_and_mass(explain(candidates[family][0], test_images, margin, layer, method).heatmap(), test_mask)
+    scored[row] = hits_and_mass(
+        explain(candidates[family][0], test_images, margin, layer, method).heatmap(),
+        test_mask,
+    )
 
 # %%
 print(f"{'':24s} pointing game        mass inside the part")
 for row, values in scored.items():
-    (hit, hit_low, hit_high), (mass, mass_low, mass_high) = mean_intervals(values)  # over birds, by bootstrap
-    print(f"{row:24s} {hit:.2f} [{hit_low:.2f}, {hit_high:.2f}]   {mass:.3f} [{mass_low:.3f}, {mass_high:.3f}]")
+    (hit, hit_low, hit_high), (mass, mass_low, mass_high) = mean_intervals(
+        values
+    )  # over birds, by bootstrap
+    print(
+        f"{row:24s} {hit:.2f} [{hit_low:.2f}, {hit_high:.2f}]   {mass:.3f} [{mass_low:.3f}, {mass_high:.3f}]"
+    )
 
 # %% tags=["hide-input"]
-means, lows, highs = torch.tensor(np.stack([mean_intervals(v) for v in scored.values()])).unbind(2)
+means, lows, highs = torch.tensor(
+    np.stack([mean_intervals(v) for v in scored.values()])
+).unbind(2)
 show_figure(
-    viz.show_grouped_bars(means, ["pointing game", "mass inside"], list(scored), "share", spread=(highs - lows) / 2), name="gradcam-pointing",
+    viz.show_grouped_bars(
+        means,
+        ["pointing game", "mass inside"],
+        list(scored),
+        "share",
+        spread=(highs - lows) / 2,
+    ),
+    name="gradcam-pointing",
     alt="Bars of pointing game and mass for chance, Gaussian, Grad-CAM and best sibling of both networks.",
     caption="208 held-out twins, the part that decides. Bars end at the mean over birds; error bars are half of a 95% bootstrap interval.",
 )
@@ -425,7 +625,9 @@ for row in chosen:
     for opponent in ("chance", "Gaussian"):
         mean, low, high = mean_intervals(scored[row] - scored[opponent]).T
         ahead[row, opponent] = low
-        print(f"{row:24s} minus {opponent:8s}: pointing {mean[0]:+.2f} [{low[0]:+.2f}, {high[0]:+.2f}], mass {mean[1]:+.3f} [{low[1]:+.3f}, {high[1]:+.3f}]")
+        print(
+            f"{row:24s} minus {opponent:8s}: pointing {mean[0]:+.2f} [{low[0]:+.2f}, {high[0]:+.2f}], mass {mean[1]:+.3f} [{low[1]:+.3f}, {high[1]:+.3f}]"
+        )
 
 for (row, opponent), low in ahead.items():
     if "best sibling" in row:
@@ -433,7 +635,9 @@ for (row, opponent), low in ahead.items():
     elif opponent == "chance":
         assert (low > 0).all()
     else:
-        assert low[1] > 0 and (low[0] > 0) == (row == "ViT, Grad-CAM")  # mass: both networks; pointing: the ViT only
+        assert low[1] > 0 and (low[0] > 0) == (
+            row == "ViT, Grad-CAM"
+        )  # mass: both networks; pointing: the ViT only
 
 # %% [markdown]
 # The best sibling beats chance and the Gaussian, in both networks and by both measures, and none of these intervals reaches zero. Plain Grad-CAM beats chance by both and
@@ -445,7 +649,10 @@ for (row, opponent), low in ahead.items():
 # %%
 scenes = [data.scene(i) for i in range(210)]
 shift = np.random.RandomState(0).uniform(-0.125, 0.125, (210, 2))
-sets = {"as they come": drawn(scenes), "moved": drawn([s.moved(*d) for s, d in zip(scenes, shift)])}
+sets = {
+    "as they come": drawn(scenes),
+    "moved": drawn([s.moved(*d) for s, d in zip(scenes, shift)]),
+}
 
 # %%
 own_class = torch.arange(210) % 14
@@ -464,17 +671,27 @@ for what, (birds, masks, whole) in sets.items():
 
 # %%
 for what, (_, masks, whole) in sets.items():
-    print(f"{what:14s} chance     five parts {float(masks.any(1).float().mean()):.2f}               whole bird {float(whole.float().mean()):.2f}")
+    print(
+        f"{what:14s} chance     five parts {float(masks.any(1).float().mean()):.2f}               whole bird {float(whole.float().mean()):.2f}"
+    )
 for what, row, hit, mass, bird_hit, bird_mass in outlook:
-    print(f"{what:14s} {row:9s}  five parts: pointing {hit:.2f}, mass {mass:.2f}   whole bird: pointing {bird_hit:.2f}, mass {bird_mass:.2f}")
+    print(
+        f"{what:14s} {row:9s}  five parts: pointing {hit:.2f}, mass {mass:.2f}   whole bird: pointing {bird_hit:.2f}, mass {bird_mass:.2f}"
+    )
 
 # %%
 for what in sets:
     for family in candidates:
-        mean, low, high = mean_intervals(parts_ahead[what, family] - parts_ahead[what, "Gaussian"]).T
-        print(f"{what:14s} {family:6s} minus Gaussian: pointing {mean[0]:+.2f} [{low[0]:+.2f}, {high[0]:+.2f}], mass {mean[1]:+.2f} [{low[1]:+.2f}, {high[1]:+.2f}]")
-        assert low[1] > 0                       # more mass in the true parts, always
-        assert (low[0] > 0) == (what == "moved")  # better pointing only where the bird is not always in the middle
+        mean, low, high = mean_intervals(
+            parts_ahead[what, family] - parts_ahead[what, "Gaussian"]
+        ).T
+        print(
+            f"{what:14s} {family:6s} minus Gaussian: pointing {mean[0]:+.2f} [{low[0]:+.2f}, {high[0]:+.2f}], mass {mean[1]:+.2f} [{low[1]:+.2f}, {high[1]:+.2f}]"
+        )
+        assert low[1] > 0  # more mass in the true parts, always
+        assert (low[0] > 0) == (
+            what == "moved"
+        )  # better pointing only where the bird is not always in the middle
 
 # %% [markdown]
 # As the birds come, pointing at the middle hits *some* part nearly always, and neither network does better: the intervals of the first two lines reach zero.
@@ -492,14 +709,25 @@ tabs = Gallery("gradcam-photographs")
 for label, model in (("aviary ResNet", resnet), ("random resnet18", stranger)):
     x = model.info.preprocess(cat)
     result = GradCAM(model, "layer3").explain(x, target="predicted")
-    back = (x[0].cpu() * torch.tensor(model.info.std).view(3, 1, 1) + torch.tensor(model.info.mean).view(3, 1, 1)).clamp(0, 1)
-    tabs.add(label, picture_of(result, back[None], 0, result.target[0]), alt=f"A cat, and the map of {label} for what it predicts.",
-             caption=f"{label}: {model.info.weights}. Explained: {result.target[0]}, which is not in the picture.")
+    back = (
+        x[0].cpu() * torch.tensor(model.info.std).view(3, 1, 1)
+        + torch.tensor(model.info.mean).view(3, 1, 1)
+    ).clamp(0, 1)
+    tabs.add(
+        label,
+        picture_of(result, back[None], 0, result.target[0]),
+        alt=f"A cat, and the map of {label} for what it predicts.",
+        caption=f"{label}: {model.info.weights}. Explained: {result.target[0]}, which is not in the picture.",
+    )
 tabs.show()
 
 # %%
-probability = float(resnet(resnet.info.preprocess(cat).to(device)).softmax(1).max().detach())
-print(f"the cat is a {SPECIES[int(resnet(resnet.info.preprocess(cat).to(device)).argmax())].name}, says the aviary ResNet, with {probability:.0%}")
+probability = float(
+    resnet(resnet.info.preprocess(cat).to(device)).softmax(1).max().detach()
+)
+print(
+    f"the cat is a {SPECIES[int(resnet(resnet.info.preprocess(cat).to(device)).argmax())].name}, says the aviary ResNet, with {probability:.0%}"
+)
 assert stranger.info.weights.startswith("random")
 
 # %% [markdown]
@@ -512,17 +740,27 @@ assert stranger.info.weights.startswith("random")
 # **1. Overwritten.** A hook keeps the output of a convolution. The next layer is an in-place ReLU. What is the smallest value that was kept?
 
 # %%
-block = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+block = nn.Sequential(
+    nn.Conv2d(3, 8, 3),
+    nn.ReLU(inplace=True),
+    nn.AdaptiveAvgPool2d(1),
+    nn.Flatten(),
+    nn.Linear(8, 5),
+).eval()
 noise = torch.rand(4, 3, 12, 12)
 kept = []
-handle = block[0].register_forward_hook(lambda module, inputs, output: kept.append(output.detach()))
+handle = block[0].register_forward_hook(
+    lambda module, inputs, output: kept.append(output.detach())
+)
 block(noise)
 handle.remove()
 
 # %%
 with capture(block, "0") as seen:
     seen.backward(block(noise)[:, 0].sum())
-print(f"kept by the hook: minimum {kept[0].min():.3f}; by ctrace: {seen['0'].activation.min():.3f}")
+print(
+    f"kept by the hook: minimum {kept[0].min():.3f}; by ctrace: {seen['0'].activation.min():.3f}"
+)
 
 # %%
 truth = block[0](noise).detach()
@@ -539,8 +777,12 @@ with capture(block, "0") as seen:
     output = block(noise)
     total = sum(row[target] for row, target in zip(output, [3]))
     seen.backward(total)
-print("largest gradient per image:", [f"{g:.4f}" for g in seen["0"].gradient.abs().amax((1, 2, 3)).tolist()])
+print(
+    "largest gradient per image:",
+    [f"{g:.4f}" for g in seen["0"].gradient.abs().amax((1, 2, 3)).tolist()],
+)
 assert (seen["0"].gradient[1:] == 0).all() and seen["0"].gradient[0].any()
+
 
 # %%
 def said(call, *words):
@@ -553,27 +795,49 @@ def said(call, *words):
     else:
         raise AssertionError("this should have been refused")
 
-said(lambda: GradCAM(block, "0").explain(noise, target=[3]), "one class for each of the 4 images")
+
+said(
+    lambda: GradCAM(block, "0").explain(noise, target=[3]),
+    "one class for each of the 4 images",
+)
 
 # %% [markdown]
 # **3. A dead layer.** Many vision transformers classify by their class token. What gradient reaches the patches of their last block?
 
 # %%
-by_token = timm.models.VisionTransformer(img_size=96, patch_size=16, embed_dim=48, depth=3, num_heads=2, num_classes=5, global_pool="token").eval()
+by_token = timm.models.VisionTransformer(
+    img_size=96,
+    patch_size=16,
+    embed_dim=48,
+    depth=3,
+    num_heads=2,
+    num_classes=5,
+    global_pool="token",
+).eval()
 outputs = []
-handle = by_token.blocks[-1].register_forward_hook(lambda module, inputs, output: outputs.append(output))
+handle = by_token.blocks[-1].register_forward_hook(
+    lambda module, inputs, output: outputs.append(output)
+)
 
 # %%
 score = by_token(images[:1])[0, 0]
 handle.remove()
 (slope,) = torch.autograd.grad(score, outputs[0])  # (1, 1 + 36, 48)
-print(f"class token {slope[0, 0].abs().max():.3f}, largest of {slope.shape[1] - 1} patches {slope[0, 1:].abs().max():.3f}")
+print(
+    f"class token {slope[0, 0].abs().max():.3f}, largest of {slope.shape[1] - 1} patches {slope[0, 1:].abs().max():.3f}"
+)
 
 # %%
 dead = GradCAM(by_token, "blocks.2").explain(images[:1], target=0)
 print(dead.status[0], "-", dead.explanation[0])
-assert (slope[0, 1:] == 0).all() and dead.status == ["dead_layer"] and "blocks.2.norm1" in dead.explanation[0]
-assert GradCAM(by_token, "blocks.2.norm1").explain(images[:1], target=0).status == ["ok"]
+assert (
+    (slope[0, 1:] == 0).all()
+    and dead.status == ["dead_layer"]
+    and "blocks.2.norm1" in dead.explanation[0]
+)
+assert GradCAM(by_token, "blocks.2.norm1").explain(images[:1], target=0).status == [
+    "ok"
+]
 
 # %% [markdown]
 # **4. The wrong axis.** Tokens are rows, channels are columns. A `reshape` to (channels, h, w) has the right shape and mixes the two up.
@@ -581,18 +845,34 @@ assert GradCAM(by_token, "blocks.2.norm1").explain(images[:1], target=0).status 
 # %%
 with capture(vit, "blocks.1") as seen:
     seen.backward(vit(vit.info.preprocess(images[8:9]).to(device))[0, 8])
-acts, grads = (t[:, 1:].reshape(1, -1, 12, 12) for t in (seen["blocks.1"].activation, seen["blocks.1"].gradient))
+acts, grads = (
+    t[:, 1:].reshape(1, -1, 12, 12)
+    for t in (seen["blocks.1"].activation, seen["blocks.1"].gradient)
+)
 scrambled = (grads.mean((2, 3), keepdim=True) * acts).sum(1)
 right = explain(vit, images[8:9], 8, "blocks.1").raw
-print("shapes", tuple(scrambled.shape), tuple(right.shape), f"correlation {np.corrcoef(scrambled.cpu().ravel(), right.cpu().ravel())[0, 1]:+.2f}")
-assert scrambled.shape == right.shape and abs(np.corrcoef(scrambled.cpu().ravel(), right.cpu().ravel())[0, 1]) < 0.5
+print(
+    "shapes",
+    tuple(scrambled.shape),
+    tuple(right.shape),
+    f"correlation {np.corrcoef(scrambled.cpu().ravel(), right.cpu().ravel())[0, 1]:+.2f}",
+)
+assert (
+    scrambled.shape == right.shape
+    and abs(np.corrcoef(scrambled.cpu().ravel(), right.cpu().ravel())[0, 1]) < 0.5
+)
 
 # %%
 transposed = torch.zeros(1, 64, 145)
-said(lambda: ctrace.tokens.tokens_to_map(transposed, vit, (96, 96)), "axis 2", "transpose(1, 2)")
+said(
+    lambda: ctrace.tokens.tokens_to_map(transposed, vit, (96, 96)),
+    "axis 2",
+    "transpose(1, 2)",
+)
 
 # %% [markdown]
 # **5. Nothing, rescaled.** The norm of a normalised output is 1 for every image. Its gradient is rounding. Subtract the minimum, divide by the maximum:
+
 
 # %%
 class Normalised(nn.Module):
@@ -603,6 +883,7 @@ class Normalised(nn.Module):
     def forward(self, x):
         return nn.functional.normalize(self.model(x), dim=1)
 
+
 unit = Normalised(resnet).eval()
 with capture(unit, "model.layer1") as seen:
     seen.backward(unit(resnet.info.preprocess(images[:1]).to(device)).norm())
@@ -611,16 +892,25 @@ with capture(unit, "model.layer1") as seen:
 record = seen["model.layer1"]
 raw = (record.gradient.mean((2, 3), keepdim=True) * record.activation).sum(1)
 rescaled = (raw - raw.min()) / (raw.max() - raw.min())
-print(f"largest gradient {record.gradient.abs().max():.1e}, largest value of the map {raw.abs().max():.1e}, after rescaling {rescaled.max():.1f}")
+print(
+    f"largest gradient {record.gradient.abs().max():.1e}, largest value of the map {raw.abs().max():.1e}, after rescaling {rescaled.max():.1f}"
+)
 
 # %%
-nothing = GradCAM(unit, "model.layer1").explain(resnet.info.preprocess(images[:1]), target="norm")
+nothing = GradCAM(unit, "model.layer1").explain(
+    resnet.info.preprocess(images[:1]), target="norm"
+)
 print(nothing.status[0], "-", nothing.explanation[0])
 assert raw.abs().max() < 1e-5 and rescaled.max() == 1
-assert nothing.status == ["saturated_target"] and not nothing.raw.any() and not nothing.heatmap().any()
+assert (
+    nothing.status == ["saturated_target"]
+    and not nothing.raw.any()
+    and not nothing.heatmap().any()
+)
 
 # %% [markdown]
 # **6. Leaked hooks.** A class that registers hooks when it is made, and an exception before they are removed. How many hooks does the model carry after three attempts?
+
 
 # %%
 class Leaky:
@@ -631,9 +921,12 @@ class Leaky:
         self.model(image)
         self.handle.remove()
 
+
 for _ in range(3):
     try:
-        Leaky(block).explain(torch.rand(1, 4, 12, 12))  # four channels: the convolution refuses
+        Leaky(block).explain(
+            torch.rand(1, 4, 12, 12)
+        )  # four channels: the convolution refuses
     except RuntimeError:
         pass
 print("hooks left behind:", len(block[0]._forward_hooks))
@@ -660,6 +953,7 @@ print("the same model, hook for hook and bit for bit")
 # Answer with three words out of `"same"`, `"doubled"`, `"halved"`, `"other"`.
 # ```
 
+
 # %%
 def check_twice(raw, shown, ranking):
     """Compares a prediction with what happens."""
@@ -668,12 +962,19 @@ def check_twice(raw, shown, ranking):
         loud.fc.weight.mul_(2), loud.fc.bias.mul_(2)
     after = explain(loud, images, labels, "layer1")
     ratio = float((after.raw * first.raw).sum() / (first.raw * first.raw).sum())
-    truth = ({2: "doubled", 1: "same"}.get(round(ratio, 2), "other"),
-             "same" if np.allclose(after.heatmap(), first.heatmap(), atol=1e-4) else "other",
-             "same" if torch.equal(after.ranking()[:, :3], first.ranking()[:, :3]) else "other")
-    for what, guess, is_so in zip(("signed map", "map in [0, 1]", "ranking"), (raw, shown, ranking), truth):
+    truth = (
+        {2: "doubled", 1: "same"}.get(round(ratio, 2), "other"),
+        "same" if np.allclose(after.heatmap(), first.heatmap(), atol=1e-4) else "other",
+        "same"
+        if torch.equal(after.ranking()[:, :3], first.ranking()[:, :3])
+        else "other",
+    )
+    for what, guess, is_so in zip(
+        ("signed map", "map in [0, 1]", "ranking"), (raw, shown, ranking), truth
+    ):
         print(f"{what}: {'yes' if guess == is_so else 'no'}, {is_so}")
     return (raw, shown, ranking) == truth
+
 
 # %% [markdown]
 # ```{solution-start} ex-gradcam-twice
@@ -697,30 +998,41 @@ assert check_twice("doubled", "same", "same")
 # **Implement.** Write `my_hirescam(model, layer, image, target)` with `capture`: gradient times activation, summed over channels, `(h, w)`.
 # ```
 
+
 # %%
 def check_hirescam(own):
     """Compares an implementation with GradCAM(method="hirescam") on a layer where the two rules differ."""
     x = resnet.info.preprocess(images[3:4]).to(device)
-    got, want = own(resnet, "layer2", x, 3), GradCAM(resnet, "layer2", method="hirescam").explain(x, 3).raw[0]
+    got, want = (
+        own(resnet, "layer2", x, 3),
+        GradCAM(resnet, "layer2", method="hirescam").explain(x, 3).raw[0],
+    )
     if tuple(got.shape) != tuple(want.shape):
-        print(f"expected the layer's grid {tuple(want.shape)}, received {tuple(got.shape)}. Sum over channels, take the first image.")
+        print(
+            f"expected the layer's grid {tuple(want.shape)}, received {tuple(got.shape)}. Sum over channels, take the first image."
+        )
         return False
     if torch.allclose(got, explain(resnet, images[3:4], 3, "layer2").raw[0], atol=1e-4):
-        print("this is Grad-CAM: the gradient was averaged over places before it was multiplied.")
+        print(
+            "this is Grad-CAM: the gradient was averaged over places before it was multiplied."
+        )
         return False
     print("largest difference", float((got - want).abs().max()))
     return torch.allclose(got, want, atol=1e-5 * float(want.abs().max()))
+
 
 # %% [markdown]
 # ```{solution-start} ex-gradcam-own
 # :class: dropdown
 # ```
 
+
 # %%
 def my_hirescam(model, layer, image, target):
     with capture(model, layer) as seen:
         seen.backward(model(image)[0, target])
     return (seen[layer].gradient * seen[layer].activation).sum(1)[0]
+
 
 assert check_hirescam(my_hirescam)
 
@@ -738,13 +1050,24 @@ assert check_hirescam(my_hirescam)
 # The weights $\alpha_c$ are means of gradients. Which layer makes these means zero?
 # ```
 
+
 # %%
 def check_silence(model):
     """Asks Grad-CAM and HiResCAM about the last convolution of a network for 12 x 12 images."""
-    plain, fine = (GradCAM(model, method=method).explain(noise, target=0) for method in ("gradcam", "hirescam"))
-    print("Grad-CAM:", plain.status[0], "-", plain.explanation[0] or "it finds something, so the gradients of a channel do not sum to zero")
+    plain, fine = (
+        GradCAM(model, method=method).explain(noise, target=0)
+        for method in ("gradcam", "hirescam")
+    )
+    print(
+        "Grad-CAM:",
+        plain.status[0],
+        "-",
+        plain.explanation[0]
+        or "it finds something, so the gradients of a channel do not sum to zero",
+    )
     print("HiResCAM:", fine.status[0], "-", fine.explanation[0] or "it finds something")
     return set(plain.status) == {"no_evidence"} and set(fine.status) == {"ok"}
+
 
 # %% [markdown]
 # ```{solution-start} ex-gradcam-silence
@@ -754,7 +1077,9 @@ def check_silence(model):
 # A normalisation over the places of each channel subtracts their mean: raising the channel everywhere changes nothing behind it, so its slope is zero. The status says so and names the cure.
 
 # %%
-silent = nn.Sequential(nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(800, 5)).eval()
+silent = nn.Sequential(
+    nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(800, 5)
+).eval()
 assert check_silence(silent)
 
 # %% [markdown]
@@ -772,4 +1097,6 @@ assert check_silence(silent)
 # Next: when there is no class to explain but a likeness, [Grad-CAM for embeddings](06_gradcam_embeddings.ipynb).
 
 # %%
-print(f"this page ran in {time.time() - started:.0f} s on {device}, {torch.get_num_threads()} threads")
+print(
+    f"this page ran in {time.time() - started:.0f} s on {device}, {torch.get_num_threads()} threads"
+)

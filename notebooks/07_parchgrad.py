@@ -8,9 +8,21 @@
 
 # %% tags=["remove-cell"]
 # Colab, Kaggle: install the package. Where it is installed already, this does nothing.
-import importlib.util, subprocess, sys
+import importlib.util
+import subprocess
+import sys
+
 if importlib.util.find_spec("ctrace") is None:
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/ctrace-book/ctrace"])
+    subprocess.check_call(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "git+https://github.com/ctrace-book/ctrace",
+        ]
+    )
 
 # %% [markdown]
 # In this notebook you will
@@ -26,24 +38,25 @@ import tempfile
 import textwrap
 import time
 import warnings
+
 import numpy as np
 import timm
 import torch
-from scipy import stats
-from torch import nn
-from torch.utils.data import DataLoader
 from ctrace import saliency, viz
 from ctrace.aviary import PARTS, SPECIES, Aviary, Cached, rank_correlation, render
 from ctrace.channel_statistics import ChannelStatistics
 from ctrace.convs import channel_means, conv_layers, default_convs
 from ctrace.gallery import Gallery, show_figure
 from ctrace.hooks import capture
-from ctrace.masking_curves import mass_inside, masking_curve
+from ctrace.masking_curves import masking_curve, mass_inside
 from ctrace.models import load_model
 from ctrace.parchgrad import ParchGrad
 from ctrace.parchgrad_calls import STATISTICS_FILE, get_hook_wrapper, get_input_attrib
 from ctrace.partition import reweigh
 from ctrace.trust import mean_intervals
+from scipy import stats
+from torch import nn
+from torch.utils.data import DataLoader
 
 started = time.time()
 torch.manual_seed(0)
@@ -64,14 +77,17 @@ scenes = [test.scene(i) for i in range(len(test))]
 pictures, labels = [render(s) for s in scenes], torch.arange(len(test)) % 14
 images = model.info.preprocess(torch.stack([p.image for p in pictures]).to(device))
 
+
 # %%
 def parts_of(picture):
     """All five parts as one mask (height, width)."""
     return sum(picture.masks[part] for part in PARTS).clamp(0, 1)
 
+
 def unsigned(slope):
     """Mean magnitude over the colours (b, height, width)."""
     return slope.detach().cpu().abs().mean(1)
+
 
 hazels = [i for i in range(len(test)) if labels[i] == HAZEL]
 bird, picture = hazels[2], pictures[hazels[2]]
@@ -79,7 +95,13 @@ plain = unsigned(saliency.gradient(model, images[bird], HAZEL))
 
 # %%
 show_figure(
-    viz.show_mass([picture.image] * 2, [None, plain[0]], ["a hazel", "plain gradient"], [parts_of(picture)] * 2), name="parchgrad-plain",
+    viz.show_mass(
+        [picture.image] * 2,
+        [None, plain[0]],
+        ["a hazel", "plain gradient"],
+        [parts_of(picture)] * 2,
+    ),
+    name="parchgrad-plain",
     alt="A drawn bird, and its gradient as red speckle over most of the picture, densest on the bird.",
     caption="The magnitude of the gradient, divided by its mean. Outlined: beak, crest, wing, tail and legs.",
 )
@@ -106,21 +128,29 @@ inside, outside = np.array([0.9, 1.3, 1.1]), np.array([0.2, 1.0, 0.4, 0.6, 0.3])
 error = inside.var(ddof=1) / len(inside) + outside.var(ddof=1) / len(outside)
 t = (inside.mean() - outside.mean()) / error**0.5
 theirs = stats.ttest_ind(inside, outside, equal_var=False, alternative="greater")
-print(f"t = {t:.3f}; scipy says {theirs.statistic:.3f}, p = {theirs.pvalue:.4f} at {theirs.df:.1f} degrees of freedom")
+print(
+    f"t = {t:.3f}; scipy says {theirs.statistic:.3f}, p = {theirs.pvalue:.4f} at {theirs.df:.1f} degrees of freedom"
+)
 assert abs(t - theirs.statistic) < 1e-12
 
 # %% [markdown]
 # Now the gradient. Two channels on a map of $2 \times 2$ places; keep the first. Work out $M$, $N$ and the factor before you run the cell.
 
 # %%
-g = torch.tensor([[[[1.0, -1], [1, -1]], [[3, 3], [-3, -3]]]], dtype=torch.double)  # (1, 2, 2, 2)
+g = torch.tensor(
+    [[[[1.0, -1], [1, -1]], [[3, 3], [-3, -3]]]], dtype=torch.double
+)  # (1, 2, 2, 2)
 M, N = g[0, 0].var(), g[0, 1].var()
 by_hand = torch.stack([g[0, 0] * ((M + N) / M).sqrt(), torch.zeros(2, 2)])[None]
 edited = reweigh(g, torch.tensor([[True, False]]))
-print(f"M = {M:.3f}, N = {N:.3f}, factor {((M + N) / M).sqrt():.3f}; variance of the sum {g.sum(1).var():.3f} before, {edited.sum(1).var():.3f} after")
+print(
+    f"M = {M:.3f}, N = {N:.3f}, factor {((M + N) / M).sqrt():.3f}; variance of the sum {g.sum(1).var():.3f} before, {edited.sum(1).var():.3f} after"
+)
 
 # %%
-assert torch.allclose(edited, by_hand, atol=1e-15) and torch.allclose(edited.sum(1).var(), g.sum(1).var())
+assert torch.allclose(edited, by_hand, atol=1e-15) and torch.allclose(
+    edited.sum(1).var(), g.sum(1).var()
+)
 
 # %% [markdown]
 # The other channel is gone and the variance of the sum is as before. That is what the factor is for.
@@ -133,13 +163,22 @@ assert torch.allclose(edited, by_hand, atol=1e-15) and torch.allclose(edited.sum
 # %%
 train = Cached(Aviary("train", 14 * 20))
 
+
 def collect(model, dataset=train, **settings):
     """Statistics of a model over a labelled data set, without the bar."""
     loader = DataLoader(dataset, 56)
-    return ChannelStatistics.collect(model, ((model.info.preprocess(x.to(device)), y) for x, y in loader), progress=False, **settings)
+    return ChannelStatistics.collect(
+        model,
+        ((model.info.preprocess(x.to(device)), y) for x, y in loader),
+        progress=False,
+        **settings,
+    )
+
 
 statistics = collect(model)
-print(f"{len(statistics.layers)} convolutions, {sum(statistics.layers.values())} channels, {len(train)} pictures")
+print(
+    f"{len(statistics.layers)} convolutions, {sum(statistics.layers.values())} channels, {len(train)} pictures"
+)
 assert statistics.count.tolist() == [20] * 14
 
 # %% [markdown]
@@ -148,20 +187,43 @@ assert statistics.count.tolist() == [20] * 14
 # %%
 LAYER = "layer4.0.conv1"
 with torch.no_grad(), channel_means(model, conv_layers(model, LAYER)) as run:
-    fired = torch.cat([run(model.info.preprocess(x.to(device)))[1] for x, _ in DataLoader(train, 56)]).cpu()  # (n, c)
+    fired = torch.cat(
+        [run(model.info.preprocess(x.to(device)))[1] for x, _ in DataLoader(train, 56)]
+    ).cpu()  # (n, c)
 is_hazel = train.targets == HAZEL
 
 # %%
 p = statistics.welch_pvalues(LAYER)[LAYER][:, HAZEL].cpu()  # (c,)
-theirs = stats.ttest_ind(fired[is_hazel].double(), fired[~is_hazel].double(), equal_var=False, alternative="greater").pvalue
-print(f"largest difference from scipy over {len(p)} channels: {np.nanmax(np.abs(p.numpy() - theirs)):.0e}")
+theirs = stats.ttest_ind(
+    fired[is_hazel].double(),
+    fired[~is_hazel].double(),
+    equal_var=False,
+    alternative="greater",
+).pvalue
+print(
+    f"largest difference from scipy over {len(p)} channels: {np.nanmax(np.abs(p.numpy() - theirs)):.0e}"
+)
 assert np.nanmax(np.abs(p.numpy() - theirs)) < 1e-6
 
 # %% tags=["hide-input"]
-chosen_three = [int(p.argmin()), int((p - 0.05).abs().argmin()), int((p - 0.5).abs().argmin())]
+chosen_three = [
+    int(p.argmin()),
+    int((p - 0.05).abs().argmin()),
+    int((p - 0.5).abs().argmin()),
+]
 show_figure(
-    viz.show_histograms({f"channel {c}, p = {p[c]:.1g}": {"hazel": fired[is_hazel, c], "all others": fired[~is_hazel, c]} for c in chosen_three}, "mean activation"),
-    name="parchgrad-statistics", alt="Histograms of three channels for hazels and for all others: clearly apart, slightly apart, and on top of each other.",
+    viz.show_histograms(
+        {
+            f"channel {c}, p = {p[c]:.1g}": {
+                "hazel": fired[is_hazel, c],
+                "all others": fired[~is_hazel, c],
+            }
+            for c in chosen_three
+        },
+        "mean activation",
+    ),
+    name="parchgrad-statistics",
+    alt="Histograms of three channels for hazels and for all others: clearly apart, slightly apart, and on top of each other.",
     caption="Three channels of one layer, on training birds. The lines are the means. Left, the smallest p-value of the layer; right, one that knows nothing about hazels.",
 )
 
@@ -176,36 +238,58 @@ parch = ParchGrad(model, statistics)
 kept = parch.kept_for([HAZEL, MYRTLE], quantile=0.1)
 hazel_channels = kept[LAYER][0].nonzero()[:, 0].tolist()
 print(f"edited layers: {', '.join(parch.layers)}")
-print(f"{LAYER} keeps {len(hazel_channels)} of {statistics.layers[LAYER]} for the hazel: {hazel_channels}")
+print(
+    f"{LAYER} keeps {len(hazel_channels)} of {statistics.layers[LAYER]} for the hazel: {hazel_channels}"
+)
+
 
 # %%
 def fires(scenes_):
     """Mean activation of the layer's channels (n, c)."""
     with torch.no_grad(), channel_means(model, conv_layers(model, LAYER)) as run:
-        return run(model.info.preprocess(torch.stack([render(s).image for s in scenes_]).to(device)))[1].cpu()
+        return run(
+            model.info.preprocess(
+                torch.stack([render(s).image for s in scenes_]).to(device)
+            )
+        )[1].cpu()
+
 
 own_scenes = [Aviary("test", 14 * 24).scene(i) for i in range(HAZEL, 14 * 24, 14)]
 whole = fires(own_scenes)
-loss = torch.stack([1 - fires([s.without(part) for s in own_scenes]).mean(0) / whole.mean(0) for part in PARTS], 1)  # (c, parts)
+loss = torch.stack(
+    [
+        1 - fires([s.without(part) for s in own_scenes]).mean(0) / whole.mean(0)
+        for part in PARTS
+    ],
+    1,
+)  # (c, parts)
 
 # %%
-ahead = loss.topk(2, dim=1).values.diff(dim=1)[:, 0].abs()  # (c,) loss with one part, minus that with the next
+ahead = (
+    loss.topk(2, dim=1).values.diff(dim=1)[:, 0].abs()
+)  # (c,) loss with one part, minus that with the next
 clearest = sorted(hazel_channels, key=lambda c: -float(ahead[c]))[:4]
 for c in clearest:
     part = PARTS[int(loss[c].argmax())]
-    print(f"channel {c}: {', '.join(f'{name} {float(v):+.0%}' for name, v in zip(PARTS, loss[c]))}  -> {getattr(SPECIES[HAZEL], part)} {part}")
+    print(
+        f"channel {c}: {', '.join(f'{name} {float(v):+.0%}' for name, v in zip(PARTS, loss[c]))}  -> {getattr(SPECIES[HAZEL], part)} {part}"
+    )
 
 # %%
 top = clearest[0]
 means = statistics.of_layer(LAYER).mean[:, top].cpu()
 spotted = [s.name for s in SPECIES if s.wing == SPECIES[HAZEL].wing]
-print(f"channel {top} fires most for {', '.join(names[i] for i in means.argsort(descending=True)[:3])}")
+print(
+    f"channel {top} fires most for {', '.join(names[i] for i in means.argsort(descending=True)[:3])}"
+)
 print(f"spotted wings: {', '.join(spotted)}")
 
 # %%
 assert PARTS[int(loss[top].argmax())] == "wing" and loss[top].max() > 0.8
 assert {names[i] for i in means.argsort(descending=True)[:3]} == set(spotted)
-assert kept[LAYER][0, top] and not kept[LAYER][1, top]  # the twin, without spots, does not keep it
+assert (
+    kept[LAYER][0, top] and not kept[LAYER][1, top]
+)  # the twin, without spots, does not keep it
 
 # %% [markdown]
 # The first channel loses most of its activation with the wing, it fires most for the three species with spotted wings, and the myrtle, whose wing has an eye instead, does not keep it. The others are less pure: a channel
@@ -219,9 +303,12 @@ rows = []
 for c in clearest:
     first = maps[:, c].mean((1, 2)).argsort(descending=True)[:6].tolist()
     wearers = f"channel {c}: {', '.join(names[labels[i]] for i in first)}"
-    rows.append((wearers, [pictures[i].image for i in first], [maps[i, c] for i in first]))
+    rows.append(
+        (wearers, [pictures[i].image for i in first], [maps[i, c] for i in first])
+    )
 show_figure(
-    viz.show_channels(rows), name="parchgrad-channels",
+    viz.show_channels(rows),
+    name="parchgrad-channels",
     alt="Four rows of six birds each. The pictures are pale except where the channel of the row fires, mostly on one part of the bird.",
     caption="Four of the channels kept for the hazel, each with the six test birds that excite it most, in colour where it fires.",
 )
@@ -236,10 +323,18 @@ show_figure(
 some, their = images[hazels[:3]], labels[hazels[:3]]
 with parch.partition("cls", quantile=0.1) as seen:
     edited = saliency.gradient(model, some, their)
-print({layer: f"{int(rows.sum(1)[0])} of {rows.shape[1]} kept" for layer, rows in seen.kept.items()})
+print(
+    {
+        layer: f"{int(rows.sum(1)[0])} of {rows.shape[1]} kept"
+        for layer, rows in seen.kept.items()
+    }
+)
 
 # %%
-assert torch.equal(parch.attribute("grad", some, their, quantile=1.0), saliency.gradient(model, some, their))
+assert torch.equal(
+    parch.attribute("grad", some, their, quantile=1.0),
+    saliency.gradient(model, some, their),
+)
 alone = parch.attribute("grad", some[1:2], HAZEL, quantile=0.1)
 assert torch.allclose(edited[1:2], alone, atol=1e-4 * float(alone.abs().max()))
 
@@ -248,34 +343,65 @@ assert torch.allclose(edited[1:2], alone, atol=1e-4 * float(alone.abs().max()))
 
 # %%
 SHARES = (1.0, 0.5, 0.3, 0.1, 0.08, 0.05)
-sweep = {q: unsigned(parch.attribute("grad", images[bird], HAZEL, quantile=q))[0] for q in SHARES}
-where = {"the five parts": parts_of(picture), "the whole bird": picture.bird.clamp(0, 1)}
-share = {what: {q: float(mass_inside(m[None], mask[None])) for q, m in sweep.items()} for what, mask in where.items()}
+sweep = {
+    q: unsigned(parch.attribute("grad", images[bird], HAZEL, quantile=q))[0]
+    for q in SHARES
+}
+where = {
+    "the five parts": parts_of(picture),
+    "the whole bird": picture.bird.clamp(0, 1),
+}
+share = {
+    what: {q: float(mass_inside(m[None], mask[None])) for q, m in sweep.items()}
+    for what, mask in where.items()
+}
 for what, of in share.items():
     print(f"share of the mass on {what}:", {q: f"{v:.2f}" for q, v in of.items()})
 
 # %% tags=["hide-input"]
 show_figure(
-    viz.sweep_gif(picture.image, sweep, parts_of(picture)), name="parchgrad-sweep",
+    viz.sweep_gif(picture.image, sweep, parts_of(picture)),
+    name="parchgrad-sweep",
     alt="An animation of six frames. As fewer channels are kept, the map fades on beak, crest and tail and thickens on wing and body.",
     caption="The sweep, one frame for each share of kept channels: the picture, the map at that share, the plain gradient, the map of the smallest share. A still of each frame follows.",
 )
 
 # %% tags=["hide-input"]
 show_figure(
-    viz.show_mass([picture.image] * 6, list(sweep.values()), [f"keeping {q:g}" for q in SHARES], [parts_of(picture)] * 6, columns=3), name="parchgrad-strip",
-    alt="The six maps of the animation side by side.", caption="The same six maps side by side, on the same scale.",
+    viz.show_mass(
+        [picture.image] * 6,
+        list(sweep.values()),
+        [f"keeping {q:g}" for q in SHARES],
+        [parts_of(picture)] * 6,
+        columns=3,
+    ),
+    name="parchgrad-strip",
+    alt="The six maps of the animation side by side.",
+    caption="The same six maps side by side, on the same scale.",
 )
 
 # %% [markdown]
 # Beak, crest and tail fade; wing and body fill up:
 
 # %%
-by_part = {part: [float(mass_inside(sweep[q][None], picture.masks[part][None])) for q in (1.0, 0.1)] for part in (*PARTS, "body")}
+by_part = {
+    part: [
+        float(mass_inside(sweep[q][None], picture.masks[part][None]))
+        for q in (1.0, 0.1)
+    ]
+    for part in (*PARTS, "body")
+}
 for part, (before, after) in by_part.items():
     print(f"{part:6s}{before:.3f} -> {after:.3f}")
-assert {part for part, (before, after) in by_part.items() if after < before} == {"beak", "crest", "tail"}
-assert {part for part, (before, after) in by_part.items() if after > before + 0.02} == {"wing", "body"}
+assert {part for part, (before, after) in by_part.items() if after < before} == {
+    "beak",
+    "crest",
+    "tail",
+}
+assert {part for part, (before, after) in by_part.items() if after > before + 0.02} == {
+    "wing",
+    "body",
+}
 
 # %% [markdown]
 # One picture proves little, and a picture chosen for a figure less. The numbers come [below](parchgrad-numbers).
@@ -285,14 +411,31 @@ assert {part for part, (before, after) in by_part.items() if after > before + 0.
 
 # %%
 ALPHAS = (0.5, 1e-2, 1e-4, 1e-7, 1e-10, 1e-20)
-passing = {a: {layer: rows.float().mean(1) for layer, rows in parch.kept_for(range(14), alpha=a).items()} for a in ALPHAS}
+passing = {
+    a: {
+        layer: rows.float().mean(1)
+        for layer, rows in parch.kept_for(range(14), alpha=a).items()
+    }
+    for a in ALPHAS
+}
 show_figure(
-    viz.show_curves(torch.tensor(ALPHAS), [[float(passing[a][layer].mean()) for a in ALPHAS] for layer in parch.layers], parch.layers, "alpha", "share of channels kept", logx=True),
-    name="parchgrad-alpha", alt="Four falling curves: the share of channels kept at each layer as alpha falls.", caption="Share of channels that pass, mean over the 14 species, for each edited layer.",
+    viz.show_curves(
+        torch.tensor(ALPHAS),
+        [[float(passing[a][layer].mean()) for a in ALPHAS] for layer in parch.layers],
+        parch.layers,
+        "alpha",
+        "share of channels kept",
+        logx=True,
+    ),
+    name="parchgrad-alpha",
+    alt="Four falling curves: the share of channels kept at each layer as alpha falls.",
+    caption="Share of channels that pass, mean over the 14 species, for each edited layer.",
 )
 
 # %%
-with_none = {a: int((torch.stack(list(passing[a].values())) == 0).any(0).sum()) for a in ALPHAS}
+with_none = {
+    a: int((torch.stack(list(passing[a].values())) == 0).any(0).sum()) for a in ALPHAS
+}
 print("species with an empty layer:", with_none)
 assert with_none[0.5] == 0 and with_none[1e-20] > 7
 
@@ -310,13 +453,20 @@ assert torch.equal(unsigned(nothing_kept), plain)
 # %%
 half = collect(model, torch.utils.data.Subset(train, range(140)), layers=parch.layers)
 from_half = ParchGrad(model, half).kept_for(range(14), alpha=1e-10)
-strict = {layer: (float(v.mean()), float(from_half[layer].float().mean())) for layer, v in passing[1e-10].items()}
+strict = {
+    layer: (float(v.mean()), float(from_half[layer].float().mean()))
+    for layer, v in passing[1e-10].items()
+}
 for layer, (from_all, less) in strict.items():
-    print(f"{layer} keeps {from_all:.3f} of its channels, with half of the pictures {less:.3f}")
+    print(
+        f"{layer} keeps {from_all:.3f} of its channels, with half of the pictures {less:.3f}"
+    )
 
 # %%
 shares = [from_all for from_all, _ in strict.values()]
-assert max(shares) > 2 * min(shares) and all(less < from_all for from_all, less in strict.values())
+assert max(shares) > 2 * min(shares) and all(
+    less < from_all for from_all, less in strict.values()
+)
 
 # %% [markdown]
 # ## Of the class, or of the picture
@@ -327,29 +477,62 @@ assert max(shares) > 2 * min(shares) and all(less < from_all for from_all, less 
 # %%
 with parch.partition("ins", quantile=0.1) as seen:
     saliency.gradient(model, images, labels)
-instance, classes = seen.kept[LAYER].cpu(), parch.kept_for(labels, quantile=0.1)[LAYER].cpu()  # (n, c) each
+instance, classes = (
+    seen.kept[LAYER].cpu(),
+    parch.kept_for(labels, quantile=0.1)[LAYER].cpu(),
+)  # (n, c) each
+
 
 def overlap(a, b):
     """Share of the channels of a that b has too (n,)."""
     return (a & b).sum(1) / a.sum(1)
 
-# %%
-agree, chance = overlap(instance, classes), len(hazel_channels) / statistics.layers[LAYER]
-same, other = overlap(instance, instance.roll(14, 0)), overlap(instance, instance.roll(1, 0))
-print(f"instance and class partition share {agree.mean():.0%} of their channels, by chance {chance:.0%}")
-print(f"two pictures of one species share {same.mean():.0%} of their instance channels, of two species {other.mean():.0%}")
 
 # %%
-assert agree.mean() > 3 * chance and agree.mean() < 0.8 and same.mean() > other.mean() + 0.1
+agree, chance = (
+    overlap(instance, classes),
+    len(hazel_channels) / statistics.layers[LAYER],
+)
+same, other = (
+    overlap(instance, instance.roll(14, 0)),
+    overlap(instance, instance.roll(1, 0)),
+)
+print(
+    f"instance and class partition share {agree.mean():.0%} of their channels, by chance {chance:.0%}"
+)
+print(
+    f"two pictures of one species share {same.mean():.0%} of their instance channels, of two species {other.mean():.0%}"
+)
+
+# %%
+assert (
+    agree.mean() > 3 * chance
+    and agree.mean() < 0.8
+    and same.mean() > other.mean() + 0.1
+)
 
 # %% tags=["hide-input"]
 tabs, three = Gallery("parchgrad-kinds"), [bird, MYRTLE + 14, names.index("fern") + 28]
 original = unsigned(saliency.gradient(model, images[three], labels[three]))
-kind = {m: unsigned(parch.attribute("grad", images[three], labels[three], method=m, quantile=0.1)) for m in ("cls", "ins")}
+kind = {
+    m: unsigned(
+        parch.attribute("grad", images[three], labels[three], method=m, quantile=0.1)
+    )
+    for m in ("cls", "ins")
+}
 for number, (i, *maps_) in enumerate(zip(three, original, kind["cls"], kind["ins"]), 1):
-    figure = viz.show_mass([pictures[i].image] * 4, [None, *maps_], [names[labels[i]], "plain", "class", "instance"], [parts_of(pictures[i])] * 4)
-    tabs.add(f"Example {number}", figure, alt=f"A {names[labels[i]]}: the picture, its plain gradient, and the gradients through the class and the instance partition.",
-             caption=f"A {names[labels[i]]}, keeping one channel in ten. All maps on the scale of the other figures.")
+    figure = viz.show_mass(
+        [pictures[i].image] * 4,
+        [None, *maps_],
+        [names[labels[i]], "plain", "class", "instance"],
+        [parts_of(pictures[i])] * 4,
+    )
+    tabs.add(
+        f"Example {number}",
+        figure,
+        alt=f"A {names[labels[i]]}: the picture, its plain gradient, and the gradients through the class and the instance partition.",
+        caption=f"A {names[labels[i]]}, keeping one channel in ten. All maps on the scale of the other figures.",
+    )
 tabs.show()
 
 # %% [markdown]
@@ -366,39 +549,78 @@ keep = parch.kept_for(labels, quantile=0.1)[LAYER]
 
 # %%
 variance = lambda g: g.sum(1).flatten(1).var(1)
-drift = {name: variance(reweigh(g, keep, **how)) / variance(g) for name, how in
-         {"none": {"variance_conservation": False}, "published": {}, "exact": {"exact_variance": True}}.items()}
+drift = {
+    name: variance(reweigh(g, keep, **how)) / variance(g)
+    for name, how in {
+        "none": {"variance_conservation": False},
+        "published": {},
+        "exact": {"exact_variance": True},
+    }.items()
+}
 for name, r in drift.items():
-    print(f"{name:9s} {r.median():.2f} of the variance before ({r.min():.2f} to {r.max():.2f})")
+    print(
+        f"{name:9s} {r.median():.2f} of the variance before ({r.min():.2f} to {r.max():.2f})"
+    )
 
 # %%
-assert (drift["exact"] - 1).abs().max() < 1e-4 and (drift["published"] - 1).abs().median() > 0.02
+assert (drift["exact"] - 1).abs().max() < 1e-4 and (
+    drift["published"] - 1
+).abs().median() > 0.02
 
 # %% [markdown]
 # And what does it do to the map? The factor is one number per picture and layer. In a *purely sequential* network all gradient passes through that layer, so the whole map is multiplied by that number, and no
 # measure that ignores the scale of a map can tell the difference. Where there are shortcuts, a part of the gradient goes around the layer, and the sum changes shape. Here is a chain of convolutions; predict the ratio of the two maps.
 
 # %%
-chain = nn.Sequential(nn.Conv2d(3, 12, 5, 2), nn.SiLU(), nn.Conv2d(12, 16, 5, 2), nn.SiLU(), nn.Conv2d(16, 16, 3), nn.SiLU(),
-                      nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 14)).double().eval()
+chain = (
+    nn.Sequential(
+        nn.Conv2d(3, 12, 5, 2),
+        nn.SiLU(),
+        nn.Conv2d(12, 16, 5, 2),
+        nn.SiLU(),
+        nn.Conv2d(16, 16, 3),
+        nn.SiLU(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(256, 14),
+    )
+    .double()
+    .eval()
+)
 few = model.info.preprocess(torch.stack([train[i][0] for i in range(84)])).double()
 of_chain = ChannelStatistics.collect(chain, [(few, train.targets[:84])], progress=False)
 chained = ParchGrad(chain, of_chain, layer_ratio=1.0)
 
+
 # %%
 def ratios(parch, x, y):
     """Map with conservation over map without, at every pixel where there is one (n, values)."""
-    with_, without = (parch.attribute("grad", x, y, quantile=0.1, variance_conservation=on).flatten(1) for on in (True, False))
+    with_, without = (
+        parch.attribute("grad", x, y, quantile=0.1, variance_conservation=on).flatten(1)
+        for on in (True, False)
+    )
     used = without.abs() > 1e-3 * without.abs().amax(1, keepdim=True)
     return [(a[u] / b[u]).cpu() for a, b, u in zip(with_, without, used)]
 
-# %%
-in_chain, in_resnet = ratios(chained, few[:6], train.targets[:6]), ratios(parch, images[:6], labels[:6])
-for name, each in (("chain", in_chain), ("residual", in_resnet)):
-    print(f"{name:8s} ratio at the pixels of a picture:", ", ".join(f"{float(r.quantile(0.05)):.3g} to {float(r.quantile(0.95)):.3g}" for r in each[:3]))
 
 # %%
-assert all(float(r.std() / r.mean()) < 1e-6 and float(r.mean()) > 1.05 for r in in_chain)
+in_chain, in_resnet = (
+    ratios(chained, few[:6], train.targets[:6]),
+    ratios(parch, images[:6], labels[:6]),
+)
+for name, each in (("chain", in_chain), ("residual", in_resnet)):
+    print(
+        f"{name:8s} ratio at the pixels of a picture:",
+        ", ".join(
+            f"{float(r.quantile(0.05)):.3g} to {float(r.quantile(0.95)):.3g}"
+            for r in each[:3]
+        ),
+    )
+
+# %%
+assert all(
+    float(r.std() / r.mean()) < 1e-6 and float(r.mean()) > 1.05 for r in in_chain
+)
 assert all(float(r.std() / r.mean().abs()) > 0.05 for r in in_resnet)
 
 # %% [markdown]
@@ -425,8 +647,17 @@ wrapper.set_hook_modules(convolutions)
 input_attrib = get_input_attrib("grad")
 # parch.attribute("grad", x, y, quantile=0.1), then the magnitude averaged over the colours
 x, y = images[hazels[:3]], labels[hazels[:3]]
-attr = input_attrib(wrapper, x, y, cls=y, modify_gradient=True, quantile=0.1,
-                    variance_conservation=True, exact_variance=False, gamma_infinity=True)
+attr = input_attrib(
+    wrapper,
+    x,
+    y,
+    cls=y,
+    modify_gradient=True,
+    quantile=0.1,
+    variance_conservation=True,
+    exact_variance=False,
+    gamma_infinity=True,
+)
 
 # %%
 assert attr.shape == (3, 96, 96) and torch.allclose(attr.cpu(), unsigned(edited))
@@ -452,8 +683,12 @@ last = statistics.welch_pvalues(parch.layers[-1])[parch.layers[-1]]  # (c, class
 for layer in parch.layers[:-1]:
     own = parch.kept_for(range(14), quantile=0.1)[layer]  # (classes, c)
     first = last[: own.shape[1]].argsort(0)[: int(own.sum(1)[0])].T
-    borrowed = torch.zeros_like(own, dtype=torch.bool).scatter(1, first.to(own.device), True)
-    print(f"{layer}: {overlap(own, borrowed).mean():.0%} in common, by chance {float(own.float().mean()):.0%}")
+    borrowed = torch.zeros_like(own, dtype=torch.bool).scatter(
+        1, first.to(own.device), True
+    )
+    print(
+        f"{layer}: {overlap(own, borrowed).mean():.0%} in common, by chance {float(own.float().mean()):.0%}"
+    )
     assert overlap(own, borrowed).mean() < float(own.float().mean()) + 0.12
 
 # %% [markdown]
@@ -463,8 +698,17 @@ for layer in parch.layers[:-1]:
 # %%
 rng = np.random.default_rng(0)
 narrow, wide = rng.normal(size=(490, 4000)), 3 * rng.normal(size=(10, 4000))
-false = {name: float((stats.ttest_ind(wide, narrow, equal_var=pooled, alternative="greater").pvalue <= 0.05).mean())
-         for name, pooled in (("pooled", True), ("Welch", False))}
+false = {
+    name: float(
+        (
+            stats.ttest_ind(
+                wide, narrow, equal_var=pooled, alternative="greater"
+            ).pvalue
+            <= 0.05
+        ).mean()
+    )
+    for name, pooled in (("pooled", True), ("Welch", False))
+}
 print(false)
 assert abs(false["Welch"] - 0.05) < 0.015 and false["pooled"] > 0.2
 
@@ -472,20 +716,29 @@ assert abs(false["Welch"] - 0.05) < 0.015 and false["pooled"] > 0.2
 # And the probabilities. Integrated gradients owe their meaning to completeness {cite:p}`sundararajan2017`: they sum to the change of the score. If every step is weighed by that step's own probability they sum to
 # the change of nothing in particular.
 
+
 # %%
 def summed(weigh, steps=128):
     """Sum of integrated gradients from the mean image, steps weighed by the probability or not."""
-    points = (torch.linspace(0, 1, steps + 1, device=device)[:, None, None, None] * images[bird]).requires_grad_()
+    points = (
+        torch.linspace(0, 1, steps + 1, device=device)[:, None, None, None]
+        * images[bird]
+    ).requires_grad_()
     logits = model(points)
     weight = logits.softmax(1)[:, HAZEL].detach() if weigh else 1.0
     (slope,) = torch.autograd.grad((weight * logits[:, HAZEL]).sum(), points)
     return float((torch.trapezoid(slope, dim=0) / steps * images[bird]).sum())
 
+
 # %%
 with torch.no_grad():
     logits = model(torch.stack([images[bird], torch.zeros_like(images[bird])]))
-by_logit, by_probability = (float(v[0, HAZEL] - v[1, HAZEL]) for v in (logits, logits.softmax(1)))
-print(f"sum {summed(False):.3f}, change of the logit {by_logit:.3f}; weighed {summed(True):.3f}, change of the probability {by_probability:.3f}")
+by_logit, by_probability = (
+    float(v[0, HAZEL] - v[1, HAZEL]) for v in (logits, logits.softmax(1))
+)
+print(
+    f"sum {summed(False):.3f}, change of the logit {by_logit:.3f}; weighed {summed(True):.3f}, change of the probability {by_probability:.3f}"
+)
 
 # %%
 assert abs(summed(False) / by_logit - 1) < 0.02
@@ -506,17 +759,32 @@ assert min(abs(summed(True) / v - 1) for v in (by_logit, by_probability)) > 0.05
 # What is needed is measured on each network: draw the bird again without the part, and see how far the logit falls.
 
 # %%
-removed = torch.stack([torch.stack([render(s.without(part)).image for part in PARTS]) for s in scenes])  # (n, 5, 3, height, width)
-part_masks = torch.stack([torch.stack([p.masks[part] for part in PARTS]) for p in pictures])  # (n, 5, height, width)
+removed = torch.stack(
+    [torch.stack([render(s.without(part)).image for part in PARTS]) for s in scenes]
+)  # (n, 5, 3, height, width)
+part_masks = torch.stack(
+    [torch.stack([p.masks[part] for part in PARTS]) for p in pictures]
+)  # (n, 5, height, width)
 bodies = torch.stack([p.masks["body"] for p in pictures])
+
 
 def needs(model):
     """What taking each part away costs the logit of the species, centred over classes (n, 5)."""
     with torch.no_grad():
-        x = torch.cat([torch.stack([p.image for p in pictures])[:, None], removed], 1).flatten(0, 1)  # (n * 6, 3, height, width)
-        z = torch.cat([model(model.info.preprocess(part.to(device))).cpu() for part in x.split(105)])
-    own = (z - z.mean(1, keepdim=True)).unflatten(0, (-1, 6))[torch.arange(len(scenes)), :, labels]  # (n, 6)
+        x = torch.cat(
+            [torch.stack([p.image for p in pictures])[:, None], removed], 1
+        ).flatten(0, 1)  # (n * 6, 3, height, width)
+        z = torch.cat(
+            [
+                model(model.info.preprocess(part.to(device))).cpu()
+                for part in x.split(105)
+            ]
+        )
+    own = (z - z.mean(1, keepdim=True)).unflatten(0, (-1, 6))[
+        torch.arange(len(scenes)), :, labels
+    ]  # (n, 6)
     return own[:, :1] - own[:, 1:]
+
 
 # %%
 def answers(signed, need, sign):
@@ -525,22 +793,38 @@ def answers(signed, need, sign):
     share = lambda mask: mass_inside(mass, mask)
     needed = part_masks[torch.arange(len(scenes)), need.argmax(1)]
     on_parts = (signed[:, None] * part_masks).sum((2, 3))  # (n, 5)
-    order = torch.tensor([rank_correlation(a, b) for a, b in zip(on_parts.tolist(), need.tolist())], dtype=torch.double)
-    return torch.stack([share(part_masks.sum(1).clamp(0, 1)), share(needed), share(bodies), order])
+    order = torch.tensor(
+        [rank_correlation(a, b) for a, b in zip(on_parts.tolist(), need.tolist())],
+        dtype=torch.double,
+    )
+    return torch.stack(
+        [share(part_masks.sum(1).clamp(0, 1)), share(needed), share(bodies), order]
+    )
+
 
 # %%
 def study(name):
     """Answers for one network: base -> plain, partition, random -> (4, n)."""
     model = load_model(name)
     parch, need = ParchGrad(model, collect(model)), needs(model)
-    slopes = {"plain": saliency.gradient(model, images, labels), "partition": parch.attribute("grad", images, labels, quantile=0.1)}
-    slopes |= {f"random {i}": parch.attribute("grad", images, labels, quantile=0.1, shuffle=i) for i in range(3)}
+    slopes = {
+        "plain": saliency.gradient(model, images, labels),
+        "partition": parch.attribute("grad", images, labels, quantile=0.1),
+    }
+    slopes |= {
+        f"random {i}": parch.attribute("grad", images, labels, quantile=0.1, shuffle=i)
+        for i in range(3)
+    }
     result = {}
-    for base, sign, make in (("gradient", False, unsigned), ("input x gradient", True, lambda s: (images * s).detach().cpu().sum(1))):
+    for base, sign, make in (
+        ("gradient", False, unsigned),
+        ("input x gradient", True, lambda s: (images * s).detach().cpu().sum(1)),
+    ):
         each = {key: answers(make(s), need, sign) for key, s in slopes.items()}
         drawn = torch.stack([each.pop(f"random {i}") for i in range(3)])
         result[base] = each | {"random": drawn.mean(0)}
     return result
+
 
 networks = [f"aviary-resnet-{seed}" for seed in range(3)]
 results = [study(name) for name in networks]
@@ -551,40 +835,66 @@ print(f"{'':35s}" + "".join(f"{q:>13s}" for q in QUESTIONS))
 for seed, result in enumerate(results):
     for base, rows in result.items():
         for key, values in rows.items():
-            print(f"seed {seed}  {base:17s} {key:9s}" + "".join(f"{v:13.3f}" for v in values.mean(1)))
+            print(
+                f"seed {seed}  {base:17s} {key:9s}"
+                + "".join(f"{v:13.3f}" for v in values.mean(1))
+            )
 
 # %% [markdown]
 # Now the differences, bird by bird, with 95% intervals from a bootstrap over birds. The last line asks whether the partition makes up for the step from a gradient to input times gradient. These are sixty intervals, of
 # which about three miss the truth by chance alone; one that hardly leaves out zero says little.
 
 # %%
-LINES = {"gradient, vs plain": ("gradient", "gradient", "plain"), "gradient, vs random": ("gradient", "gradient", "random"),
-            "input x gradient, vs plain": ("input x gradient", "input x gradient", "plain"),
-            "input x gradient, vs random": ("input x gradient", "input x gradient", "random"),
-            "gradient, vs plain input x gradient": ("gradient", "input x gradient", "plain")}
-gain = {line: torch.tensor(np.stack([mean_intervals(r[base]["partition"] - r[other][key]) for r in results])) for line, (base, other, key) in LINES.items()}  # (3, 4, 3) each
+LINES = {
+    "gradient, vs plain": ("gradient", "gradient", "plain"),
+    "gradient, vs random": ("gradient", "gradient", "random"),
+    "input x gradient, vs plain": ("input x gradient", "input x gradient", "plain"),
+    "input x gradient, vs random": ("input x gradient", "input x gradient", "random"),
+    "gradient, vs plain input x gradient": ("gradient", "input x gradient", "plain"),
+}
+gain = {
+    line: torch.tensor(
+        np.stack(
+            [mean_intervals(r[base]["partition"] - r[other][key]) for r in results]
+        )
+    )
+    for line, (base, other, key) in LINES.items()
+}  # (3, 4, 3) each
 
 # %%
 print(f"{'':8s}" + "".join(f"{q:24s}" for q in QUESTIONS))
 for line, values in gain.items():
     print(line)
     for seed, row in enumerate(values.tolist()):
-        print(f"  seed {seed}" + "".join(f"{m:+.3f} [{low:+.3f}, {high:+.3f}] " for m, low, high in row))
+        print(
+            f"  seed {seed}"
+            + "".join(f"{m:+.3f} [{low:+.3f}, {high:+.3f}] " for m, low, high in row)
+        )
 
 # %% tags=["hide-input"]
-panels = {q: {line: values[:, j] for line, values in gain.items()} for j, q in enumerate(QUESTIONS)}
+panels = {
+    q: {line: values[:, j] for line, values in gain.items()}
+    for j, q in enumerate(QUESTIONS)
+}
 show_figure(
-    viz.show_intervals(panels, ["seed 0", "seed 1", "seed 2"], "difference"), name="parchgrad-gain",
+    viz.show_intervals(panels, ["seed 0", "seed 1", "seed 2"], "difference"),
+    name="parchgrad-gain",
     alt="Differences with intervals for three networks. On the parts the partition is ahead of the plain map and of a random partition; in the order of the parts it is not ahead of the plain map.",
     caption="Attribution through the partition, minus each opponent, mean over 140 held-out birds with 95% bootstrap intervals. Right of zero: the partition has more.",
 )
 
 # %%
-low, middle, high = (torch.stack([values[..., k] for values in gain.values()]) for k in (1, 0, 2))  # (lines, networks, questions) each
+low, middle, high = (
+    torch.stack([values[..., k] for values in gain.values()]) for k in (1, 0, 2)
+)  # (lines, networks, questions) each
 five, needed, body, order = range(4)
 to_plain, to_random, to_input = [0, 2], [1, 3], 4
 assert (low[:4, :, [five, needed, body]] > 0).all()
-assert all(rows["plain"][five].mean() > rows["random"][five].mean() for result in results for rows in result.values())
+assert all(
+    rows["plain"][five].mean() > rows["random"][five].mean()
+    for result in results
+    for rows in result.values()
+)
 assert (middle[to_plain][..., needed] > middle[to_plain][..., five]).all()
 
 # %% [markdown]
@@ -608,7 +918,10 @@ assert (high[to_input, :, five] < 0).all() and (middle[to_input, :, body] > 0).a
 assert (low[to_random][..., order] > 0).all()
 assert middle[0, :, order].max() > 0.02 and middle[0, :, order].min() < -0.02
 assert (high[2, :, order] < 0).sum() == 2 and not (low[2, :, order] > 0).any()
-print("order, vs plain:", [[f"{v:+.2f}" for v in row] for row in middle[to_plain][..., order].tolist()])
+print(
+    "order, vs plain:",
+    [[f"{v:+.2f}" for v in row] for row in middle[to_plain][..., order].tolist()],
+)
 
 # %% [markdown]
 # The paper's own measure needs no parts. Hide the pixels a map calls most important (*morf*) and see how fast the answer goes; hide the least important (*lerf*) and see how long it stays. A good map loses much under the
@@ -616,30 +929,71 @@ print("order, vs plain:", [[f"{v:+.2f}" for v in row] for row in middle[to_plain
 
 # %%
 every = slice(0, 70)
-ways = {"plain": {}, "partition": {"quantile": 0.1}, "random": {"quantile": 0.1, "shuffle": 0}}
+ways = {
+    "plain": {},
+    "partition": {"quantile": 0.1},
+    "random": {"quantile": 0.1, "shuffle": 0},
+}
 masked = {}
 for way, how in ways.items():
-    slope = parch.attribute("grad", images[every], labels[every], **how) if how else saliency.gradient(model, images[every], labels[every])
+    slope = (
+        parch.attribute("grad", images[every], labels[every], **how)
+        if how
+        else saliency.gradient(model, images[every], labels[every])
+    )
     for rule in ("morf", "lerf"):
-        masked[way, rule] = masking_curve(model, images[every], unsigned(slope), labels[every], rule, (0, 0.05, 0.1, 0.2, 0.4))
+        masked[way, rule] = masking_curve(
+            model,
+            images[every],
+            unsigned(slope),
+            labels[every],
+            rule,
+            (0, 0.05, 0.1, 0.2, 0.4),
+        )
 
 # %% tags=["hide-input"]
 show_figure(
-    viz.show_curve_panels(torch.tensor([0, 0.05, 0.1, 0.2, 0.4]), [(title, "still recognised", {way: masked[way, rule].accuracy for way in ways})
-                          for rule, title in (("morf", "most important hidden first"), ("lerf", "least important hidden first"))], "share of pixels hidden"),
-    name="parchgrad-masking", alt="Two panels of three curves: share of birds still recognised as pixels are hidden, most and least important first.",
+    viz.show_curve_panels(
+        torch.tensor([0, 0.05, 0.1, 0.2, 0.4]),
+        [
+            (
+                title,
+                "still recognised",
+                {way: masked[way, rule].accuracy for way in ways},
+            )
+            for rule, title in (
+                ("morf", "most important hidden first"),
+                ("lerf", "least important hidden first"),
+            )
+        ],
+        "share of pixels hidden",
+    ),
+    name="parchgrad-masking",
+    alt="Two panels of three curves: share of birds still recognised as pixels are hidden, most and least important first.",
     caption="Hiding pixels in the order of three maps, 70 held-out birds. Left lower is better, right higher is better.",
 )
 
 # %%
-drop = {(rule, other): mean_intervals(masked["partition", rule].aopc - masked[other, rule].aopc) for rule in ("morf", "lerf") for other in ("plain", "random")}
+drop = {
+    (rule, other): mean_intervals(
+        masked["partition", rule].aopc - masked[other, rule].aopc
+    )
+    for rule in ("morf", "lerf")
+    for other in ("plain", "random")
+}
 for (rule, other), (m, lo, hi) in drop.items():
     odds = (masked["partition", rule].log_odds - masked[other, rule].log_odds).mean()
-    print(f"{rule}, partition minus {other}: mean drop of the probability {m:+.3f} [{lo:+.3f}, {hi:+.3f}], log-odds {odds:+.2f}")
+    print(
+        f"{rule}, partition minus {other}: mean drop of the probability {m:+.3f} [{lo:+.3f}, {hi:+.3f}], log-odds {odds:+.2f}"
+    )
 
 # %%
 assert drop["morf", "random"][1] > 0
-assert all(lo < 0 < hi and abs(m) < 0.03 for (rule, other), (m, lo, hi) in drop.items() if other == "plain")
+assert all(
+    lo < 0 < hi and abs(m) < 0.03
+    for (rule, other), (m, lo, hi) in drop.items()
+    if other == "plain"
+)
 
 # %% [markdown]
 # The same verdict in its own way: better than a random partition, and by this measure not to be told from the plain gradient.
@@ -651,15 +1005,31 @@ assert all(lo < 0 < hi and abs(m) < 0.03 for (rule, other), (m, lo, hi) in drop.
 
 # %%
 with torch.device("meta"):  # the architecture without its weights
-    families = {name: timm.create_model(name) for name in ("resnet18", "vgg16_bn", "efficientnet_b0")}
+    families = {
+        name: timm.create_model(name)
+        for name in ("resnet18", "vgg16_bn", "efficientnet_b0")
+    }
 for name, net in families.items():
     print(name, *default_convs(net), sep="\n   ")
-print("efficientnet_b0, the last tenth", *default_convs(families["efficientnet_b0"], layer_ratio=0.1), sep="\n   ")
+print(
+    "efficientnet_b0, the last tenth",
+    *default_convs(families["efficientnet_b0"], layer_ratio=0.1),
+    sep="\n   ",
+)
 
 # %%
-early = {layer: float((statistics.welch_pvalues(layer)[layer] < 1e-6).float().mean()) for layer in statistics.layers}
+early = {
+    layer: float((statistics.welch_pvalues(layer)[layer] < 1e-6).float().mean())
+    for layer in statistics.layers
+}
 print("share of channels and species with p < 1e-6:")
-for layer in ("conv1.0", "layer1.0.conv1", "layer2.0.conv1", "layer3.0.conv1", "layer4.0.conv1"):
+for layer in (
+    "conv1.0",
+    "layer1.0.conv1",
+    "layer2.0.conv1",
+    "layer3.0.conv1",
+    "layer4.0.conv1",
+):
     print(f"   {layer:15s}{early[layer]:.2f}")
 assert early["layer4.0.conv1"] > 3 * early["conv1.0"]
 
@@ -668,12 +1038,23 @@ assert early["layer4.0.conv1"] > 3 * early["conv1.0"]
 # them; a file of statistics holds no code. Statistics of two halves of a data set merge into those of the whole.
 
 # %%
-other_half = collect(model, torch.utils.data.Subset(train, range(140, 280)), layers=parch.layers)
+other_half = collect(
+    model, torch.utils.data.Subset(train, range(140, 280)), layers=parch.layers
+)
 merged = half.merge(other_half)
-worst = max(float((merged.of_layer(layer).mean - statistics.of_layer(layer).mean).abs().max()) for layer in parch.layers)
-each = (statistics.moments.mean.nbytes + statistics.moments.m2.nbytes) / statistics.moments.mean.numel()
-print(f"{each:.0f} bytes per class and channel: {each * 1000 * 10_000 / 1e6:.0f} MB for 1,000 classes and 10,000 channels")
-print(f"{merged.count.sum()} pictures, largest difference of a mean from one pass: {worst:.0e}")
+worst = max(
+    float((merged.of_layer(layer).mean - statistics.of_layer(layer).mean).abs().max())
+    for layer in parch.layers
+)
+each = (
+    statistics.moments.mean.nbytes + statistics.moments.m2.nbytes
+) / statistics.moments.mean.numel()
+print(
+    f"{each:.0f} bytes per class and channel: {each * 1000 * 10_000 / 1e6:.0f} MB for 1,000 classes and 10,000 channels"
+)
+print(
+    f"{merged.count.sum()} pictures, largest difference of a mean from one pass: {worst:.0e}"
+)
 assert worst < 1e-5 and torch.equal(merged.count, statistics.count)
 
 # %% [markdown]
@@ -696,15 +1077,24 @@ assert worst < 1e-5 and torch.equal(merged.count, statistics.count)
 # 20 pictures and with 280: which share passes $p < 0.05$?
 
 # %%
-gates = {n: collect(model, layers=parch.layers, shapiro_sample=n).shapiro_pvalues() for n in (20, 280)}
-open_ = {n: float((torch.cat(list(p.values())) < 0.05).float().mean()) for n, p in gates.items()}
-print("share of channels that pass the gate:", {n: f"{v:.0%}" for n, v in open_.items()})
+gates = {
+    n: collect(model, layers=parch.layers, shapiro_sample=n).shapiro_pvalues()
+    for n in (20, 280)
+}
+open_ = {
+    n: float((torch.cat(list(p.values())) < 0.05).float().mean())
+    for n, p in gates.items()
+}
+print(
+    "share of channels that pass the gate:", {n: f"{v:.0%}" for n, v in open_.items()}
+)
 assert open_[280] > 0.9 and open_[280] > open_[20] + 0.1
 
 # %% [markdown]
 # ## A failure on purpose
 #
 # Three mistakes that would go unnoticed if nobody looked: the statistics of another network of the same architecture, a class with a single picture, a level that is no probability.
+
 
 # %%
 def said(call, *words):
@@ -717,11 +1107,20 @@ def said(call, *words):
     else:
         raise AssertionError("this should have been refused")
 
+
 # %%
 other_network = load_model("aviary-resnet-1")
-said(lambda: ParchGrad(other_network, statistics), "another model", "Collect them again")
-ten = collect(model, torch.utils.data.Subset(train, range(15)), layers=parch.layers)  # the first species twice, the others once
-said(lambda: ParchGrad(model, ten).attribute("grad", images[bird], HAZEL, quantile=0.1), "1 of 15", "two images")
+said(
+    lambda: ParchGrad(other_network, statistics), "another model", "Collect them again"
+)
+ten = collect(
+    model, torch.utils.data.Subset(train, range(15)), layers=parch.layers
+)  # the first species twice, the others once
+said(
+    lambda: ParchGrad(model, ten).attribute("grad", images[bird], HAZEL, quantile=0.1),
+    "1 of 15",
+    "two images",
+)
 said(lambda: parch.attribute("grad", images[bird], HAZEL, alpha=5), "in [0, 1]")
 
 # %% [markdown]
@@ -734,6 +1133,7 @@ said(lambda: parch.attribute("grad", images[bird], HAZEL, alpha=5), "in [0, 1]")
 # plain gradient; `"largest"`, the largest value? Hand over a set of names.
 # ```
 
+
 # %%
 def check_chain(changes):
     """Measures all three with and without conservation."""
@@ -742,13 +1142,39 @@ def check_chain(changes):
     base = saliency.gradient(chain, few[:6], train.targets[:6]).abs().mean(1)
     found = []
     for on in (True, False):
-        m = chained.attribute("grad", few[:6], train.targets[:6], quantile=0.1, variance_conservation=on).abs().mean(1)
-        order = torch.tensor([stats.spearmanr(a.flatten(), b.flatten()).statistic for a, b in zip(m, base)])
-        found.append({"mass": mass_inside(m, upper), "order": order, "largest": m.amax((1, 2))})
-    truth = {name for name in found[0] if not torch.allclose(found[0][name].double(), found[1][name].double(), rtol=1e-6)}
+        m = (
+            chained.attribute(
+                "grad",
+                few[:6],
+                train.targets[:6],
+                quantile=0.1,
+                variance_conservation=on,
+            )
+            .abs()
+            .mean(1)
+        )
+        order = torch.tensor(
+            [
+                stats.spearmanr(a.flatten(), b.flatten()).statistic
+                for a, b in zip(m, base)
+            ]
+        )
+        found.append(
+            {"mass": mass_inside(m, upper), "order": order, "largest": m.amax((1, 2))}
+        )
+    truth = {
+        name
+        for name in found[0]
+        if not torch.allclose(
+            found[0][name].double(), found[1][name].double(), rtol=1e-6
+        )
+    }
     for name in found[0]:
-        print(f"{name}: {'changes' if name in truth else 'stays'}, {float(found[0][name][0]):.4g} and {float(found[1][name][0]):.4g}")
+        print(
+            f"{name}: {'changes' if name in truth else 'stays'}, {float(found[0][name][0]):.4g} and {float(found[1][name][0]):.4g}"
+        )
     return set(changes) == truth
+
 
 # %% [markdown]
 # ```{solution-start} ex-parchgrad-chain
@@ -772,6 +1198,7 @@ assert check_chain({"largest"})
 # distances from the mean of the class: mean and unbiased variance over all classes but `k`, `(c,)` each.
 # ```
 
+
 # %%
 def check_others(own):
     """Compares with the pictures themselves, for one class."""
@@ -780,21 +1207,29 @@ def check_others(own):
     rest = fired[~is_hazel].double()
     off = float((mean - rest.mean(0)).abs().max())
     ratio = float((variance_ / rest.var(0)).median())
-    print(f"mean off by {off:.0e}, variance {ratio:.4f} of the true one"
-          + ("" if off < 1e-5 else "; weigh each class by its pictures") + ("" if ratio > 0.999 else "; classes also differ in their means"))
+    print(
+        f"mean off by {off:.0e}, variance {ratio:.4f} of the true one"
+        + ("" if off < 1e-5 else "; weigh each class by its pictures")
+        + ("" if ratio > 0.999 else "; classes also differ in their means")
+    )
     return off < 1e-5 and abs(ratio - 1) < 1e-4
+
 
 # %% [markdown]
 # ```{solution-start} ex-parchgrad-others
 # :class: dropdown
 # ```
 
+
 # %%
 def others(count, mean, m2, k):
     rest = torch.arange(len(count)) != k
     count, mean, m2 = count[rest], mean[rest], m2[rest]
     centre = (count * mean).sum(0) / count.sum()
-    return centre, (m2.sum(0) + (count * (mean - centre) ** 2).sum(0)) / (count.sum() - 1)
+    return centre, (m2.sum(0) + (count * (mean - centre) ** 2).sum(0)) / (
+        count.sum() - 1
+    )
+
 
 assert check_others(others)
 
@@ -812,6 +1247,7 @@ assert check_others(others)
 # the layer has a p-value below $10^{-4}$ for class 7.
 # ```
 
+
 # %%
 def check_labels(targets):
     """Collects with other labels and looks at what is kept."""
@@ -819,11 +1255,19 @@ def check_labels(targets):
         print("20 pictures of each class, please")
         return False
     batches = zip(train.images.float().div(255).split(56), targets.split(56))
-    wrong = ChannelStatistics.collect(model, ((model.info.preprocess(x.to(device)), y) for x, y in batches), layers=LAYER, progress=False)
+    wrong = ChannelStatistics.collect(
+        model,
+        ((model.info.preprocess(x.to(device)), y) for x, y in batches),
+        layers=LAYER,
+        progress=False,
+    )
     smallest = float(wrong.welch_pvalues(LAYER)[LAYER][:, HAZEL].min())
-    still = int(ParchGrad(model, wrong, layers=LAYER).kept_for(HAZEL, quantile=0.1)[LAYER].sum())
+    still = int(
+        ParchGrad(model, wrong, layers=LAYER).kept_for(HAZEL, quantile=0.1)[LAYER].sum()
+    )
     print(f"{still} channels kept, the smallest p-value is {smallest:.1g}")
     return smallest > 1e-4
+
 
 # %% [markdown]
 # ```{solution-start} ex-parchgrad-labels
@@ -833,7 +1277,9 @@ def check_labels(targets):
 # Shuffle them. The nine channels with the smallest p-values are kept although all of them are due to chance: the smallest of 96 p-values is small by itself. Look at the p-values before you look at the map.
 
 # %%
-assert check_labels(train.targets[torch.randperm(280, generator=torch.Generator().manual_seed(1))])
+assert check_labels(
+    train.targets[torch.randperm(280, generator=torch.Generator().manual_seed(1))]
+)
 
 # %% [markdown]
 # ```{solution-end}
@@ -850,4 +1296,6 @@ assert check_labels(train.targets[torch.randperm(280, generator=torch.Generator(
 # [Looking, in short](../book/look.md).
 
 # %%
-print(f"this page ran in {time.time() - started:.0f} s on {device}, {torch.get_num_threads()} threads")
+print(
+    f"this page ran in {time.time() - started:.0f} s on {device}, {torch.get_num_threads()} threads"
+)

@@ -8,9 +8,21 @@
 
 # %% tags=["remove-cell"]
 # Colab, Kaggle: install the package. Where it is installed already, this does nothing.
-import importlib.util, subprocess, sys
+import importlib.util
+import subprocess
+import sys
+
 if importlib.util.find_spec("ctrace") is None:
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/ctrace-book/ctrace"])
+    subprocess.check_call(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "git+https://github.com/ctrace-book/ctrace",
+        ]
+    )
 
 # %% [markdown]
 # In this notebook you will
@@ -24,14 +36,25 @@ if importlib.util.find_spec("ctrace") is None:
 # %%
 import time
 import warnings
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from ctrace import viz
 from ctrace.aviary import PARTS, SPECIES, Aviary, render
 from ctrace.carrot import (
-    READOUTS, DiffusionOperator, GraphReadout, PatchOutput, RegionGraph, RegionGraphBuilder, RegionSet, TimmViTPatchBackbone, centrality,
-    node_energy, patch_centers, region_contributions,
+    READOUTS,
+    DiffusionOperator,
+    GraphReadout,
+    PatchOutput,
+    RegionGraph,
+    RegionGraphBuilder,
+    RegionSet,
+    TimmViTPatchBackbone,
+    centrality,
+    node_energy,
+    patch_centers,
+    region_contributions,
 )
 from ctrace.gallery import Gallery, show_figure
 from ctrace.photos import load_photo
@@ -58,23 +81,37 @@ print(f"torch {torch.__version__} on {next(backbone.model.parameters()).device}"
 birds = Aviary("test", 84)
 scenes = [render(birds.scene(i)) for i in range(84)]
 device = next(backbone.model.parameters()).device
-images = backbone.model.info.preprocess(torch.stack([s.image for s in scenes])).to(device)
+images = backbone.model.info.preprocess(torch.stack([s.image for s in scenes])).to(
+    device
+)
 out = backbone(images)
 regions = RegionSet.from_patches(out)
 graph = RegionGraphBuilder().build(regions)
 H, n, cells = regions.H.double(), regions.m, out.grid_hw
 
+
 def on_grid(x):
     """One row per patch, laid on the grid."""
-    return np.asarray(x.cpu() if torch.is_tensor(x) else x).reshape(*cells, *x.shape[1:])
+    return np.asarray(x.cpu() if torch.is_tensor(x) else x).reshape(
+        *cells, *x.shape[1:]
+    )
+
 
 iris, diffused = 8, DiffusionOperator(2.0)(graph, H)
 before, after = viz.token_colours(H[iris], diffused[iris])
 show_figure(
-    viz.show_flow(scenes[iris].image, on_grid(before), out.P, graph.W[iris], on_grid(after), GraphReadout("max")(diffused, H, graph)[iris]),
-    name="carrot-flow", alt="Five panels in a row: a drawn bird, its patches as colours, a net over the bird, the same colours paler, and a column of bars.",
+    viz.show_flow(
+        scenes[iris].image,
+        on_grid(before),
+        out.P,
+        graph.W[iris],
+        on_grid(after),
+        GraphReadout("max")(diffused, H, graph)[iris],
+    ),
+    name="carrot-flow",
+    alt="Five panels in a row: a drawn bird, its patches as colours, a net over the bird, the same colours paler, and a column of bars.",
     caption="The way of one picture. Tokens are drawn with their three leading principal components as red, green and blue: patches of one colour have like tokens. "
-            "After diffusion the colours of single patches have faded into those of their neighbours.",
+    "After diffusion the colours of single patches have faded into those of their neighbours.",
 )
 
 # %% [markdown]
@@ -83,7 +120,9 @@ show_figure(
 # Five patches in a row. The first three are grey (feature 0), the last two white (feature 1). Which tie will be the weakest between neighbours?
 
 # %%
-P5 = torch.tensor([[-0.8, 0], [-0.4, 0], [0, 0], [0.4, 0], [0.8, 0]], dtype=torch.double)
+P5 = torch.tensor(
+    [[-0.8, 0], [-0.4, 0], [0, 0], [0.4, 0], [0.8, 0]], dtype=torch.double
+)
 H5 = torch.tensor([[0.0], [0], [0], [1], [1]], dtype=torch.double)
 W5 = torch.empty(5, 5, dtype=torch.double)
 for i in range(5):
@@ -93,7 +132,13 @@ for i in range(5):
 
 # %% tags=["hide-input"]
 show_figure(
-    viz.show_graph(W5, [(-np.cos(a), np.sin(a)) for a in np.linspace(0, np.pi, 5)], cut=[0, 0, 0, 1, 1], title="five patches"), name="carrot-five",
+    viz.show_graph(
+        W5,
+        [(-np.cos(a), np.sin(a)) for a in np.linspace(0, np.pi, 5)],
+        cut=[0, 0, 0, 1, 1],
+        title="five patches",
+    ),
+    name="carrot-five",
     alt="Five nodes on an arc; the edge between the third and the fourth is thin and dashed. Beside it the matrix of weights.",
     caption="Patches 2 and 3 are neighbours but look different: their tie is the weakest of the four. The diagonal is 1, every patch resembles itself.",
 )
@@ -143,9 +188,13 @@ assert torch.allclose(twice, once, atol=1e-11)
 # %%
 with torch.no_grad():
     logits = backbone.model(images)
-    from_tokens = out.H.mean(1) @ backbone.model.head.weight.T + backbone.model.head.bias
+    from_tokens = (
+        out.H.mean(1) @ backbone.model.head.weight.T + backbone.model.head.bias
+    )
 print(f"{out.H.shape[1]} tokens of {out.H.shape[2]} numbers")
-print(f"largest difference of the logits: {float((logits - from_tokens).abs().max()):.0e}")
+print(
+    f"largest difference of the logits: {float((logits - from_tokens).abs().max()):.0e}"
+)
 assert torch.allclose(logits, from_tokens, atol=1e-5)
 
 # %% [markdown]
@@ -155,25 +204,48 @@ assert torch.allclose(logits, from_tokens, atol=1e-5)
 nets = Gallery("carrot-nets")
 for number, i in enumerate((8, 0, 20, 11), 1):
     name = SPECIES[i % len(SPECIES)].name
-    nets.add(f"Example {number}", viz.show_region_graph(scenes[i].image, out.P, graph.W[i], graph.d[i] / graph.d[i].mean() - 1, "degree, relative to the mean", name),
-             alt=f"A drawn bird ({name}); the same bird under a net of lines between patch centres. Dots on the bird are blue, on the ground mostly red or pale.",
-             caption=f"A {name} and its graph. Thick lines are strong ties. Dots: the degree of each patch, the sum of its ties, against the mean of the picture.")
+    nets.add(
+        f"Example {number}",
+        viz.show_region_graph(
+            scenes[i].image,
+            out.P,
+            graph.W[i],
+            graph.d[i] / graph.d[i].mean() - 1,
+            "degree, relative to the mean",
+            name,
+        ),
+        alt=f"A drawn bird ({name}); the same bird under a net of lines between patch centres. Dots on the bird are blue, on the ground mostly red or pale.",
+        caption=f"A {name} and its graph. Thick lines are strong ties. Dots: the degree of each patch, the sum of its ties, against the mean of the picture.",
+    )
 nets.show()
 
 # %% [markdown]
 # The ground is one dense net, and the bird is a hole in it with small islands. Which islands? Light up what a single patch is tied to.
+
 
 # %% tags=["hide-input"]
 def cover(mask):
     """Share of each patch under a mask, (n,)."""
     return F.avg_pool2d(mask[None].float(), 96 // cells[0])[0].flatten()
 
+
 spots = Gallery("carrot-ties")
 for number, i in enumerate((8, 0, 20, 11), 1):
-    picks = [int(cover(scenes[i].masks[part]).argmax()) for part in ("beak", "wing", "tail")] + [int((graph.d[i].cpu() * (cover(scenes[i].bird) == 0)).argmax())]
-    figure = viz.show_ties([scenes[i].image] * 4, [on_grid(graph.W[i, k]) for k in picks], picks, ["beak", "wing", "tail", "ground"])
-    spots.add(f"Example {number}", figure, alt="Four times the same bird in the dark. In each, one framed patch and a few more are lit: the beak, the wing, the tail, the ground.",
-              caption="The framed patch is tied to what is lit. A patch of the beak knows the beak, a patch of the ground the ground nearby.")
+    picks = [
+        int(cover(scenes[i].masks[part]).argmax()) for part in ("beak", "wing", "tail")
+    ] + [int((graph.d[i].cpu() * (cover(scenes[i].bird) == 0)).argmax())]
+    figure = viz.show_ties(
+        [scenes[i].image] * 4,
+        [on_grid(graph.W[i, k]) for k in picks],
+        picks,
+        ["beak", "wing", "tail", "ground"],
+    )
+    spots.add(
+        f"Example {number}",
+        figure,
+        alt="Four times the same bird in the dark. In each, one framed patch and a few more are lit: the beak, the wing, the tail, the ground.",
+        caption="The framed patch is tied to what is lit. A patch of the beak knows the beak, a patch of the ground the ground nearby.",
+    )
 spots.show()
 
 # %% [markdown]
@@ -184,7 +256,10 @@ spots.show()
 names = [*PARTS, "body", "ground"]
 kind = torch.full((len(scenes), n), -1)
 for i, scene in enumerate(scenes):
-    parts, bird = torch.stack([cover(scene.masks[part]) for part in PARTS]), cover(scene.bird)
+    parts, bird = (
+        torch.stack([cover(scene.masks[part]) for part in PARTS]),
+        cover(scene.bird),
+    )
     kind[i][bird == 0] = 6
     kind[i][bird - parts.sum(0) > 0.7] = 5
     kind[i][parts.amax(0) > 0.4] = parts.argmax(0)[parts.amax(0) > 0.4]
@@ -192,14 +267,17 @@ print({name: int((kind == k).sum()) for k, name in enumerate(names)})
 
 # %%
 kind = kind.to(device)
-likeness = torch.exp(-(torch.cdist(H, H) / graph.sigma_f[:, None, None]) ** 2)
+likeness = torch.exp(-((torch.cdist(H, H) / graph.sigma_f[:, None, None]) ** 2))
 likeness[:, range(n), range(n)] = torch.nan  # a patch with itself is no pair
-among = lambda a, b: float(likeness[(kind == a)[:, :, None] & (kind == b)[:, None]].nanmean())
+among = lambda a, b: float(
+    likeness[(kind == a)[:, :, None] & (kind == b)[:, None]].nanmean()
+)
 table = torch.tensor([[among(a, b) for b in range(7)] for a in range(7)])
 
 # %% tags=["hide-input"]
 show_figure(
-    viz.show_matrix(table, "mean likeness", xnames=names, ynames=names), name="carrot-parts",
+    viz.show_matrix(table, "mean likeness", xnames=names, ynames=names),
+    name="carrot-parts",
     alt="A matrix of seven kinds of patches. The diagonal is dark, between 0.3 and 0.7; everything else is nearly white.",
     caption="Mean likeness of two patches of one picture, by what they show. Patches of one part are alike; patches of two parts of one bird are strangers.",
 )
@@ -207,7 +285,9 @@ show_figure(
 # %%
 within, between = table.diagonal()[:5], table[:5, :5][~torch.eye(5, dtype=torch.bool)]
 print(f"two patches of one part {within.mean():.3f}, of two parts {between.mean():.4f}")
-print(f"a part and the ground {table[:5, 6].mean():.3f}, two of the ground {table[6, 6]:.3f}")
+print(
+    f"a part and the ground {table[:5, 6].mean():.3f}, two of the ground {table[6, 6]:.3f}"
+)
 assert within.min() > 20 * between.max()
 assert table[6, 6] == table.max() and table[:5, 6].min() > between.mean()
 
@@ -223,12 +303,22 @@ assert table[6, 6] == table.max() and table[:5, 6].min() > between.mean()
 TIMES = (0, 0.5, 2, 8, 100)
 moments = {t: DiffusionOperator(t)(graph, H) for t in TIMES}
 shown = (8, 0, 20)
-colours = {i: viz.token_colours(H[i], *(moments[t][i] for t in TIMES))[1:] for i in shown}
+colours = {
+    i: viz.token_colours(H[i], *(moments[t][i] for t in TIMES))[1:] for i in shown
+}
 clock = Gallery("carrot-clock")
 for step, t in enumerate(TIMES):
-    panels = [picture for i in shown for picture in (scenes[i].image, on_grid(colours[i][step]))]
-    clock.add(f"t = {t:g}", viz.show_photos(panels, [""] * 6, 1.3), alt=f"Three birds, each beside its patches as colours, after diffusion for a time of {t:g}.",
-              caption=f"Tokens after a time of {t:g}.")
+    panels = [
+        picture
+        for i in shown
+        for picture in (scenes[i].image, on_grid(colours[i][step]))
+    ]
+    clock.add(
+        f"t = {t:g}",
+        viz.show_photos(panels, [""] * 6, 1.3),
+        alt=f"Three birds, each beside its patches as colours, after diffusion for a time of {t:g}.",
+        caption=f"Tokens after a time of {t:g}.",
+    )
 clock.show()
 
 # %%
@@ -269,7 +359,9 @@ whole = load_photo("coffee")
 left, side = whole.width // 8, whole.height
 square = whole.crop((left, 0, left + side, side)).resize((64, 64))
 photo = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].double() / 255
-pixels = PatchOutput(photo.flatten(2).transpose(1, 2), patch_centers((64, 64)), (64, 64), (1, 1))
+pixels = PatchOutput(
+    photo.flatten(2).transpose(1, 2), patch_centers((64, 64)), (64, 64), (1, 1)
+)
 builder = RegionGraphBuilder(sigma_s=0.15, quantile=0.1)
 (points,) = builder.points(RegionSet.from_patches(pixels))
 print(f"{points.n} pixels; feature bandwidth: the 10% quantile of their distances")
@@ -282,18 +374,35 @@ for t in TIMES[:4]:
     begin = time.time()
     symmetric[t] = DiffusionOperator(t)(points, colour)
     seconds[t] = time.time() - begin
-    walk[t] = DiffusionOperator(t)(points, depth * colour) / depth  # D^-1/2 e^(-tL) D^1/2 = e^(-t(I - W/D))
-    tabs.add(f"t = {t:g}", viz.show_photos([as_image(photo[0].flatten(1).T), as_image(symmetric[t]), as_image(walk[t])], ["photograph", "symmetric", "random walk"], 2.6),
-             alt=f"A coffee cup, and twice the cup after a time of {t:g}: on the left of the two with dark contours at edges, on the right flat areas with clean edges.",
-             caption=f"Colours after a time of {t:g}. Flat areas stay, edges stay. Under the symmetric Laplacian pixels with few alike neighbours turn dark.")
+    walk[t] = (
+        DiffusionOperator(t)(points, depth * colour) / depth
+    )  # D^-1/2 e^(-tL) D^1/2 = e^(-t(I - W/D))
+    tabs.add(
+        f"t = {t:g}",
+        viz.show_photos(
+            [
+                as_image(photo[0].flatten(1).T),
+                as_image(symmetric[t]),
+                as_image(walk[t]),
+            ],
+            ["photograph", "symmetric", "random walk"],
+            2.6,
+        ),
+        alt=f"A coffee cup, and twice the cup after a time of {t:g}: on the left of the two with dark contours at edges, on the right flat areas with clean edges.",
+        caption=f"Colours after a time of {t:g}. Flat areas stay, edges stay. Under the symmetric Laplacian pixels with few alike neighbours turn dark.",
+    )
 tabs.show()
 
 # %%
 print({f"t = {t:g}": f"{s:.2f} s" for t, s in seconds.items()})
-white = DiffusionOperator(8.0)(points, torch.ones(points.n, 1))[:, 0]  # a white picture on the same graph
+white = DiffusionOperator(8.0)(points, torch.ones(points.n, 1))[
+    :, 0
+]  # a white picture on the same graph
 order = points.degree.argsort()
 few, many = white[order[:400]].median(), white[order[-400:]].median()
-print(f"at t = 8 a white picture keeps {few:.2f} at the 400 pixels with the smallest degree")
+print(
+    f"at t = 8 a white picture keeps {few:.2f} at the 400 pixels with the smallest degree"
+)
 print(f"                               {many:.2f} at the 400 with the largest")
 assert few < 0.75 < 1 < many
 
@@ -324,7 +433,9 @@ assert torch.allclose(weighted, g, atol=1e-10)
 short_time, ratio = 1e-4, (graph.d[:, :, None] / graph.d[:, None]).sqrt()
 slope = (graph.W / graph.d[:, :, None] * (ratio - 1)).sum(2)
 measured = (n * centrality(graph, DiffusionOperator(short_time)) - 1) / short_time
-print(f"slope of the first patch: formula {float(slope[0, 0]):+.4f}, measured {float(measured[0, 0]):+.4f}")
+print(
+    f"slope of the first patch: formula {float(slope[0, 0]):+.4f}, measured {float(measured[0, 0]):+.4f}"
+)
 assert torch.allclose(slope, measured, atol=1e-3)
 
 # %% [markdown]
@@ -332,24 +443,37 @@ assert torch.allclose(slope, measured, atol=1e-3)
 
 # %% tags=["hide-input"]
 shown = (8, 0, 20, 11)
-large = lambda i: F.interpolate((n * omega[i] - 1).view(1, 1, *cells).cpu(), (96, 96), mode="nearest")[0, 0]
+large = lambda i: F.interpolate(
+    (n * omega[i] - 1).view(1, 1, *cells).cpu(), (96, 96), mode="nearest"
+)[0, 0]
 show_figure(
-    viz.show_overlays([scenes[i].image for i in shown], [large(i) for i in shown], [SPECIES[i % 14].name for i in shown], [scenes[i].bird for i in shown],
-                      unit=r"$n\,\omega - 1$"), name="carrot-omega",
+    viz.show_overlays(
+        [scenes[i].image for i in shown],
+        [large(i) for i in shown],
+        [SPECIES[i % 14].name for i in shown],
+        [scenes[i].bird for i in shown],
+        unit=r"$n\,\omega - 1$",
+    ),
+    name="carrot-omega",
     alt="Four birds with patches tinted. Inside the outlines of the birds most patches are blue, outside they are pale red or pale.",
     caption="Centrality against the plain mean. Blue patches count less than they would without a graph, red ones more.",
 )
+
 
 # %%
 def on_off(values, share=0.5):
     """Mean of the values over patches of the bird and over patches of the ground, per picture (b,)."""
     bird = torch.stack([cover(s.bird) for s in scenes]).to(values)
     inside, outside = (bird > share).to(values), (bird == 0).to(values)
-    return (values * inside).sum(1) / inside.sum(1), (values * outside).sum(1) / outside.sum(1)
+    return (values * inside).sum(1) / inside.sum(1), (values * outside).sum(
+        1
+    ) / outside.sum(1)
+
 
 def interval(x):
     """Mean and half of its 95% interval over pictures."""
     return float(x.mean()), float(1.96 * x.std() / len(x) ** 0.5)
+
 
 # %%
 for seed in range(3):
@@ -357,20 +481,32 @@ for seed in range(3):
     its = RegionGraphBuilder().build(RegionSet.from_patches(other(images)))
     for kind_of in ("mean", "degree"):
         bird, ground = on_off(n * centrality(its, operator, kind_of))
-        counts = [f"{part} {interval(x)[0]:.2f} ± {interval(x)[1]:.2f}" for part, x in (("bird", bird), ("ground", ground))]
-        print(f"  {kind_of:6s} readout, t = 2, what a patch counts: {', '.join(counts)}")
-        assert interval(ground - bird)[0] > 5 * interval(ground - bird)[1] and interval(bird)[0] < 0.85
+        counts = [
+            f"{part} {interval(x)[0]:.2f} ± {interval(x)[1]:.2f}"
+            for part, x in (("bird", bird), ("ground", ground))
+        ]
+        print(
+            f"  {kind_of:6s} readout, t = 2, what a patch counts: {', '.join(counts)}"
+        )
+        assert (
+            interval(ground - bird)[0] > 5 * interval(ground - bird)[1]
+            and interval(bird)[0] < 0.85
+        )
 
 # %% [markdown]
 # The ground, on all three models. It is large and alike, so its patches are well tied, have high degrees, and collect weight; a beak has two or three patches to be tied to. Weighting by degree, which is often tried as a remedy, makes it
 # worse. For telling species apart the central regions are the wrong ones. Turned around it is a detector that no one trained: *unlike the rest of the picture* finds the bird.
+
 
 # %%
 def auc(score, truth):
     """Chance that a true patch scores above a false one."""
     order = score.argsort().argsort() + 1.0
     hits = int(truth.sum())
-    return float((order[truth].sum() - hits * (hits + 1) / 2) / (hits * (len(truth) - hits)))
+    return float(
+        (order[truth].sum() - hits * (hits + 1) / 2) / (hits * (len(truth) - hits))
+    )
+
 
 found = [auc(-omega[i].cpu(), cover(scenes[i].bird) > 0.5) for i in range(len(scenes))]
 found, half = interval(torch.tensor(found))
@@ -384,15 +520,22 @@ assert found > 0.8
 
 # %%
 W_star = backbone.model.head.weight.detach().T
+
+
 def evidence(H, omega):
     """Share of each patch in the logit of the bird's own species, less the mean over species, (b, n)."""
     shares = region_contributions(omega, H, W_star)
     label = torch.arange(len(H), device=H.device) % len(SPECIES)
     return (shares - shares.mean(2, keepdim=True))[torch.arange(len(H)), :, label]
 
+
 plain = torch.full_like(omega, 1 / n)  # omega without a graph
-split = region_contributions(plain, H, W_star).sum(1) + backbone.model.head.bias.detach()
-print(f"sum over patches against the model's logits: {float((split - logits).abs().max()):.0e}")
+split = (
+    region_contributions(plain, H, W_star).sum(1) + backbone.model.head.bias.detach()
+)
+print(
+    f"sum over patches against the model's logits: {float((split - logits).abs().max()):.0e}"
+)
 assert torch.allclose(split.float(), logits, atol=1e-4)
 
 # %% [markdown]
@@ -407,10 +550,18 @@ for scene, other in zip(scenes, bare_scenes):
 says = {"whole": evidence(H, plain), "bare": evidence(bare, plain)}
 
 # %% tags=["hide-input"]
-laid = lambda values: F.interpolate(values.view(1, 1, *cells).float().cpu(), (96, 96), mode="nearest")[0, 0]
+laid = lambda values: F.interpolate(
+    values.view(1, 1, *cells).float().cpu(), (96, 96), mode="nearest"
+)[0, 0]
 show_figure(
-    viz.show_overlays([scenes[i].image for i in shown] + [bare_scenes[i].image for i in shown], [laid(says[which][i]) for which in says for i in shown],
-                      [SPECIES[i % 14].name for i in shown] + ["without its parts"] * 4, [scenes[i].bird for i in shown] * 2, unit="share of the logit"), name="carrot-shares",
+    viz.show_overlays(
+        [scenes[i].image for i in shown] + [bare_scenes[i].image for i in shown],
+        [laid(says[which][i]) for which in says for i in shown],
+        [SPECIES[i % 14].name for i in shown] + ["without its parts"] * 4,
+        [scenes[i].bird for i in shown] * 2,
+        unit="share of the logit",
+    ),
+    name="carrot-shares",
     alt="Above, four birds under an almost uniform red, on the bird and on the ground alike. Below, the same pictures without beaks, crests, wings, tails and legs: pale all over.",
     caption="Each patch's share in the logit of the bird's own species, less the mean over species. The ground speaks for the species as loudly as the bird, and falls silent when the parts are taken from the bird.",
 )
@@ -419,9 +570,13 @@ show_figure(
 bird, ground = on_off(says["whole"])
 for part, x in (("bird", n * bird), ("ground", n * ground)):
     print(f"evidence per patch, {part:6s} {interval(x)[0]:4.1f} ± {interval(x)[1]:.1f}")
-alone = ((H @ W_star.double()).argmax(2).cpu() == torch.arange(84)[:, None] % 14).double()
+alone = (
+    (H @ W_star.double()).argmax(2).cpu() == torch.arange(84)[:, None] % 14
+).double()
 seen, unseen = on_off(alone)
-print(f"one token names the species: of the bird {seen.mean():.0%}, of the ground {unseen.mean():.0%}")
+print(
+    f"one token names the species: of the bird {seen.mean():.0%}, of the ground {unseen.mean():.0%}"
+)
 left = on_off(says["bare"])[1].mean() / ground.mean()
 print(f"without the parts, the ground keeps {left:.0%} of its evidence")
 assert ground.mean() > bird.mean() and unseen.mean() > 0.95 and left < 0.5
@@ -435,7 +590,9 @@ assert ground.mean() > bird.mean() and unseen.mean() > 0.95 and left < 0.5
 # %%
 overall = (H - H.mean((0, 1))).square().sum()
 inside = (H - H.mean(1, keepdim=True)).square().sum() / overall
-print(f"of the variance of all tokens, {inside:.0%} lies within pictures and {1 - inside:.0%} between them")
+print(
+    f"of the variance of all tokens, {inside:.0%} lies within pictures and {1 - inside:.0%} between them"
+)
 assert inside < 0.3
 
 # %% [markdown]
@@ -443,12 +600,16 @@ assert inside < 0.3
 #
 # Diffusion can be switched on and have no effect on a result, for any $t$. There are three such regimes; reproduce them with the graph of {eq}`carrot-graph` as it is often written down, in single precision and with fixed bandwidths.
 
+
 # %%
 def literal_graph(H, P, sigma_s, sigma_f):
     """Weights and Laplacian in the precision of the tokens; degrees are kept from zero by a small constant."""
-    W = torch.exp(-(torch.cdist(P, P) ** 2) / sigma_s**2) * torch.exp(-(torch.cdist(H, H) ** 2) / sigma_f**2)
+    W = torch.exp(-(torch.cdist(P, P) ** 2) / sigma_s**2) * torch.exp(
+        -(torch.cdist(H, H) ** 2) / sigma_f**2
+    )
     s = (W.sum(1) + 1e-6).rsqrt()
     return W, torch.eye(len(W), device=W.device) - s[:, None] * W * s
+
 
 # %%
 def outcome(W, L, tokens, t=2.0):
@@ -456,6 +617,7 @@ def outcome(W, L, tokens, t=2.0):
     moved = torch.linalg.matrix_exp(-t * L) @ tokens
     change = lambda a, b: float((a - b).norm() / b.norm())
     return moved, change(moved, tokens), change(moved.mean(0), tokens.mean(0))
+
 
 # %%
 tokens, P = out.H[iris], out.P
@@ -470,21 +632,32 @@ regimes = {
 # %% tags=["hide-input"]
 results = {name: outcome(W, L, tokens) for name, (W, L) in regimes.items()}
 off = ~torch.eye(n, dtype=torch.bool, device=device)
-lines, notes = [], {
-    "too narrow": "No ties: diffusion is the identity.", "too wide": "All ties equal: every token becomes\nthe mean, and the mean stays.",
-    "narrower than rounding": "A distance of a patch to itself that\nis not quite 0 cuts it off from itself.", "adapted": "The median distance of this picture."}
+lines, notes = (
+    [],
+    {
+        "too narrow": "No ties: diffusion is the identity.",
+        "too wide": "All ties equal: every token becomes\nthe mean, and the mean stays.",
+        "narrower than rounding": "A distance of a patch to itself that\nis not quite 0 cuts it off from itself.",
+        "adapted": "The median distance of this picture.",
+    },
+)
 for name, (W, L) in regimes.items():
     moved, tokens_change, mean_change = results[name]
     first, second = viz.token_colours(tokens, moved)
     note = f"{notes[name]}\n$H$ moved by {tokens_change:.1%}, mean by {mean_change:.2%}\nmean tie {float(W[off].mean()):.0e}, own tie {float(W.diagonal().mean()):.2f}"
     lines.append((name, W, on_grid(first), on_grid(second), note))
-show_figure(viz.show_washout(lines), name="carrot-washout",
-            alt="Four rows: a matrix of weights, tokens before, tokens after. First row: empty matrix, no change. Second: full matrix, one colour. Third: a broken diagonal, some patches faded. Fourth: a structured matrix, gentle smoothing.",
-            caption="Three regimes in which diffusion is useless, and the cure for the first and the third. The second is cured only by another readout.")
+show_figure(
+    viz.show_washout(lines),
+    name="carrot-washout",
+    alt="Four rows: a matrix of weights, tokens before, tokens after. First row: empty matrix, no change. Second: full matrix, one colour. Third: a broken diagonal, some patches faded. Fourth: a structured matrix, gentle smoothing.",
+    caption="Three regimes in which diffusion is useless, and the cure for the first and the third. The second is cured only by another readout.",
+)
 
 # %%
 for name in regimes:
-    print(f"{name:23s} tokens moved by {results[name][1]:9.2e}, their mean by {results[name][2]:9.2e}")
+    print(
+        f"{name:23s} tokens moved by {results[name][1]:9.2e}, their mean by {results[name][2]:9.2e}"
+    )
 assert results["too narrow"][1] < 1e-4
 assert results["too wide"][1] > 0.2 and results["too wide"][2] < 1e-3
 own_ties = regimes["narrower than rounding"][0].diagonal()
@@ -500,7 +673,9 @@ assert lost.any() and torch.allclose(faded[lost], np.exp(-2) * tokens[lost], ato
 # **Too wide.** All tokens become their mean, and the mean of means is the mean. Bandwidth is not to blame. Any graph of *equal degrees* does this at every $t$, because then $\mathbf 1$ is an eigenvector: $\mathbf 1^\top e^{-tL} = \mathbf 1^\top$. On a ring:
 
 # %%
-ring = RegionGraph.from_weights(torch.eye(12) + torch.eye(12).roll(1, 0) + torch.eye(12).roll(-1, 0))
+ring = RegionGraph.from_weights(
+    torch.eye(12) + torch.eye(12).roll(1, 0) + torch.eye(12).roll(-1, 0)
+)
 x = torch.randn(1, 12, 4, dtype=torch.double)
 y = DiffusionOperator(3.0)(ring, x)
 print(f"tokens moved by {float((y - x).norm() / x.norm()):.0%}")
@@ -509,6 +684,7 @@ assert (y - x).norm() > 0.3 * x.norm() and (y.mean(1) - x.mean(1)).norm() < 1e-1
 
 # %% [markdown]
 # So there are two causes in the graph, and the readout comes first. (The third cause is not in the graph at all: tokens that agree already.) Move both bandwidths through five decades, at $t = 2$, on 28 birds. Each curve is the median relative change of one readout.
+
 
 # %%
 def changes(kinds, graph, H, t):
@@ -520,6 +696,7 @@ def changes(kinds, graph, H, t):
         found[kind_of] = (end - start).norm(dim=1) / start.norm(dim=1)
     return found
 
+
 # %%
 some = RegionSet(regions.H[:28], regions.P[:28], regions.members[:28], cells)
 factors, curves = torch.logspace(-1.5, 3, 16), ("max", "mean_var", "mean", "degree")
@@ -527,13 +704,23 @@ sweep = {kind_of: [] for kind_of in curves}
 for factor in factors.tolist():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the left end has no ties, as it should
-        scaled = RegionGraphBuilder(graph.sigma_s[:28] * factor, graph.sigma_f[:28] * factor).build(some)
+        scaled = RegionGraphBuilder(
+            graph.sigma_s[:28] * factor, graph.sigma_f[:28] * factor
+        ).build(some)
     for kind_of, values in changes(curves, scaled, H[:28], 2.0).items():
         sweep[kind_of].append(float(values.median()))
 
 # %% tags=["hide-input"]
 show_figure(
-    viz.show_curves(factors, list(sweep.values()), list(sweep), "bandwidth / median distance", "relative change of g", logx=True), name="carrot-sweep",
+    viz.show_curves(
+        factors,
+        list(sweep.values()),
+        list(sweep),
+        "bandwidth / median distance",
+        "relative change of g",
+        logx=True,
+    ),
+    name="carrot-sweep",
     alt="Four curves over the bandwidth. All start at zero. Mean and degree rise to a few percent near one and return to zero. Max and mean_var rise and stay high.",
     caption="How far diffusion moves four readouts, against the bandwidth. Left: no ties. Right: equal degrees, where everything linear is blind. Mean and degree see the graph only in between, and little of it.",
 )
@@ -553,12 +740,16 @@ assert min(sweep["max"][-1], sweep["mean_var"][-1]) > 0.1
 # %%
 at_one = changes(READOUTS, graph, H, 1.0)
 for kind_of, values in at_one.items():
-    print(f"{kind_of:13s} changes by {float(values.median()):6.1%}, at least {float(values.min()):6.2%}")
+    print(
+        f"{kind_of:13s} changes by {float(values.median()):6.1%}, at least {float(values.min()):6.2%}"
+    )
 
 # %%
 SEEING = ("max", "mean_max", "mean_var", "residual_abs", "topk")
 assert all(at_one[kind_of].min() >= 0.01 for kind_of in SEEING)
-assert all(at_one[kind_of].median() < 0.05 for kind_of in ("mean", "sum", "degree", "residual"))
+assert all(
+    at_one[kind_of].median() < 0.05 for kind_of in ("mean", "sum", "degree", "residual")
+)
 
 # %% [markdown]
 # Five readouts see the graph by one percent or more on every bird. `residual` carries the change in a part of its own, so a head can amplify it, but it is as linear as the mean. And `topk` jumps at
@@ -568,7 +759,12 @@ assert all(at_one[kind_of].median() < 0.05 for kind_of in ("mean", "sum", "degre
 length = H.norm(dim=2)
 tiny = changes(("topk", "max"), graph, H, 0.01)
 print(f"lengths of tokens vary by {float((length.std(1) / length.mean(1)).mean()):.1%}")
-print({kind_of: f"changes by {float(values.median()):.2%} at t = 0.01" for kind_of, values in tiny.items()})
+print(
+    {
+        kind_of: f"changes by {float(values.median()):.2%} at t = 0.01"
+        for kind_of, values in tiny.items()
+    }
+)
 assert tiny["topk"].median() > 5 * tiny["max"].median()
 
 # %% [markdown]
@@ -586,7 +782,9 @@ print(said[0].message)
 assert "diffusion does nothing" in str(said[0].message)
 
 # %%
-blank = RegionSet(torch.ones(1, n, 4), regions.P[:1].cpu(), torch.arange(n)[None], cells)
+blank = RegionSet(
+    torch.ones(1, n, 4), regions.P[:1].cpu(), torch.arange(n)[None], cells
+)
 try:
     RegionGraphBuilder().build(blank)
 except ArithmeticError as error:
@@ -604,15 +802,29 @@ except ArithmeticError as error:
 # %%
 my_answer = "?"  # "less than 1", "exactly 1" or "more than 1" for the lonely region
 
+
 # %%
 def check_predict(answer):
     lonely = torch.ones(6, 6)
     lonely[0, 1:] = lonely[1:, 0] = 0
-    value = 6 * float(centrality(RegionGraph.from_weights(lonely), DiffusionOperator(2.0))[0, 0])
-    truth = "exactly 1" if abs(value - 1) < 1e-12 else "less than 1" if value < 1 else "more than 1"
+    value = 6 * float(
+        centrality(RegionGraph.from_weights(lonely), DiffusionOperator(2.0))[0, 0]
+    )
+    truth = (
+        "exactly 1"
+        if abs(value - 1) < 1e-12
+        else "less than 1"
+        if value < 1
+        else "more than 1"
+    )
     if answer not in ("less than 1", "exactly 1", "more than 1"):
         return "Choose one of the three."
-    return "Right." if answer == truth else f"No: its n omega is {value:.4f}. What is its row of L, if its only tie is to itself?"
+    return (
+        "Right."
+        if answer == truth
+        else f"No: its n omega is {value:.4f}. What is its row of L, if its only tie is to itself?"
+    )
+
 
 print(check_predict(my_answer))
 
@@ -625,7 +837,9 @@ print(check_predict(my_answer))
 # ```
 
 # %%
-assert check_predict("exactly 1") == "Right." and check_predict("less than 1").startswith("No")
+assert check_predict("exactly 1") == "Right." and check_predict(
+    "less than 1"
+).startswith("No")
 
 # %% [markdown]
 # ```{exercise}
@@ -634,15 +848,29 @@ assert check_predict("exactly 1") == "Right." and check_predict("less than 1").s
 # Implement: $e^{-tL} v$ from products with $S = I - L$ only, without a matrix exponential, to $10^{-10}$ for $t = 2$. (A power series in $tS$ will do, times $e^{-t}$.)
 # ```
 
+
 # %%
 def my_action(product, v, t):
     return v  # your series here; product(v) is S v
 
+
 # %%
 def check_action(action):
     L, v = graph.L[iris], H[iris]
-    difference = float((action(lambda u: u - L @ u, v, 2.0) - DiffusionOperator(2.0, "eigh")(graph, H)[iris]).abs().max())
-    return "Right." if difference < 1e-10 else f"Not yet: off by {difference:.1e}. Each term is the one before, times t/k, times S."
+    difference = float(
+        (
+            action(lambda u: u - L @ u, v, 2.0)
+            - DiffusionOperator(2.0, "eigh")(graph, H)[iris]
+        )
+        .abs()
+        .max()
+    )
+    return (
+        "Right."
+        if difference < 1e-10
+        else f"Not yet: off by {difference:.1e}. Each term is the one before, times t/k, times S."
+    )
+
 
 print(check_action(my_action))
 
@@ -650,6 +878,7 @@ print(check_action(my_action))
 # ```{solution-start} ex-carrot-action
 # :class: dropdown
 # ```
+
 
 # %%
 def series_action(product, v, t):
@@ -659,8 +888,11 @@ def series_action(product, v, t):
         total = total + term
     return np.exp(-t) * total
 
+
 print(check_action(series_action))
-assert check_action(series_action) == "Right." and check_action(my_action).startswith("Not yet")
+assert check_action(series_action) == "Right." and check_action(my_action).startswith(
+    "Not yet"
+)
 
 # %% [markdown]
 # For large $t$ the series needs about $3t$ terms and first grows huge. `ctrace` uses Chebyshev polynomials {cite:p}`hammond2011`, whose coefficients are positive and sum to 1: about $\sqrt{t}$ times a few terms, and the sum of what is left out bounds the error.
@@ -678,6 +910,7 @@ assert check_action(series_action) == "Right." and check_action(my_action).start
 # %%
 my_weights = torch.eye(6)
 
+
 # %%
 def check_break(W):
     W = torch.as_tensor(W, dtype=torch.double)
@@ -685,11 +918,21 @@ def check_break(W):
     if W.shape != (6, 6) or not torch.equal(W, W.T) or (W < 0).any():
         return "Six nodes, symmetric, no negative weight, please."
     if ties.max() == ties.min():
-        return "All ties are the same (or there are none). Make some stronger than others."
+        return (
+            "All ties are the same (or there are none). Make some stronger than others."
+        )
     x = torch.randn(1, 6, 3, dtype=torch.double)
     y = DiffusionOperator(2.0)(RegionGraph.from_weights(W), x)
-    moved, seen = float((y - x).norm() / x.norm()), float((y.mean(1) - x.mean(1)).norm() / x.mean(1).norm())
-    return "Right." if seen < 1e-9 < moved else f"The mean sees it: it moves by {seen:.1%}. Look at the degrees: {[round(v, 2) for v in W.sum(1).tolist()]}"
+    moved, seen = (
+        float((y - x).norm() / x.norm()),
+        float((y.mean(1) - x.mean(1)).norm() / x.mean(1).norm()),
+    )
+    return (
+        "Right."
+        if seen < 1e-9 < moved
+        else f"The mean sees it: it moves by {seen:.1%}. Look at the degrees: {[round(v, 2) for v in W.sum(1).tolist()]}"
+    )
+
 
 print(check_break(my_weights))
 
@@ -701,7 +944,9 @@ print(check_break(my_weights))
 # %%
 pairs = torch.eye(6) + 0.1 * (torch.ones(6, 6) - torch.eye(6))
 for i in (0, 2, 4):
-    pairs[i, i + 1] = pairs[i + 1, i] = 0.9  # each node has one strong tie, so all degrees are equal
+    pairs[i, i + 1] = pairs[i + 1, i] = (
+        0.9  # each node has one strong tie, so all degrees are equal
+    )
 print(check_break(pairs))
 assert check_break(pairs) == "Right." and check_break(torch.eye(6)) != "Right."
 

@@ -8,9 +8,21 @@
 
 # %% tags=["remove-cell"]
 # Colab, Kaggle: install the package. Where it is installed already, this does nothing.
-import importlib.util, subprocess, sys
+import importlib.util
+import subprocess
+import sys
+
 if importlib.util.find_spec("ctrace") is None:
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/ctrace-book/ctrace"])
+    subprocess.check_call(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "git+https://github.com/ctrace-book/ctrace",
+        ]
+    )
 
 # %% [markdown]
 # In this notebook you will
@@ -25,22 +37,36 @@ if importlib.util.find_spec("ctrace") is None:
 import tempfile
 import time
 from pathlib import Path
+
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader
 from ctrace import viz
 from ctrace.aviary import PARTS, Aviary, differing_parts, species_by_name
 from ctrace.carrot.backbone import TimmViTPatchBackbone
 from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.head import RidgeHead, one_hot
 from ctrace.carrot.pipeline import Carrot
-from ctrace.carrot.protocol import drop_most_helpful, knn_logits, linear_datamodeling_scores, rank_correlations, training_scores
-from ctrace.carrot.region_protocol import deletion_insertion, evidence_consistency, part_cells, region_scores, true_part_agreement, true_part_change
+from ctrace.carrot.protocol import (
+    drop_most_helpful,
+    knn_logits,
+    linear_datamodeling_scores,
+    rank_correlations,
+    training_scores,
+)
 from ctrace.carrot.readout import GraphReadout
+from ctrace.carrot.region_protocol import (
+    deletion_insertion,
+    evidence_consistency,
+    part_cells,
+    region_scores,
+    true_part_agreement,
+    true_part_change,
+)
 from ctrace.carrot.ridge_path import leave_one_out_path
 from ctrace.gallery import Gallery, show_figure
 from ctrace.models import load_model
 from ctrace.trust.rates import bootstrap
+from torch.utils.data import DataLoader
 
 started = time.time()
 model = load_model("aviary-vit-0", device="cpu")
@@ -68,7 +94,8 @@ print(f"torch {torch.__version__} on the CPU")
 splits = aviary_splits(train=140, test=210)
 train, test = splits["train"], splits["test"]
 show_figure(
-    viz.show_photos([train[i][0] for i in range(14)], splits.classes, row_height=1.1), name="head-species",
+    viz.show_photos([train[i][0] for i in range(14)], splits.classes, row_height=1.1),
+    name="head-species",
     alt="Fourteen small pictures of drawn birds, one for each species, in all colours and before all backgrounds.",
     caption="One training picture of each species; there are ten of each. Five parts make a species, the colours say nothing.",
 )
@@ -80,8 +107,14 @@ print(splits)
 # Six points, two classes, and point 5 lies where it should not. Two lines make the head, two more the effect of every point on a new one. Before you run it: which of the six has the largest effect on the star at $(-1, 1.2)$?
 
 # %%
-G = torch.tensor([[-2.0, 1], [-1, 2], [-2, 2.4], [1, -1], [2, 0.3], [-1.7, 1.5]], dtype=torch.double)
-Y, star, r = one_hot(torch.tensor([0, 0, 0, 1, 1, 1])), torch.tensor([-1.0, 1.2], dtype=torch.double), 1.0
+G = torch.tensor(
+    [[-2.0, 1], [-1, 2], [-2, 2.4], [1, -1], [2, 0.3], [-1.7, 1.5]], dtype=torch.double
+)
+Y, star, r = (
+    one_hot(torch.tensor([0, 0, 0, 1, 1, 1])),
+    torch.tensor([-1.0, 1.2], dtype=torch.double),
+    1.0,
+)
 
 # %%
 A = torch.linalg.inv(G.T @ G + r * torch.eye(2))
@@ -91,29 +124,47 @@ effect = -S[:, None] * (Y - G @ W) / (1 - leverage)[:, None]
 
 # %%
 print("logits of the star:", [f"{v:.3f}" for v in (star @ W).tolist()])
-print("effect on class 1 without point 0 ... 5:", [f"{v:+.3f}" for v in effect[:, 1].tolist()])
+print(
+    "effect on class 1 without point 0 ... 5:",
+    [f"{v:+.3f}" for v in effect[:, 1].tolist()],
+)
 assert torch.allclose(S @ Y, star @ W, atol=1e-14)
 
 # %% [markdown]
 # Is that what happens? Six refits say so; and `ctrace` says the same.
 
+
 # %%
 def refit(i):
     """The weights of the head that never saw point i."""
     rest = torch.arange(6) != i
-    return torch.linalg.solve(G[rest].T @ G[rest] + r * torch.eye(2, dtype=G.dtype), G[rest].T @ Y[rest])
+    return torch.linalg.solve(
+        G[rest].T @ G[rest] + r * torch.eye(2, dtype=G.dtype), G[rest].T @ Y[rest]
+    )
+
 
 # %%
 again = torch.stack([star @ refit(i) - star @ W for i in range(6)])
 head = RidgeHead(lam=r).fit(G, Y)
-print(f"closed form against refits: {float((effect - again).abs().max()):.0e}, against ctrace: {float((effect - head.leave_one_out(star)).abs().max()):.0e}")
-assert torch.allclose(effect, again, atol=1e-12) and torch.allclose(effect, head.leave_one_out(star), atol=1e-12)
+print(
+    f"closed form against refits: {float((effect - again).abs().max()):.0e}, against ctrace: {float((effect - head.leave_one_out(star)).abs().max()):.0e}"
+)
+assert torch.allclose(effect, again, atol=1e-12) and torch.allclose(
+    effect, head.leave_one_out(star), atol=1e-12
+)
 
 # %% tags=["hide-input"]
 strongest = effect[:, 1].abs().argsort(descending=True)[:3].tolist()
 borders = {"all six": W} | {f"without {i}": refit(i) for i in strongest}
 show_figure(
-    viz.show_refits(G, Y.argmax(1), {name: (w[:, 1] - w[:, 0], 0.0) for name, w in borders.items()}, ("class 0", "class 1"), star), name="head-by-hand",
+    viz.show_refits(
+        G,
+        Y.argmax(1),
+        {name: (w[:, 1] - w[:, 0], 0.0) for name, w in borders.items()},
+        ("class 0", "class 1"),
+        star,
+    ),
+    name="head-by-hand",
     alt="Six numbered points of two classes in a plane, a star, a thick border between the classes and three thin borders.",
     caption="The border of the head, and the borders without the three points that matter most to the star.",
 )
@@ -139,7 +190,9 @@ carrot = Carrot(backbone, t=2, readout="degree").fit(train, progress=False)
 found = carrot.embeddings(test, progress=False)
 logits, labels = carrot.head.predict(found.G), found.labels
 said, y = logits.argmax(1), carrot.train.labels
-print(f"{carrot.head}: right on {float((said == labels).double().mean()):.1%} of {len(test)} test birds")
+print(
+    f"{carrot.head}: right on {float((said == labels).double().mean()):.1%} of {len(test)} test birds"
+)
 
 # %% [markdown]
 # `Carrot` is the whole line, patches, graph, heat, readout, head, and only the head was fitted. Nothing in it uses a gradient. We take the degree readout, although it is not the best one (we come to that), because its logits
@@ -151,16 +204,28 @@ print(f"{carrot.head}: right on {float((said == labels).double().mean()):.1%} of
 # %%
 lams = [10.0 ** (e / 2) for e in range(-14, 3)]
 path = leave_one_out_path(carrot.train.G, y, lams, "n", intercept=True)
-on_test = [RidgeHead(lam, "n", True).fit(carrot.train.G, y).predict(found.G) for lam in lams]
+on_test = [
+    RidgeHead(lam, "n", True).fit(carrot.train.G, y).predict(found.G) for lam in lams
+]
 test_error = torch.stack([(z - one_hot(labels)).square().mean() for z in on_test])
 
 # %%
 show_figure(
-    viz.show_curves(lams, [path.squared_error, test_error], ["training pictures, each left out", "test birds"], "penalty per picture", "mean squared error", logx=True),
-    name="head-path", alt="Two curves of error against the penalty, both falling to a minimum at nearly the same place and rising again.",
+    viz.show_curves(
+        lams,
+        [path.squared_error, test_error],
+        ["training pictures, each left out", "test birds"],
+        "penalty per picture",
+        "mean squared error",
+        logx=True,
+    ),
+    name="head-path",
+    alt="Two curves of error against the penalty, both falling to a minimum at nearly the same place and rising again.",
     caption="The error of each training picture when it is left out, for every penalty, and the error on test birds, which were not asked.",
 )
-print(f"chosen {path.best:.0e}, the test birds would have chosen {lams[int(test_error.argmin())]:.0e}")
+print(
+    f"chosen {path.best:.0e}, the test birds would have chosen {lams[int(test_error.argmin())]:.0e}"
+)
 
 # %%
 price = float(test_error[path.squared_error.argmin()] / test_error.min() - 1)
@@ -176,28 +241,50 @@ assert not path.at_edge and price < 0.1
 # %%
 bird = int((said == labels).nonzero()[5])
 g, target = found.G[bird], int(said[bird])
-views = {f"{view} view": carrot.head.training_contributions(g, view, target) for view in ("weight", "dual")}
+views = {
+    f"{view} view": carrot.head.training_contributions(g, view, target)
+    for view in ("weight", "dual")
+}
 loo = carrot.head.leave_one_out(g, target)
 
 # %%
 for name, shares in views.items():
-    print(f"{name:11s} sum {float(shares.sum()):.6f}, logit {float(logits[bird, target]):.6f}, largest share {float(shares.abs().max()):,.2f}")
-    assert abs(float(shares.sum() - logits[bird, target])) < 1e-10 * max(1, float(shares.abs().max()))
+    print(
+        f"{name:11s} sum {float(shares.sum()):.6f}, logit {float(logits[bird, target]):.6f}, largest share {float(shares.abs().max()):,.2f}"
+    )
+    assert abs(float(shares.sum() - logits[bird, target])) < 1e-10 * max(
+        1, float(shares.abs().max())
+    )
 assert views["dual view"].abs().max() > 1000 * logits[bird, target]
 
 # %%
 worst = 0.0
 for i in range(len(train)):
     rest = torch.arange(len(train)) != i
-    without = RidgeHead(carrot.head.penalty, "none", True).fit(carrot.train.G[rest], y[rest]).predict(g)[target]
+    without = (
+        RidgeHead(carrot.head.penalty, "none", True)
+        .fit(carrot.train.G[rest], y[rest])
+        .predict(g)[target]
+    )
     worst = max(worst, abs(float(without - logits[bird, target] - loo[i])))
 print(f"{len(train)} refits: largest difference from the closed form {worst:.0e}")
 assert worst < 1e-8
 
 # %% tags=["hide-input"]
 show_figure(
-    viz.show_claims(-loo, views | {"cosine": training_scores(carrot.head, carrot.train.G, y, g[None], torch.tensor([target]))["neighbours"][0]}, y == target,
-                    "logit it really adds", "logit it is said to add"), name="head-claims",
+    viz.show_claims(
+        -loo,
+        views
+        | {
+            "cosine": training_scores(
+                carrot.head, carrot.train.G, y, g[None], torch.tensor([target])
+            )["neighbours"][0]
+        },
+        y == target,
+        "logit it really adds",
+        "logit it is said to add",
+    ),
+    name="head-claims",
     alt="Three scatter plots of what is claimed for each training picture against what it really adds; none is a line.",
     caption="Each dot is one training picture. Across: what the logit loses without it. Up: what two exact decompositions, and plain likeness, say it adds.",
 )
@@ -210,15 +297,29 @@ show_figure(
 some = torch.arange(0, len(test), 3)
 scores = training_scores(carrot.head, carrot.train.G, y, found.G[some], said[some])
 truth = scores["leave-one-out"]
-agreement = {name: bootstrap([float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in zip(score, truth)]) for name, score in scores.items()}
+agreement = {
+    name: bootstrap(
+        [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in zip(score, truth)]
+    )
+    for name, score in scores.items()
+}
 for name, interval in agreement.items():
-    print(f"correlation with the effect of removal, {len(some)} birds: {name:14s} {interval}")
+    print(
+        f"correlation with the effect of removal, {len(some)} birds: {name:14s} {interval}"
+    )
 
 # %%
-assert all(agreement[name].high < 0.9 for name in ("weight view", "dual view", "neighbours"))
+assert all(
+    agreement[name].high < 0.9 for name in ("weight view", "dual view", "neighbours")
+)
 others = y[None] != said[some][:, None]
-print(f"share of the total effect that comes from pictures of other classes: {float(truth.abs()[others].sum() / truth.abs().sum()):.0%}")
-assert not scores["weight view"][others].any() and truth.abs()[others].sum() > 0.2 * truth.abs().sum()
+print(
+    f"share of the total effect that comes from pictures of other classes: {float(truth.abs()[others].sum() / truth.abs().sum()):.0%}"
+)
+assert (
+    not scores["weight view"][others].any()
+    and truth.abs()[others].sum() > 0.2 * truth.abs().sum()
+)
 
 # %% [markdown]
 # *Exact* says that the parts sum to the whole. There are infinitely many ways to cut a number into parts. Whether a part is an *effect* is a different question, and the only one that taking something away can answer.
@@ -227,38 +328,92 @@ assert not scores["weight view"][others].any() and truth.abs()[others].sum() > 0
 #
 # First by **training pictures**. A helpful picture is one without which the logit would be lower. The tabs show a right answer, a wrong one, and the same wrong answer set against the truth: what made it say this *rather than that*?
 
+
 # %% tags=["hide-input"]
 def pictures(why, chosen, values):
     """Training pictures, their species, and a number for each."""
-    return [train[i][0] for i in chosen], [splits.classes[int(y[i])] for i in chosen], values[chosen]
+    return (
+        [train[i][0] for i in chosen],
+        [splits.classes[int(y[i])] for i in chosen],
+        values[chosen],
+    )
+
 
 def influence_figure(why, image, title, size=6):
-    rows = [("Helpful: without it the score falls", *pictures(why, why.helpful(size), why.leave_one_out)),
-            ("Harmful: without it the score rises", *pictures(why, why.harmful(size), why.leave_one_out)),
-            ("Largest shares in the weight view", *pictures(why, why.weight_view.argsort(descending=True)[:size].tolist(), why.weight_view))]
-    return viz.show_training_images(image, title, rows, "first two rows: change of the score when the picture is removed; last row: share of the score")
+    rows = [
+        (
+            "Helpful: without it the score falls",
+            *pictures(why, why.helpful(size), why.leave_one_out),
+        ),
+        (
+            "Harmful: without it the score rises",
+            *pictures(why, why.harmful(size), why.leave_one_out),
+        ),
+        (
+            "Largest shares in the weight view",
+            *pictures(
+                why,
+                why.weight_view.argsort(descending=True)[:size].tolist(),
+                why.weight_view,
+            ),
+        ),
+    ]
+    return viz.show_training_images(
+        image,
+        title,
+        rows,
+        "first two rows: change of the score when the picture is removed; last row: share of the score",
+    )
 
-wrong = next(int(i) for i in (said != labels).nonzero() if splits.classes[int(labels[i])] in ("iris", "laurel"))
-asked = {"right": carrot.explain(test[bird][0]), "wrong": carrot.explain(test[wrong][0]), "against": carrot.explain(test[wrong][0], versus=int(labels[wrong]))}
+
+wrong = next(
+    int(i)
+    for i in (said != labels).nonzero()
+    if splits.classes[int(labels[i])] in ("iris", "laurel")
+)
+asked = {
+    "right": carrot.explain(test[bird][0]),
+    "wrong": carrot.explain(test[wrong][0]),
+    "against": carrot.explain(test[wrong][0], versus=int(labels[wrong])),
+}
 name_of = splits.classes
-titles = {"right": f"says {name_of[target]}, rightly\nlogit {asked['right'].score:.2f}",
-          "wrong": f"says {name_of[int(said[wrong])]}\nis {name_of[int(labels[wrong])]}\nlogit {asked['wrong'].score:.2f}",
-          "against": f"{name_of[int(said[wrong])]} minus\n{name_of[int(labels[wrong])]}, the truth\nscore {asked['against'].score:.2f}"}
+titles = {
+    "right": f"says {name_of[target]}, rightly\nlogit {asked['right'].score:.2f}",
+    "wrong": f"says {name_of[int(said[wrong])]}\nis {name_of[int(labels[wrong])]}\nlogit {asked['wrong'].score:.2f}",
+    "against": f"{name_of[int(said[wrong])]} minus\n{name_of[int(labels[wrong])]}, the truth\nscore {asked['against'].score:.2f}",
+}
 
 # %% tags=["hide-input"]
 tabs = Gallery("head-influence")
-for label, which, index in (("A right answer", "right", bird), ("A wrong answer", "wrong", wrong), ("Wrong against true", "against", wrong)):
-    tabs.add(label, influence_figure(asked[which], test[index][0], titles[which]),
-             alt=f"A test bird ({titles[which]}), and three rows of six training birds with signed bars: helpful, harmful, and largest shares.".replace("\n", ", "),
-             caption=f"{label}. Bars of all rows share one scale.")
+for label, which, index in (
+    ("A right answer", "right", bird),
+    ("A wrong answer", "wrong", wrong),
+    ("Wrong against true", "against", wrong),
+):
+    tabs.add(
+        label,
+        influence_figure(asked[which], test[index][0], titles[which]),
+        alt=f"A test bird ({titles[which]}), and three rows of six training birds with signed bars: helpful, harmful, and largest shares.".replace(
+            "\n", ", "
+        ),
+        caption=f"{label}. Bars of all rows share one scale.",
+    )
 tabs.show()
 
 # %% [markdown]
 # The two top rows are not the third. Do the pictures that help most belong to the species named? Those with the largest shares must, in the weight view. And the wrong answer: how do its two species differ?
 
 # %%
-for kind, chosen in (("largest shares", asked["right"].weight_view.argsort(descending=True)[:6].tolist()), ("most helpful", asked["right"].helpful(6))):
-    print(f"right answer, {kind}: {sum(int(y[i]) == target for i in chosen)} of 6 show the species named")
+for kind, chosen in (
+    (
+        "largest shares",
+        asked["right"].weight_view.argsort(descending=True)[:6].tolist(),
+    ),
+    ("most helpful", asked["right"].helpful(6)),
+):
+    print(
+        f"right answer, {kind}: {sum(int(y[i]) == target for i in chosen)} of 6 show the species named"
+    )
 assert sum(int(y[i]) == target for i in asked["right"].helpful(6)) < 6
 
 # %%
@@ -273,8 +428,13 @@ assert differ == ("beak",)
 
 # %%
 against = asked["against"]
-of_two = [int(y[i]) in (against.target, against.versus) for i in against.leave_one_out.abs().argsort(descending=True)[:10]]
-print(f"of the ten pictures with the largest effect on the difference, {sum(of_two)} show one of the two species")
+of_two = [
+    int(y[i]) in (against.target, against.versus)
+    for i in against.leave_one_out.abs().argsort(descending=True)[:10]
+]
+print(
+    f"of the ten pictures with the largest effect on the difference, {sum(of_two)} show one of the two species"
+)
 assert sum(of_two) >= 7
 
 # %%
@@ -288,13 +448,24 @@ print("score without the first 0, 1, 2, ... :", [f"{m:+.3f}" for m in margins])
 # %%
 rest = torch.ones(len(train), dtype=torch.bool)
 rest[guilty] = False
-refitted = RidgeHead(carrot.head.penalty, "none", True).fit(carrot.train.G[rest], y[rest], 14).predict(found.G[wrong])
-print(f"fitted again without all eight: {float(refitted[against.target] - refitted[against.versus]):+.3f}")
-assert abs(float(refitted[against.target] - refitted[against.versus]) - margins[-1]) < 1e-8 and margins[-1] < margins[0]
+refitted = (
+    RidgeHead(carrot.head.penalty, "none", True)
+    .fit(carrot.train.G[rest], y[rest], 14)
+    .predict(found.G[wrong])
+)
+print(
+    f"fitted again without all eight: {float(refitted[against.target] - refitted[against.versus]):+.3f}"
+)
+assert (
+    abs(float(refitted[against.target] - refitted[against.versus]) - margins[-1]) < 1e-8
+    and margins[-1] < margins[0]
+)
 
 # %%
 single = float(against.leave_one_out[guilty].sum())
-print(f"the group moves the score by {margins[-1] - margins[0]:+.3f}; the single effects add up to {single:+.3f}")
+print(
+    f"the group moves the score by {margins[-1] - margins[0]:+.3f}; the single effects add up to {single:+.3f}"
+)
 assert abs(single - (margins[-1] - margins[0])) > 0.01
 
 # %% [markdown]
@@ -304,17 +475,33 @@ assert abs(single - (margins[-1] - margins[0])) > 0.01
 
 # %%
 why = asked["right"]
-print(f"shares of the patches {float(why.region_split.sum()):+.4f}, intercept {why.bias:+.4f}, logit {why.score:+.4f}")
+print(
+    f"shares of the patches {float(why.region_split.sum()):+.4f}, intercept {why.bias:+.4f}, logit {why.score:+.4f}"
+)
 assert abs(float(why.region_split.sum()) + why.bias - why.score) < 1e-10
+
 
 # %% tags=["hide-input"]
 def in_pixels(values):
-    return F.interpolate(why.on_grid(values)[None, None], (96, 96), mode="bicubic")[0, 0]
+    return F.interpolate(why.on_grid(values)[None, None], (96, 96), mode="bicubic")[
+        0, 0
+    ]
+
 
 maps = [asked[k] for k in ("right", "wrong")]
 show_figure(
-    viz.show_overlays([test[i][0] for i in (bird, bird, wrong, wrong)], [in_pixels(v) for m in maps for v in (m.region_split, m.region_removal)],
-                      ["right: shares", "right: drop without", "wrong: shares", "wrong: drop without"], unit="logit"), name="head-regions",
+    viz.show_overlays(
+        [test[i][0] for i in (bird, bird, wrong, wrong)],
+        [in_pixels(v) for m in maps for v in (m.region_split, m.region_removal)],
+        [
+            "right: shares",
+            "right: drop without",
+            "wrong: shares",
+            "wrong: drop without",
+        ],
+        unit="logit",
+    ),
+    name="head-regions",
     alt="Two birds, each twice, with signed maps over them: the shares of the patches, and the drop without each patch.",
     caption="Shares of the patches, and what the logit loses without each, one scale. Red speaks for the answer.",
 )
@@ -322,7 +509,9 @@ show_figure(
 # %%
 for which, m in zip(("right", "wrong"), maps):
     alike = float(torch.corrcoef(torch.stack([m.region_split, m.region_removal]))[0, 1])
-    print(f"{which}: correlation of shares and drops {alike:.2f}, mean share {float(m.region_split.mean()):+.4f}, mean drop {float(m.region_removal.mean()):+.4f}")
+    print(
+        f"{which}: correlation of shares and drops {alike:.2f}, mean share {float(m.region_split.mean()):+.4f}, mean drop {float(m.region_removal.mean()):+.4f}"
+    )
     assert alike > 0.8
 
 # %% [markdown]
@@ -336,7 +525,14 @@ for which, m in zip(("right", "wrong"), maps):
 # by leave-one-out. Last, the nearest neighbour by cosine, which has no head at all.
 
 # %%
-entrants = {"mean": (0, "mean"), "mean and variance": (0, "mean_var"), "maximum": (0, "max"), "degree, graph": (1, "degree"), "residual, graph": (1, "residual_abs")}
+entrants = {
+    "mean": (0, "mean"),
+    "mean and variance": (0, "mean_var"),
+    "maximum": (0, "max"),
+    "degree, graph": (1, "degree"),
+    "residual, graph": (1, "residual_abs"),
+}
+
 
 def embeddings_of(line, split):
     """Embeddings by every readout, from one graph per picture."""
@@ -349,6 +545,7 @@ def embeddings_of(line, split):
             rows[name].append(GraphReadout(readout)(tokens[warm], regions.H, graph))
     return {name: torch.cat(parts) for name, parts in rows.items()}
 
+
 # %%
 sizes, right = (5, 10), {}
 for seed in range(3):
@@ -360,41 +557,77 @@ for seed in range(3):
         few = 14 * size  # the species take turns
         for name in entrants:
             lam = leave_one_out_path(taught[name][:few], y[:few], lams, "n", True).best
-            z = RidgeHead(lam, "n", True).fit(taught[name][:few], y[:few]).predict(asked_of[name])
+            z = (
+                RidgeHead(lam, "n", True)
+                .fit(taught[name][:few], y[:few])
+                .predict(asked_of[name])
+            )
             right.setdefault((name, size), []).append((z.argmax(1) == labels).double())
         votes = knn_logits(taught["mean"][:few], y[:few], asked_of["mean"], 1, 14)
-        right.setdefault(("nearest neighbour", size), []).append((votes.argmax(1) == labels).double())
-right = {key: torch.stack(values).numpy() for key, values in right.items()}  # (networks, birds)
+        right.setdefault(("nearest neighbour", size), []).append(
+            (votes.argmax(1) == labels).double()
+        )
+right = {
+    key: torch.stack(values).numpy() for key, values in right.items()
+}  # (networks, birds)
+
 
 # %%
 def against_(name, other, size):
     """Difference of two accuracies, networks and birds redrawn."""
     return bootstrap(right[name, size] - right[other, size], axes=2)
 
+
 for size in sizes:
     print(f"{size} training pictures of a species, 3 networks, {len(test)} birds")
     for name in [*entrants, "nearest neighbour"]:
-        print(f"  {name:18s} right on {right[name, size].mean():.1%}" + ("" if name == "mean" else f", against mean {against_(name, 'mean', size)}"))
+        print(
+            f"  {name:18s} right on {right[name, size].mean():.1%}"
+            + (
+                ""
+                if name == "mean"
+                else f", against mean {against_(name, 'mean', size)}"
+            )
+        )
 
 # %% tags=["hide-input"]
 names = [name for name in (*entrants, "nearest neighbour") if name != "mean"]
-gains = {f"{size} pictures of a species": {name: [[i.value, i.low, i.high] for i in [against_(name, "mean", size)]] for name in names} for size in sizes}
+gains = {
+    f"{size} pictures of a species": {
+        name: [[i.value, i.low, i.high] for i in [against_(name, "mean", size)]]
+        for name in names
+    }
+    for size in sizes
+}
 show_figure(
-    viz.show_intervals(gains, ["against the mean of the tokens"], "difference of accuracy"), name="head-accuracy",
+    viz.show_intervals(
+        gains, ["against the mean of the tokens"], "difference of accuracy"
+    ),
+    name="head-accuracy",
     alt="Two panels of intervals of the difference of accuracy from the mean of the tokens, for five alternatives.",
     caption="What each alternative gains over averaging the tokens: mean over three networks, 95% intervals over networks and birds.",
 )
 
 # %%
 graph_gain = {size: against_("residual, graph", "mean", size) for size in sizes}
-beyond = {(other, size): against_("residual, graph", other, size) for other in ("mean and variance", "maximum") for size in sizes}
+beyond = {
+    (other, size): against_("residual, graph", other, size)
+    for other in ("mean and variance", "maximum")
+    for size in sizes
+}
 for (other, size), interval in beyond.items():
-    print(f"{size:2d} pictures: residual with the graph against {other} without: {interval}")
+    print(
+        f"{size:2d} pictures: residual with the graph against {other} without: {interval}"
+    )
 
 # %%
 for size in sizes:
     assert against_("degree, graph", "mean", size).high < 0 < graph_gain[size].low
-assert beyond["maximum", 5].high < 0 and beyond["mean and variance", 5].high < 0 and not beyond["maximum", 10].low > 0
+assert (
+    beyond["maximum", 5].high < 0
+    and beyond["mean and variance", 5].high < 0
+    and not beyond["maximum", 10].low > 0
+)
 
 # %% [markdown]
 # Said plainly. Diffusing and reading out by degree is *worse* than averaging the tokens. The residual readout is better than averaging, by what the figure shows: the graph knows which patches are unlike their
@@ -406,23 +639,55 @@ assert beyond["maximum", 5].high < 0 and beyond["mean and variance", 5].high < 0
 # subsets is called the linear datamodeling score.
 
 # %%
-lds = {gone: linear_datamodeling_scores(scores, carrot.head, carrot.train.G, y, found.G[some], said[some], gone, subsets=60) for gone in (0.5, 0.25, 0.1)}
-table = {(gone, name): bootstrap(values) for gone, by_name in lds.items() for name, values in by_name.items()}
+lds = {
+    gone: linear_datamodeling_scores(
+        scores,
+        carrot.head,
+        carrot.train.G,
+        y,
+        found.G[some],
+        said[some],
+        gone,
+        subsets=60,
+    )
+    for gone in (0.5, 0.25, 0.1)
+}
+table = {
+    (gone, name): bootstrap(values)
+    for gone, by_name in lds.items()
+    for name, values in by_name.items()
+}
 for name in scores:
-    print(f"{name:14s}", "   ".join(f"{gone:.0%} gone: {table[gone, name]}" for gone in lds))
+    print(
+        f"{name:14s}",
+        "   ".join(f"{gone:.0%} gone: {table[gone, name]}" for gone in lds),
+    )
 
 # %% tags=["hide-input"]
 show_figure(
-    viz.show_grouped_bars([[table[gone, name].value for name in scores] for gone in lds], list(scores), [f"{gone:.0%} removed" for gone in lds], "rank correlation with refits",
-                          spread=[[(table[gone, name].high - table[gone, name].low) / 2 for name in scores] for gone in lds]), name="head-lds",
+    viz.show_grouped_bars(
+        [[table[gone, name].value for name in scores] for gone in lds],
+        list(scores),
+        [f"{gone:.0%} removed" for gone in lds],
+        "rank correlation with refits",
+        spread=[
+            [(table[gone, name].high - table[gone, name].low) / 2 for name in scores]
+            for gone in lds
+        ],
+    ),
+    name="head-lds",
     alt="Bars of the linear datamodeling score for five ways of scoring training pictures; leave-one-out stands far above the others.",
     caption="How well sums of scores foretell the logits of real refits. Bars: 95% intervals over test birds.",
 )
 
 # %%
 for gone in lds:
-    assert table[gone, "leave-one-out"].low > max(table[gone, name].high for name in scores if name != "leave-one-out")
-assert table[0.1, "leave-one-out"].value > 0.95 and abs(table[0.1, "random"].value) < 0.1
+    assert table[gone, "leave-one-out"].low > max(
+        table[gone, name].high for name in scores if name != "leave-one-out"
+    )
+assert (
+    table[0.1, "leave-one-out"].value > 0.95 and abs(table[0.1, "random"].value) < 0.1
+)
 
 # %% [markdown]
 # Leave-one-out foretells refits; the more so the fewer pictures go, since effects add up less and less well. The two decompositions carry some truth and a good deal else.
@@ -432,13 +697,18 @@ assert table[0.1, "leave-one-out"].value > 0.95 and abs(table[0.1, "random"].val
 # %%
 drops, flips = drop_most_helpful(scores, carrot.head, found.G[some], said[some], size=5)
 for name in scores:
-    print(f"without its 5 most helpful by {name:14s} logit drops by {bootstrap(drops[name])}, {float(flips[name].double().mean()):4.0%} of answers change")
+    print(
+        f"without its 5 most helpful by {name:14s} logit drops by {bootstrap(drops[name])}, {float(flips[name].double().mean()):4.0%} of answers change"
+    )
 
 # %%
 lead = bootstrap(drops["leave-one-out"] - drops["weight view"])
 print(f"leave-one-out minus weight view: {lead}")
 assert abs(lead.value) < 0.05
-assert bootstrap(drops["leave-one-out"] - drops["random"]).low > 0 and bootstrap(drops["leave-one-out"] - drops["dual view"]).low > 0
+assert (
+    bootstrap(drops["leave-one-out"] - drops["random"]).low > 0
+    and bootstrap(drops["leave-one-out"] - drops["dual view"]).low > 0
+)
 
 # %% [markdown]
 # All informed choices beat chance, so all pass the sanity test. But it is a weak judge. The weight view does as well as leave-one-out, or a shade better, although it is wrong about single pictures: five pictures taken together
@@ -451,21 +721,47 @@ judged = torch.arange(28)
 images, answers = torch.stack([test[i][0] for i in judged]), labels[judged]
 by_region = region_scores(carrot, images, answers)
 centres = carrot.regions_of(images[:1]).P[0]
-orders = by_region | {"centre first": -centres.norm(dim=1).expand(28, -1), "chance": torch.rand(28, 144, generator=torch.Generator().manual_seed(0))}
+orders = by_region | {
+    "centre first": -centres.norm(dim=1).expand(28, -1),
+    "chance": torch.rand(28, 144, generator=torch.Generator().manual_seed(0)),
+}
 curves = deletion_insertion(carrot, images, answers, orders)
 
 # %% tags=["hide-input"]
 gone, nothing = torch.arange(13) / 12, torch.full((1,), torch.nan, dtype=torch.double)
 show_figure(
-    viz.show_curve_panels(gone, [("patches taken out", "logit, centred", {name: torch.cat([out.mean(0), nothing]) for name, (out, _) in curves.items()}),
-                                 ("patches put in", "logit, centred", {name: torch.cat([nothing, into.mean(0)]) for name, (_, into) in curves.items()})], "share of patches"), name="head-deletion",
+    viz.show_curve_panels(
+        gone,
+        [
+            (
+                "patches taken out",
+                "logit, centred",
+                {
+                    name: torch.cat([out.mean(0), nothing])
+                    for name, (out, _) in curves.items()
+                },
+            ),
+            (
+                "patches put in",
+                "logit, centred",
+                {
+                    name: torch.cat([nothing, into.mean(0)])
+                    for name, (_, into) in curves.items()
+                },
+            ),
+        ],
+        "share of patches",
+    ),
+    name="head-deletion",
     alt="Two panels of curves of the logit against the share of patches taken out or put in, for four orders.",
     caption="The logit while patches leave the graph, and while they enter it, mean of 28 birds.",
 )
 
 # %%
 for name, (out, into) in curves.items():
-    print(f"{name:13s} mean logit while taken out {bootstrap(out.mean(1))}, while put in {bootstrap(into.mean(1))}")
+    print(
+        f"{name:13s} mean logit while taken out {bootstrap(out.mean(1))}, while put in {bootstrap(into.mean(1))}"
+    )
 for rival in ("centre first", "chance"):
     assert bootstrap(curves[rival][0].mean(1) - curves["removal"][0].mean(1)).low > 0
     assert bootstrap(curves["removal"][1].mean(1) - curves[rival][1].mean(1)).low > 0
@@ -482,14 +778,21 @@ dealt = answers[torch.randperm(28, generator=torch.Generator().manual_seed(0))]
 consistent = {
     "removal": evidence_consistency(H, by_region["removal"], answers),
     "all patches alike": evidence_consistency(H, torch.ones(28, 144), answers),
-    "removal, species dealt at random": evidence_consistency(H, region_scores(carrot, images, dealt)["removal"], dealt),
+    "removal, species dealt at random": evidence_consistency(
+        H, region_scores(carrot, images, dealt)["removal"], dealt
+    ),
 }
 for name, values in consistent.items():
     print(f"{name:33s} {bootstrap(values)}")
-assert bootstrap(consistent["removal"]).low > bootstrap(consistent["removal, species dealt at random"]).high
+assert (
+    bootstrap(consistent["removal"]).low
+    > bootstrap(consistent["removal, species dealt at random"]).high
+)
 
 # %%
-print(f"removal against all patches alike: {bootstrap(consistent['removal'] - consistent['all patches alike'])}")
+print(
+    f"removal against all patches alike: {bootstrap(consistent['removal'] - consistent['all patches alike'])}"
+)
 
 # %% [markdown]
 # ## The bird without its tail
@@ -500,10 +803,15 @@ print(f"removal against all patches alike: {bootstrap(consistent['removal'] - co
 scenes = [Aviary("test", 28).scene(int(i)) for i in judged]
 agree = true_part_agreement(carrot, scenes, answers, size=96)
 for name, values in agree.items():
-    print(f"rank correlation with the true drop, {len(values)} birds: {name:22s} {bootstrap(values)}")
+    print(
+        f"rank correlation with the true drop, {len(values)} birds: {name:22s} {bootstrap(values)}"
+    )
 
 # %%
-assert bootstrap(agree["truth again"]).low > 0.9 and bootstrap(agree["regions removed"]).high < 0.5
+assert (
+    bootstrap(agree["truth again"]).low > 0.9
+    and bootstrap(agree["regions removed"]).high < 0.5
+)
 
 # %% [markdown]
 # No. The truth repeats itself under new noise, and the exact removal of a part's patches does not find it. Is something broken? The renderer can answer that too. The logit is a sum over patches, *with* the part and *without* it, so the true drop is a sum over
@@ -511,31 +819,70 @@ assert bootstrap(agree["truth again"]).low > 0.9 and bootstrap(agree["regions re
 # is left, and it can be watched growing: tokens before the first block, where there were only convolutions, after one block, and after all four.
 
 # %%
-full, cells = load_model("aviary-vit-0", device="cpu"), torch.stack([part_cells(scene, (12, 12), 96) for scene in scenes]).transpose(1, 2)  # (b, parts, n)
-blocks, depths, lost, found_by = full.blocks, {"convolutions only": 0, "one block": 1, "all four blocks": 4}, {}, {}
+full, cells = (
+    load_model("aviary-vit-0", device="cpu"),
+    torch.stack([part_cells(scene, (12, 12), 96) for scene in scenes]).transpose(1, 2),
+)  # (b, parts, n)
+blocks, depths, lost, found_by = (
+    full.blocks,
+    {"convolutions only": 0, "one block": 1, "all four blocks": 4},
+    {},
+    {},
+)
 for name, depth in depths.items():
     full.blocks = blocks[:depth]
-    simple = Carrot(TimmViTPatchBackbone(full), t=0, readout="mean").fit(train, progress=False)
+    simple = Carrot(TimmViTPatchBackbone(full), t=0, readout="mean").fit(
+        train, progress=False
+    )
     lost[name] = true_part_change(simple, scenes, answers, 96)  # (b, parts, n)
     drop = region_scores(simple, images, answers)["removal"]
-    found_by[name] = bootstrap(rank_correlations((drop[:, None] * cells).sum(2), lost[name].sum(2)))
+    found_by[name] = bootstrap(
+        rank_correlations((drop[:, None] * cells).sum(2), lost[name].sum(2))
+    )
 
 # %%
-own = {name: float((change * cells).sum() / change.sum()) for name, change in lost.items()}
-print(f"the patches of a part are {float(cells.mean()):.0%} of the picture; without a graph:")
+own = {
+    name: float((change * cells).sum() / change.sum()) for name, change in lost.items()
+}
+print(
+    f"the patches of a part are {float(cells.mean()):.0%} of the picture; without a graph:"
+)
 for name in depths:
-    print(f"  {name:18s} {own[name]:4.0%} of the true drop happens in them; their removal ranks the parts with correlation {found_by[name]}")
+    print(
+        f"  {name:18s} {own[name]:4.0%} of the true drop happens in them; their removal ranks the parts with correlation {found_by[name]}"
+    )
 
 # %%
-assert own["convolutions only"] > 0.4 > own["one block"] > own["all four blocks"] and own["all four blocks"] < 0.1
+assert (
+    own["convolutions only"] > 0.4 > own["one block"] > own["all four blocks"]
+    and own["all four blocks"] < 0.1
+)
 assert found_by["convolutions only"].low > 0
 
 # %% tags=["hide-input"]
-bird_, part_ = divmod(int(torch.stack([change.sum(2) / change.sum(2).std() for change in lost.values()]).amin(0).argmax()), 5)
+bird_, part_ = divmod(
+    int(
+        torch.stack([change.sum(2) / change.sum(2).std() for change in lost.values()])
+        .amin(0)
+        .argmax()
+    ),
+    5,
+)
 outline = F.interpolate(cells[bird_, part_].view(1, 1, 12, 12), (96, 96))[0, 0]
-shares_ = [in_pixels(100 * change[bird_, part_] / change[bird_, part_].sum()) for change in lost.values()]
+shares_ = [
+    in_pixels(100 * change[bird_, part_] / change[bird_, part_].sum())
+    for change in lost.values()
+]
 show_figure(
-    viz.show_overlays([images[bird_]] * 3, shares_, list(depths), masks=[outline] * 3, columns=3, unit="% of the true drop"), name="head-true-change",
+    viz.show_overlays(
+        [images[bird_]] * 3,
+        shares_,
+        list(depths),
+        masks=[outline] * 3,
+        columns=3,
+        unit="% of the true drop",
+    ),
+    name="head-true-change",
     alt=f"One bird three times with a map of where the logit is lost when its {PARTS[part_]} is drawn away; inside the outlined part first, all over the picture last.",
     caption=f"Where the logit is lost when the renderer leaves away the {PARTS[part_]} (outlined), for tokens of three depths. The numbers of each panel sum to 100.",
 )
@@ -548,6 +895,7 @@ show_figure(
 #
 # A penalty that is lost in rounding, an image that alone fixes its own logit, and embeddings of something else in the cache:
 
+
 # %%
 def refused(call, *words):
     """Prints the error of a call that must fail with these words."""
@@ -559,16 +907,28 @@ def refused(call, *words):
     else:
         raise AssertionError("this should have been refused")
 
+
 twins = torch.ones(6, 3) * 1e3
 refused(lambda: RidgeHead(1e-12).fit(twins, torch.arange(6) % 2), "Raise lam")
-refused(lambda: RidgeHead(1e-3).fit(torch.eye(3) * 1e6, torch.arange(3)).leave_one_out(torch.ones(3)), "leverage 1")
+refused(
+    lambda: (
+        RidgeHead(1e-3)
+        .fit(torch.eye(3) * 1e6, torch.arange(3))
+        .leave_one_out(torch.ones(3))
+    ),
+    "leverage 1",
+)
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
     carrot.embeddings(train, cache=folder, progress=False)
     file = next(Path(folder).glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-9])
-    refused(lambda: carrot.embeddings(train, cache=folder, progress=False), "damaged", "Delete the file")
+    refused(
+        lambda: carrot.embeddings(train, cache=folder, progress=False),
+        "damaged",
+        "Delete the file",
+    )
 
 # %% [markdown]
 # ## Exercises
@@ -579,16 +939,28 @@ with tempfile.TemporaryDirectory() as folder:
 # **Predict.** Every training picture is put in twice, with the penalty per picture unchanged, so the head is the same. By what factor does the effect of removing *one copy* of a picture change, if its leverage was $h$? Hand over a function of `h (n,)`.
 # ```
 
+
 # %%
 def check_twice(factor):
     """Compares a predicted factor with what happens."""
     G, h = carrot.train.G, carrot.head.leverage
-    double = RidgeHead(carrot.head.lam, "n", True).fit(torch.cat([G, G]), torch.cat([y, y]))
-    measured = double.leave_one_out(found.G[0])[:140, int(said[0])] / carrot.head.leave_one_out(found.G[0], int(said[0]))
+    double = RidgeHead(carrot.head.lam, "n", True).fit(
+        torch.cat([G, G]), torch.cat([y, y])
+    )
+    measured = double.leave_one_out(found.G[0])[
+        :140, int(said[0])
+    ] / carrot.head.leave_one_out(found.G[0], int(said[0]))
     off = float((factor(h) - measured).abs().max())
-    print(f"measured between {float(measured.min()):.3f} and {float(measured.max()):.3f}; your factor is off by at most {off:.0e}"
-          + ("" if off < 1e-4 else ". What becomes of S, and of the leverage, when there are two of each?"))
+    print(
+        f"measured between {float(measured.min()):.3f} and {float(measured.max()):.3f}; your factor is off by at most {off:.0e}"
+        + (
+            ""
+            if off < 1e-4
+            else ". What becomes of S, and of the leverage, when there are two of each?"
+        )
+    )
     return off < 1e-4
+
 
 # %% [markdown]
 # ```{solution-start} ex-head-twice
@@ -618,21 +990,35 @@ y_bad = y.clone()
 y_bad[spoilt] = (y[spoilt] + 1 + torch.randint(13, (10,), generator=generator)) % 14
 bad_head = RidgeHead(carrot.head.lam, "n", True).fit(carrot.train.G, y_bad)
 
+
 def check_suspects(suspects):
     """The chance that a spoilt picture scores higher than a sound one."""
-    score, is_bad = suspects(bad_head, y_bad), torch.zeros(140, dtype=torch.bool).index_fill(0, spoilt, True)
+    score, is_bad = (
+        suspects(bad_head, y_bad),
+        torch.zeros(140, dtype=torch.bool).index_fill(0, spoilt, True),
+    )
     auc = float((score[is_bad][:, None] > score[~is_bad]).double().mean())
-    print(f"a spoilt picture outranks a sound one with chance {auc:.3f}" + ("" if auc > 0.95 else ". What would the head say of the picture if it had not seen it?"))
+    print(
+        f"a spoilt picture outranks a sound one with chance {auc:.3f}"
+        + (
+            ""
+            if auc > 0.95
+            else ". What would the head say of the picture if it had not seen it?"
+        )
+    )
     return auc > 0.95
+
 
 # %% [markdown]
 # ```{solution-start} ex-head-mislabelled
 # :class: dropdown
 # ```
 
+
 # %%
 def suspects(head, y):
     return head.loo_residuals().gather(1, y[:, None])[:, 0]
+
 
 assert check_suspects(suspects)
 
@@ -649,15 +1035,26 @@ assert check_suspects(suspects)
 # **Break it.** Leave-one-out is exact, and so is the removal of a pair. Add *two* pictures to the 140, as embeddings `(2, c)` with class numbers `(2,)`, each of which has little effect alone while both together have more than ten times as much.
 # ```
 
+
 # %%
 def check_pair(embeddings, classes):
     """Compares the effect of the pair with its single effects, on the logit of the first one's class for itself."""
     G = torch.cat([carrot.train.G, embeddings])
-    own = RidgeHead(carrot.head.penalty, "none", True).fit(G, torch.cat([y, classes]), 14)
+    own = RidgeHead(carrot.head.penalty, "none", True).fit(
+        G, torch.cat([y, classes]), 14
+    )
     one, two = own.leave_one_out(G[140], int(classes[0]))[140:].abs().tolist()
     both = float(own.leave_out(G[140], [140, 141])[classes[0]].abs())
-    print(f"alone {one:.4f} and {two:.4f}, together {both:.4f}" + ("" if both > 10 * max(one, two) else ". Who stands in for a picture that is taken away?"))
+    print(
+        f"alone {one:.4f} and {two:.4f}, together {both:.4f}"
+        + (
+            ""
+            if both > 10 * max(one, two)
+            else ". Who stands in for a picture that is taken away?"
+        )
+    )
     return both > 10 * max(one, two)
+
 
 # %% [markdown]
 # ```{solution-start} ex-head-pair
@@ -686,4 +1083,6 @@ assert check_pair(torch.stack([odd, odd]), torch.tensor([5, 5]))
 # [the part on trust](10_falsification.ipynb).
 
 # %%
-print(f"this page ran in {time.time() - started:.0f} s on the CPU, {torch.get_num_threads()} threads")
+print(
+    f"this page ran in {time.time() - started:.0f} s on the CPU, {torch.get_num_threads()} threads"
+)

@@ -8,9 +8,21 @@
 
 # %% tags=["remove-cell"]
 # Colab, Kaggle: install the package. Where it is installed already, this does nothing.
-import importlib.util, subprocess, sys
+import importlib.util
+import subprocess
+import sys
+
 if importlib.util.find_spec("ctrace") is None:
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/ctrace-book/ctrace"])
+    subprocess.check_call(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "git+https://github.com/ctrace-book/ctrace",
+        ]
+    )
 
 # %% [markdown]
 # In this notebook you will
@@ -24,11 +36,11 @@ if importlib.util.find_spec("ctrace") is None:
 # %%
 import time
 import warnings
+
 import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from torchvision.transforms.functional import gaussian_blur
 from ctrace import load_photo, saliency, trust, viz
 from ctrace.aviary import PARTS, Aviary, Individuals, importance_table, render
 from ctrace.carrot.backbone import TimmViTPatchBackbone
@@ -40,9 +52,12 @@ from ctrace.trust import falsification_rate, falsify
 from ctrace.trust.falsify import shift_places
 from ctrace.trust.shapley import shap, superpixels
 from ctrace.trust.suite import CarrotClassifier, cnn_methods, token_methods
+from torchvision.transforms.functional import gaussian_blur
 
 started = time.time()
-model = load_model("aviary-resnet-0").to(memory_format=torch.channels_last)  # the same numbers, faster on a CPU
+model = load_model("aviary-resnet-0").to(
+    memory_format=torch.channels_last
+)  # the same numbers, faster on a CPU
 device = next(model.parameters()).device
 print(f"torch {torch.__version__} on {device}")
 
@@ -58,17 +73,29 @@ scenes = [data.scene(i) for i in range(BIRDS)]
 drawn = [render(scene) for scene in scenes]
 images = model.info.preprocess(torch.stack([d.image for d in drawn]).to(device))
 classes = torch.arange(BIRDS)
-parts = torch.stack([torch.stack([d.masks[part] for part in PARTS]) for d in drawn])  # (b, p, height, width)
+parts = torch.stack(
+    [torch.stack([d.masks[part] for part in PARTS]) for d in drawn]
+)  # (b, p, height, width)
 birds = torch.stack([d.bird for d in drawn])
 
 # %%
 study = Aviary("train", 280)
 pictures, labels = zip(*(study[i] for i in range(280)))
-train = model.info.preprocess(torch.stack(pictures).to(device)), torch.tensor(labels).to(device)
+train = (
+    model.info.preprocess(torch.stack(pictures).to(device)),
+    torch.tensor(labels).to(device),
+)
 
 # %%
-methods = {name: method for name, method in cnn_methods(train).items() if "instance" not in name}
-maps = {name: method(model, images, classes.to(device)).cpu() for name, method in methods.items()}
+methods = {
+    name: method
+    for name, method in cnn_methods(train).items()
+    if "instance" not in name
+}
+maps = {
+    name: method(model, images, classes.to(device)).cpu()
+    for name, method in methods.items()
+}
 print(f"{len(maps)} methods:", "; ".join(maps))
 
 # %% [markdown]
@@ -81,9 +108,13 @@ ONE = 2
 three = {"A": maps["SmoothGrad"][ONE], "B": wrong[ONE], "C": maps["|gradient|"][ONE]}
 
 # %% tags=["hide-input"]
-soft = {name: gaussian_blur(m[None], 9, 2.0)[0] if name != "B" else m for name, m in three.items()}
+soft = {
+    name: gaussian_blur(m[None], 9, 2.0)[0] if name != "B" else m
+    for name, m in three.items()
+}
 show_figure(
-    viz.show_method_maps(drawn[ONE].image, soft, birds[ONE], columns=3), name="trust-three-maps",
+    viz.show_method_maps(drawn[ONE].image, soft, birds[ONE], columns=3),
+    name="trust-three-maps",
     alt="Three heat maps over one bird, called A, B and C. All three are red on the bird and nearly nowhere else.",
     caption="Three maps of one bird. One of them has never seen the model.",
 )
@@ -110,15 +141,38 @@ k = round(0.05 * scores.numel())
 order = scores.flatten().argsort(descending=True)
 
 # %%
-top, bottom = (torch.zeros(scores.numel(), dtype=torch.bool).index_fill(0, chosen, True).view(96, 96) for chosen in (order[:k], order[-k:]))
-print(f"{k} of {scores.numel()} pixels: {int(top.sum())} at the top, {int(bottom.sum())} at the bottom")
+top, bottom = (
+    torch.zeros(scores.numel(), dtype=torch.bool)
+    .index_fill(0, chosen, True)
+    .view(96, 96)
+    for chosen in (order[:k], order[-k:])
+)
+print(
+    f"{k} of {scores.numel()} pixels: {int(top.sum())} at the top, {int(bottom.sum())} at the bottom"
+)
 
 # %% tags=["hide-input"]
 blurred = trust.filled(drawn[ONE].image[None], "blur")[0]
-regions = {"top hidden": top, "bottom hidden": bottom, "a copy hidden": top.roll((30, -25), (0, 1)), "another copy": top.roll((-20, 31), (0, 1))}
+regions = {
+    "top hidden": top,
+    "bottom hidden": bottom,
+    "a copy hidden": top.roll((30, -25), (0, 1)),
+    "another copy": top.roll((-20, 31), (0, 1)),
+}
 show_figure(
-    viz.show_photos([drawn[ONE].image, *(torch.where(mask, blurred, drawn[ONE].image) for mask in regions.values())], ["the picture", *regions], row_height=1.5),
-    name="trust-regions", alt="A bird, and the same bird with four regions of equal area blurred away.",
+    viz.show_photos(
+        [
+            drawn[ONE].image,
+            *(
+                torch.where(mask, blurred, drawn[ONE].image)
+                for mask in regions.values()
+            ),
+        ],
+        ["the picture", *regions],
+        row_height=1.5,
+    ),
+    name="trust-regions",
+    alt="A bird, and the same bird with four regions of equal area blurred away.",
     caption="What the model is shown. All four regions have the same area; the last two have the shape of the first.",
 )
 
@@ -128,8 +182,13 @@ show_figure(
 # Blur is the fill, 99 copies the null. The top of this map lies on wing, crest and tail. Before you run it: how many of the 99 copies will do as much?
 
 # %%
-places = shift_places((96, 96), copies=99, min_shift=8, seed=0)  # around the edges, and at least 8 pixels away
-masks = torch.stack([top, bottom] + [top.roll(tuple(int(step) for step in place), (0, 1)) for place in places])
+places = shift_places(
+    (96, 96), copies=99, min_shift=8, seed=0
+)  # around the edges, and at least 8 pixels away
+masks = torch.stack(
+    [top, bottom]
+    + [top.roll(tuple(int(step) for step in place), (0, 1)) for place in places]
+)
 with torch.no_grad():
     whole, z = net(x), net(torch.where(masks[:, None], trust.filled(x, "blur"), x))
 
@@ -138,7 +197,9 @@ target = int(classes[ONE])
 drop = (whole[:, target] - whole.mean(1)) - (z[:, target] - z.mean(1))
 d_high, d_low, null = drop[0], drop[1], drop[2:]
 p = (1 + int((null >= d_high).sum())) / 100
-print(f"top {d_high:.2f}, bottom {d_low:+.2f}, copies {null.min():+.2f} to {null.max():+.2f}; p = {p}")
+print(
+    f"top {d_high:.2f}, bottom {d_low:+.2f}, copies {null.min():+.2f} to {null.max():+.2f}; p = {p}"
+)
 
 # %% [markdown]
 # And the same from `ctrace`:
@@ -146,13 +207,25 @@ print(f"top {d_high:.2f}, bottom {d_low:+.2f}, copies {null.min():+.2f} to {null
 # %%
 result = falsify(scores, x, net, target)
 print(result.verdict, "-", result.reason)
-assert abs(result.d_high - float(d_high)) < 1e-3 and abs(result.d_low - float(d_low)) < 1e-3 and result.p == p
+assert (
+    abs(result.d_high - float(d_high)) < 1e-3
+    and abs(result.d_low - float(d_low)) < 1e-3
+    and result.p == p
+)
 assert np.allclose(result.null, null, atol=1e-3) and result.verdict == "survived"
 
 # %%
-tested = {"integrated gradients": result, "A, SmoothGrad": falsify(three["A"], x, net, target), "B, edges": falsify(three["B"], x, net, target)}
+tested = {
+    "integrated gradients": result,
+    "A, SmoothGrad": falsify(three["A"], x, net, target),
+    "B, edges": falsify(three["B"], x, net, target),
+}
 show_figure(
-    viz.show_null({name: (r.null, r.d_high, r.d_low) for name, r in tested.items()}, "drop of the logit"), name="trust-null",
+    viz.show_null(
+        {name: (r.null, r.d_high, r.d_low) for name, r in tested.items()},
+        "drop of the logit",
+    ),
+    name="trust-null",
     alt="Three histograms of the drops caused by moved copies; in each the top of the map lies far to the right.",
     caption="One bird, three maps: what the copies do, and where the top and the bottom of each map lie among them.",
 )
@@ -174,11 +247,16 @@ verdicts = {}
 for name, m in names.items():
     verdicts[name] = falsify(m, images, model, classes, inside=birds)
     anywhere = sum(r.p <= 0.05 and r.margin > 0 for r in verdicts[name])
-    print(f"{name}: {anywhere} of {BIRDS} survive against copies anywhere, {falsification_rate(verdicts[name], 'survived').count} against copies inside the bird too")
+    print(
+        f"{name}: {anywhere} of {BIRDS} survive against copies anywhere, {falsification_rate(verdicts[name], 'survived').count} against copies inside the bird too"
+    )
 
 # %%
 print(verdicts["edges"][ONE].reason)
-assert falsification_rate(verdicts["integrated gradients"], "survived").count > falsification_rate(verdicts["edges"], "survived").count + 3
+assert (
+    falsification_rate(verdicts["integrated gradients"], "survived").count
+    > falsification_rate(verdicts["edges"], "survived").count + 3
+)
 
 # %% [markdown]
 # ## Area alone can decide
@@ -194,11 +272,26 @@ ruled = [trust.falsify_by_threshold(cam**e, x, net) for e in exponents]
 fair = [falsify(cam**e, x, net, target) for e in exponents[::5]]
 
 # %% tags=["hide-input"]
-areas = {"above 0.7": np.array([r.area_high for r in ruled]), "below 0.3": np.array([r.area_low for r in ruled])}
-moved = {"above 0.7": np.array([r.d_high for r in ruled]), "below 0.3": np.array([r.d_low for r in ruled])}
+areas = {
+    "above 0.7": np.array([r.area_high for r in ruled]),
+    "below 0.3": np.array([r.area_low for r in ruled]),
+}
+moved = {
+    "above 0.7": np.array([r.d_high for r in ruled]),
+    "below 0.3": np.array([r.d_low for r in ruled]),
+}
 show_figure(
-    viz.show_curve_panels(exponents, [("area of the region", "share of the picture", areas), ("what hiding it does", "angle, radians", moved)], "exponent of the map", logx=True),
-    name="trust-area", alt="Left: the upper region shrinks and the lower one grows with the exponent. Right: the angles follow, and cross.",
+    viz.show_curve_panels(
+        exponents,
+        [
+            ("area of the region", "share of the picture", areas),
+            ("what hiding it does", "angle, radians", moved),
+        ],
+        "exponent of the map",
+        logx=True,
+    ),
+    name="trust-area",
+    alt="Left: the upper region shrinks and the lower one grows with the exponent. Right: the angles follow, and cross.",
     caption="One ordering of the pixels, eleven exponents. Where the curves on the right cross, the published verdict turns around.",
 )
 
@@ -213,8 +306,13 @@ assert {r.verdict for r in ruled} == {"survived", "falsified"} and len(set(fair)
 # Five maps of known quality make it plain. *Right* is where this model looks: its parts, weighed by what their removal does to the logit, which the aviary tells us.
 
 # %%
-importance = importance_table(model, scenes, classes.tolist())  # by removal, in logits (b, p)
-truth, lie = trust.planted_truth(parts, importance), trust.planted_lie(parts, importance)
+importance = importance_table(
+    model, scenes, classes.tolist()
+)  # by removal, in logits (b, p)
+truth, lie = (
+    trust.planted_truth(parts, importance),
+    trust.planted_lie(parts, importance),
+)
 u, u2, u3 = torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(4)).double()
 right = truth[ONE] / truth[ONE].max()
 
@@ -231,7 +329,9 @@ five = {
 mistakes = []
 for name, (m, should) in five.items():
     published, equal = trust.falsify_by_threshold(m, x, net), falsify(m, x, net, target)
-    print(f"{name:20s} equal areas: {equal.verdict:9s} published: {published.verdict:9s} (areas {published.area_high:.3f} and {published.area_low:.3f})")
+    print(
+        f"{name:20s} equal areas: {equal.verdict:9s} published: {published.verdict:9s} (areas {published.area_high:.3f} and {published.area_low:.3f})"
+    )
     assert equal.verdict == should
     mistakes += [name] * (published.verdict != should)
 
@@ -248,9 +348,15 @@ assert mistakes == ["right, heavy-tailed", "random, left-skewed"]
 # A test that fails everything would have passed the last cell half of the time. So count: how often does a map that knows nothing survive? At most one time in twenty is the promise.
 
 # %%
-blobs = torch.cat([trust.controls(images.cpu(), parts, seed)["smooth random"] for seed in range(1, 6)])
-rate = falsification_rate(falsify(blobs, images.repeat(5, 1, 1, 1), model, classes.repeat(5)), "survived")
-print(f"random blobs: {rate.count} of {rate.n} survive, {rate.rate:.1%}, interval {rate.low:.1%} to {rate.high:.1%}")
+blobs = torch.cat(
+    [trust.controls(images.cpu(), parts, seed)["smooth random"] for seed in range(1, 6)]
+)
+rate = falsification_rate(
+    falsify(blobs, images.repeat(5, 1, 1, 1), model, classes.repeat(5)), "survived"
+)
+print(
+    f"random blobs: {rate.count} of {rate.n} survive, {rate.rate:.1%}, interval {rate.low:.1%} to {rate.high:.1%}"
+)
 assert rate.low <= 0.05 and rate.rate <= 0.12
 
 # %% [markdown]
@@ -259,46 +365,95 @@ assert rate.low <= 0.05 and rate.rate <= 0.12
 # All methods, both nulls, and the controls: maps that must fail, and the two whose quality is known. CARROT explains a model of its own, a linear head on a graph of ViT tokens, and is tested on that one.
 
 # %%
-loader = [(study_images, study_labels) for study_images, study_labels in zip(torch.stack(pictures).split(70), torch.tensor(labels).split(70))]
-carrot = CarrotClassifier(Carrot(TimmViTPatchBackbone(load_model("aviary-vit-0", device="cpu"))).fit(loader, num_classes=14, progress=False))
-carrot_maps = {"CARROT region removal": token_methods()["CARROT region removal"](carrot, images.cpu(), classes)}
+loader = [
+    (study_images, study_labels)
+    for study_images, study_labels in zip(
+        torch.stack(pictures).split(70), torch.tensor(labels).split(70)
+    )
+]
+carrot = CarrotClassifier(
+    Carrot(TimmViTPatchBackbone(load_model("aviary-vit-0", device="cpu"))).fit(
+        loader, num_classes=14, progress=False
+    )
+)
+carrot_maps = {
+    "CARROT region removal": token_methods()["CARROT region removal"](
+        carrot, images.cpu(), classes
+    )
+}
 
 # %%
 checked = {"planted truth": truth, "planted lie": lie, **blind}
-page = {name: falsify(m, images, model, classes, inside=birds) for name, m in {**maps, **checked}.items()}
-page |= {name: falsify(m, images.cpu(), carrot, classes, inside=birds) for name, m in carrot_maps.items()}
+page = {
+    name: falsify(m, images, model, classes, inside=birds)
+    for name, m in {**maps, **checked}.items()
+}
+page |= {
+    name: falsify(m, images.cpu(), carrot, classes, inside=birds)
+    for name, m in carrot_maps.items()
+}
 
 # %% tags=["hide-input"]
 show_figure(
-    viz.show_method_maps(drawn[ONE].image, {name: m[ONE] for name, m in {**maps, **carrot_maps}.items()}), name="trust-all-maps",
+    viz.show_method_maps(
+        drawn[ONE].image, {name: m[ONE] for name, m in {**maps, **carrot_maps}.items()}
+    ),
+    name="trust-all-maps",
     alt="One bird under the maps of all methods of the book, in a grid.",
     caption="All methods, one bird, asked about its species. Each map on its own scale.",
 )
+
 
 # %% tags=["hide-input"]
 def both_rates(results):
     """Survival against copies anywhere, and against copies inside the bird as well."""
     count = sum(r.p <= 0.05 and r.margin > 0 for r in results)
     strict = falsification_rate(results, "survived")
-    return (count / len(results), *trust.wilson(count, len(results))), (strict.rate, strict.low, strict.high)
+    return (count / len(results), *trust.wilson(count, len(results))), (
+        strict.rate,
+        strict.low,
+        strict.high,
+    )
+
 
 rated = {name: both_rates(page[name]) for name in [*checked, *maps, *carrot_maps]}
-table = {test: {name: pair[i] for name, pair in rated.items()} for i, test in enumerate(("anywhere", "anywhere and inside"))}
+table = {
+    test: {name: pair[i] for name, pair in rated.items()}
+    for i, test in enumerate(("anywhere", "anywhere and inside"))
+}
 show_figure(
-    viz.show_rates(table, f"share of {BIRDS} birds on which the map survives", 0.05, tinted=list(checked)), name="trust-page",
+    viz.show_rates(
+        table,
+        f"share of {BIRDS} birds on which the map survives",
+        0.05,
+        tinted=list(checked),
+    ),
+    name="trust-page",
     alt="Survival rates with intervals of all controls and methods. The planted truth is at one, the planted lie and the random maps near zero.",
     caption="Every method against copies anywhere, and inside the bird as well. Shaded: controls. Bars are 95% Wilson intervals over birds.",
 )
 
 # %%
-survive = {name: falsification_rate(results, "survived").count for name, results in page.items()}
-inconclusive = {name: falsification_rate(results).inconclusive for name, results in page.items()}
+survive = {
+    name: falsification_rate(results, "survived").count
+    for name, results in page.items()
+}
+inconclusive = {
+    name: falsification_rate(results).inconclusive for name, results in page.items()
+}
 print("survive:", survive)
 print("inconclusive:", {name: n for name, n in inconclusive.items() if n})
 
 # %%
-assert survive["planted truth"] >= BIRDS - 1 and all(r.p <= 0.05 for r in page["planted truth"])
-assert survive["planted lie"] == 0 and survive["random"] <= 1 and survive["edges"] <= 2 and survive["guided backpropagation"] >= BIRDS / 2
+assert survive["planted truth"] >= BIRDS - 1 and all(
+    r.p <= 0.05 for r in page["planted truth"]
+)
+assert (
+    survive["planted lie"] == 0
+    and survive["random"] <= 1
+    and survive["edges"] <= 2
+    and survive["guided backpropagation"] >= BIRDS / 2
+)
 
 # %% [markdown]
 # Read the page from its shaded rows. What edges and a blob in the middle reach against copies anywhere, no method has earned. Guided backpropagation does well here; keep it in mind. And read the bars: with so few birds most of them overlap. Two methods on the *same* birds can be compared more
@@ -306,8 +461,12 @@ assert survive["planted lie"] == 0 and survive["random"] <= 1 and survive["edges
 
 # %%
 pair = trust.paired_test(page["integrated gradients"], page["Grad-CAM"])
-print(f"survives with integrated gradients only: {pair.only_first}, with Grad-CAM at the last layer only: {pair.only_second}, of {pair.n}")
-print(f"difference {pair.difference:+.2f}, exact p = {pair.p:.3f}, effect size h = {pair.h:+.2f}")
+print(
+    f"survives with integrated gradients only: {pair.only_first}, with Grad-CAM at the last layer only: {pair.only_second}, of {pair.n}"
+)
+print(
+    f"difference {pair.difference:+.2f}, exact p = {pair.p:.3f}, effect size h = {pair.h:+.2f}"
+)
 
 # %% [markdown]
 # That is why the [scoreboard](11_scoreboard.ipynb) uses hundreds of birds and three trained models.
@@ -318,16 +477,38 @@ print(f"difference {pair.difference:+.2f}, exact p = {pair.p:.3f}, effect size h
 # knew. Predict which of the five lines stays up.
 
 # %%
-asked = ("guided backpropagation", "|gradient|", "integrated gradients", "Grad-CAM, layer3")
-chosen = {name: methods[name] for name in asked} | {"edges": lambda model, x, y: trust.controls(x, x[:, 0])["edges"]}
+asked = (
+    "guided backpropagation",
+    "|gradient|",
+    "integrated gradients",
+    "Grad-CAM, layer3",
+)
+chosen = {name: methods[name] for name in asked} | {
+    "edges": lambda model, x, y: trust.controls(x, x[:, 0])["edges"]
+}
 with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", "image .*integrated gradients")  # a random model bends more than 64 steps can follow
-    fading = trust.cascade(model, chosen, images[:5], classes[:5].to(device), depths=(1, 2, 3, 5, 7))
+    warnings.filterwarnings(
+        "ignore", "image .*integrated gradients"
+    )  # a random model bends more than 64 steps can follow
+    fading = trust.cascade(
+        model, chosen, images[:5], classes[:5].to(device), depths=(1, 2, 3, 5, 7)
+    )
 
 # %% tags=["hide-input"]
-lines = {"signed maps, rank correlation": fading.spearman, "magnitudes, rank correlation": fading.spearman_abs, "as drawn, SSIM": fading.ssim}
+lines = {
+    "signed maps, rank correlation": fading.spearman,
+    "magnitudes, rank correlation": fading.spearman_abs,
+    "as drawn, SSIM": fading.ssim,
+}
 show_figure(
-    viz.show_cascade(fading.stages, {title: dict(zip(fading.methods, v.transpose(0, 2, 1))) for title, v in lines.items()}), name="trust-cascade",
+    viz.show_cascade(
+        fading.stages,
+        {
+            title: dict(zip(fading.methods, v.transpose(0, 2, 1)))
+            for title, v in lines.items()
+        },
+    ),
+    name="trust-cascade",
     alt="Likeness of five kinds of maps to those of the trained model, falling with the depth of randomisation for all but edges and guided backpropagation.",
     caption="The model loses its weights from left to right. Edges never change; guided backpropagation hardly does until the first layers go.",
 )
@@ -337,9 +518,24 @@ depths = (0, 1, 2, 3, 5, 7)
 nets = [trust.randomize(model, depth) for depth in depths]
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "image .*integrated gradients")
-    rows = {name.replace(" ", "\n"): [methods[name](m, images[ONE : ONE + 1], classes[ONE : ONE + 1].to(device))[0] for m in nets] for name in ("guided backpropagation", "integrated gradients")}
+    rows = {
+        name.replace(" ", "\n"): [
+            methods[name](m, images[ONE : ONE + 1], classes[ONE : ONE + 1].to(device))[
+                0
+            ]
+            for m in nets
+        ]
+        for name in ("guided backpropagation", "integrated gradients")
+    }
 show_figure(
-    viz.show_fading(rows, ["trained", *(f"random to {trust.stages(model)[depth - 1]}" for depth in depths[1:])]), name="trust-fading",
+    viz.show_fading(
+        rows,
+        [
+            "trained",
+            *(f"random to {trust.stages(model)[depth - 1]}" for depth in depths[1:]),
+        ],
+    ),
+    name="trust-fading",
     alt="Two rows of maps of one bird. The upper row keeps its drawing of the bird although the model loses its weights, the lower one turns into scattered dots.",
     caption="One bird, the model losing its weights from left to right. Above, the drawing of a bird stays. Below, signs change at once, and places follow.",
 )
@@ -347,8 +543,15 @@ show_figure(
 # %%
 two = fading.stages.index("layer4")  # the head and the last block are random
 after = dict(zip(fading.methods, fading.spearman[:, two].mean(1)))
-print("likeness with a random head and last block:", {name: f"{v:+.2f}" for name, v in after.items()})
-assert after["guided backpropagation"] > 0.5 and after["edges"] > 0.99 and abs(after["integrated gradients"]) < 0.2
+print(
+    "likeness with a random head and last block:",
+    {name: f"{v:+.2f}" for name, v in after.items()},
+)
+assert (
+    after["guided backpropagation"] > 0.5
+    and after["edges"] > 0.99
+    and abs(after["integrated gradients"]) < 0.2
+)
 
 # %% [markdown]
 # Guided backpropagation, which did well above, fails: its drawing of the bird needs hardly anything that the model has learned. Integrated gradients pass. Look at the middle panel too: magnitudes keep a residue, because bright places give large values whatever the weights are. Say which of the two you report.
@@ -359,15 +562,25 @@ assert after["guided backpropagation"] > 0.5 and after["edges"] > 0.99 and abs(a
 # hidden pixels by what their neighbours say, and compares both orders {cite:p}`rong2022`.
 
 # %%
-shown = {"planted truth": truth, "integrated gradients": maps["integrated gradients"], "Grad-CAM": maps["Grad-CAM"], "random": blind["random"], "planted lie": lie}
+shown = {
+    "planted truth": truth,
+    "integrated gradients": maps["integrated gradients"],
+    "Grad-CAM": maps["Grad-CAM"],
+    "random": blind["random"],
+    "planted lie": lie,
+}
 gone = {name: trust.deletion(model, images, m, classes) for name, m in shown.items()}
 come = {name: trust.insertion(model, images, m, classes) for name, m in shown.items()}
 roads = {name: trust.road(model, images, m, classes).score for name, m in shown.items()}
 
 # %% tags=["hide-input"]
-panels = {title: {name: c.values.mean(0) for name, c in curves.items()} for title, curves in (("deletion, into blur", gone), ("insertion, onto blur", come))}
+panels = {
+    title: {name: c.values.mean(0) for name, c in curves.items()}
+    for title, curves in (("deletion, into blur", gone), ("insertion, onto blur", come))
+}
 show_figure(
-    viz.show_masking(gone["random"].shares, panels, "probability of the class"), name="trust-curves",
+    viz.show_masking(gone["random"].shares, panels, "probability of the class"),
+    name="trust-curves",
     alt="Deletion and insertion curves of five maps. The planted truth falls and rises first, the planted lie last.",
     caption=f"Mean over {BIRDS} birds. The planted truth should fall and rise first, the planted lie last.",
 )
@@ -376,24 +589,48 @@ show_figure(
 found = trust.pointing_game, trust.mass_inside
 print(f"{'':22s}deletion insertion   ROAD  pointing  mass  parts")
 for name, m in shown.items():
-    where = [f(m, parts.sum(1).clamp(max=1)).mean for f in found] + [trust.part_correlation(m, parts, importance).mean]
-    print(f"{name:22s}{gone[name].auc.mean():8.2f}{come[name].auc.mean():10.2f}{roads[name].mean():+7.2f}" + "".join(f"{v:9.2f}" for v in where))
+    where = [f(m, parts.sum(1).clamp(max=1)).mean for f in found] + [
+        trust.part_correlation(m, parts, importance).mean
+    ]
+    print(
+        f"{name:22s}{gone[name].auc.mean():8.2f}{come[name].auc.mean():10.2f}{roads[name].mean():+7.2f}"
+        + "".join(f"{v:9.2f}" for v in where)
+    )
 
 # %% [markdown]
 # The last three columns need the true parts: does the largest value lie on one, how much of the mass does, and does the map order the parts as the model does. Now the promise of the controls, bird by bird:
 
 # %%
 for better, worse in (("planted truth", "random"), ("random", "planted lie")):
-    assert (gone[better].auc < gone[worse].auc).all() and (come[better].auc > come[worse].auc).all() and (roads[better] > roads[worse]).all()
-assert trust.part_correlation(truth, parts, importance).mean > 0.999 and trust.part_correlation(lie, parts, importance).mean < -0.999
-assert trust.pointing_game(truth, parts.sum(1)).mean == 1 and trust.pointing_game(lie, parts.sum(1)).mean == 0
+    assert (
+        (gone[better].auc < gone[worse].auc).all()
+        and (come[better].auc > come[worse].auc).all()
+        and (roads[better] > roads[worse]).all()
+    )
+assert (
+    trust.part_correlation(truth, parts, importance).mean > 0.999
+    and trust.part_correlation(lie, parts, importance).mean < -0.999
+)
+assert (
+    trust.pointing_game(truth, parts.sum(1)).mean == 1
+    and trust.pointing_game(lie, parts.sum(1)).mean == 0
+)
 
 # %% [markdown]
 # The truth beats chance, and chance the lie, in every test and on every bird. But how far is chance from the truth? That depends on the fill:
 
 # %%
-auc = {fill: [float(trust.deletion(model, images, shown[name], classes, fill=fill).auc.mean()) for name in ("planted truth", "random")] for fill in trust.FILLS}
-print("deletion, truth and random:", {fill: f"{t:.2f} and {r:.2f}" for fill, (t, r) in auc.items()})
+auc = {
+    fill: [
+        float(trust.deletion(model, images, shown[name], classes, fill=fill).auc.mean())
+        for name in ("planted truth", "random")
+    ]
+    for fill in trust.FILLS
+}
+print(
+    "deletion, truth and random:",
+    {fill: f"{t:.2f} and {r:.2f}" for fill, (t, r) in auc.items()},
+)
 assert max(r for _, r in auc.values()) - min(r for _, r in auc.values()) > 0.05
 
 # %% [markdown]
@@ -406,26 +643,47 @@ assert max(r for _, r in auc.values()) - min(r for _, r in auc.values()) > 0.05
 
 # %%
 explained = shap(net, x[0], target, superpixels(x[0]), samples=256)
-print(f"{len(explained.values)} superpixels, sum {explained.values.sum():.4f}, f(all) - f(none) {explained.all - explained.none:.4f}")
+print(
+    f"{len(explained.values)} superpixels, sum {explained.values.sum():.4f}, f(all) - f(none) {explained.all - explained.none:.4f}"
+)
 assert abs(float(explained.values.sum()) - (explained.all - explained.none)) < 1e-4
 
 # %%
-kinds = {kind: importance_table(model, scenes[ONE : ONE + 1], [target], kind)[0] for kind in ("removal", "swap", "shapley")}
-on_parts = torch.einsum("hw,phw->p", explained.map.double(), parts[ONE].double()).numpy()
+kinds = {
+    kind: importance_table(model, scenes[ONE : ONE + 1], [target], kind)[0]
+    for kind in ("removal", "swap", "shapley")
+}
+on_parts = torch.einsum(
+    "hw,phw->p", explained.map.double(), parts[ONE].double()
+).numpy()
 ig_parts = torch.einsum("hw,phw->p", scores.double(), parts[ONE].double()).numpy()
 
 # %% tags=["hide-input"]
 bars = np.stack([*kinds.values(), on_parts, ig_parts])
 show_figure(
-    viz.show_grouped_bars(bars, PARTS, [*(f"truth: {kind}" for kind in kinds), "SHAP on superpixels", "integrated gradients"], "logits"), name="trust-shap",
+    viz.show_grouped_bars(
+        bars,
+        PARTS,
+        [
+            *(f"truth: {kind}" for kind in kinds),
+            "SHAP on superpixels",
+            "integrated gradients",
+        ],
+        "logits",
+    ),
+    name="trust-shap",
     alt="Bars for five parts: their importance by removal, swap and Shapley, and the sums of two maps over them.",
     caption="One bird: how much its parts matter to this model, by three definitions, and what two maps put on them.",
 )
 
 # %%
-tables = {kind: importance_table(model, scenes, classes.tolist(), kind) for kind in kinds}
+tables = {
+    kind: importance_table(model, scenes, classes.tolist(), kind) for kind in kinds
+}
 for one, other in (("removal", "swap"), ("removal", "shapley"), ("swap", "shapley")):
-    print(f"{one} and {other}: mean rank correlation over {BIRDS} birds {trust.spearman(tables[one], tables[other]).mean():+.2f}")
+    print(
+        f"{one} and {other}: mean rank correlation over {BIRDS} birds {trust.spearman(tables[one], tables[other]).mean():+.2f}"
+    )
 assert 0.5 < trust.spearman(tables["removal"], tables["swap"]).mean() < 0.98
 
 # %% [markdown]
@@ -441,22 +699,36 @@ face = load_model("aviary-embedding", device="cpu")
 album = Individuals("test", 15, 4)
 views = face.info.preprocess(torch.stack([album[i][0] for i in range(60)]))
 with torch.no_grad():
-    other = face(views).unflatten(0, (-1, 4)).roll(-1, 1).flatten(0, 1)  # another view of the same bird
+    other = (
+        face(views).unflatten(0, (-1, 4)).roll(-1, 1).flatten(0, 1)
+    )  # another view of the same bird
     likeness = F.cosine_similarity(face(views), other).numpy()
 
 # %%
-heat = torch.from_numpy(GradCAM(face, "layer3", method="hirescam").explain(views, target_embedding=other).heatmap())
+heat = torch.from_numpy(
+    GradCAM(face, "layer3", method="hirescam")
+    .explain(views, target_embedding=other)
+    .heatmap()
+)
+
 
 def likeness_lost(reference):
     """A distance for `falsify`: by how much the cosine to this reference falls."""
-    return lambda whole, hidden: F.cosine_similarity(whole, reference) - F.cosine_similarity(hidden, reference)
+    return lambda whole, hidden: (
+        F.cosine_similarity(whole, reference) - F.cosine_similarity(hidden, reference)
+    )
 
-paired = [falsify(heat[i], views[i], face, distance=likeness_lost(other[i : i + 1].double())) for i in range(60)]
+
+paired = [
+    falsify(heat[i], views[i], face, distance=likeness_lost(other[i : i + 1].double()))
+    for i in range(60)
+]
 false = np.array([r.verdict == "falsified" for r in paired], float)
 print(f"{int(false.sum())} of 60 falsified")
 
 # %% [markdown]
 # Where to put the three borders between four strata? Try all that leave at least six pairs in each, and look at the correlation of the four means.
+
 
 # %%
 def of_four(borders):
@@ -465,20 +737,40 @@ def of_four(borders):
     means = [[v[stratum == j].mean() for j in range(4)] for v in (likeness, false)]
     return float(np.nan_to_num(trust.spearman(*(np.array([m]) for m in means))[0]))
 
+
 ranked = np.sort(likeness)
-cuts = [(a, b, c) for a in range(6, 60, 3) for b in range(a + 6, 60, 3) for c in range(b + 6, 55, 3)]
+cuts = [
+    (a, b, c)
+    for a in range(6, 60, 3)
+    for b in range(a + 6, 60, 3)
+    for c in range(b + 6, 55, 3)
+]
 rho = np.array([of_four(ranked[list(cut)]) for cut in cuts])
-print(f"{len(cuts)} choices: correlation exactly 1.0 in {np.isclose(rho, 1).mean():.0%}, -0.8 or less in {(rho <= -0.79).mean():.0%}")
+print(
+    f"{len(cuts)} choices: correlation exactly 1.0 in {np.isclose(rho, 1).mean():.0%}, -0.8 or less in {(rho <= -0.79).mean():.0%}"
+)
 
 # %%
 best = ranked[list(cuts[int(np.isclose(rho, 1).argmax())])]
-each = trust.bootstrap(likeness, false, statistic=lambda a, b: np.nan_to_num(trust.spearman(a[None], b[None])[0]))
+each = trust.bootstrap(
+    likeness,
+    false,
+    statistic=lambda a, b: np.nan_to_num(trust.spearman(a[None], b[None])[0]),
+)
 print(f"four means: {of_four(best):.1f}; the same sixty pairs, one by one: {each}")
 assert np.isclose(rho, 1).any() and each.low < 0 < each.high
 
 # %% tags=["hide-input"]
 show_figure(
-    viz.show_strata(likeness, false, best, "cosine of the pair", "share falsified", [f"four means: rank correlation {of_four(best):.1f}", f"sixty pairs: {each}"]), name="trust-strata",
+    viz.show_strata(
+        likeness,
+        false,
+        best,
+        "cosine of the pair",
+        "share falsified",
+        [f"four means: rank correlation {of_four(best):.1f}", f"sixty pairs: {each}"],
+    ),
+    name="trust-strata",
     alt="Left: four points that rise steadily. Right: sixty points in two rows without any visible relation.",
     caption="The same data twice. Four means that rise make a correlation of exactly 1.0; the pairs say that the sign is not known.",
 )
@@ -490,7 +782,9 @@ show_figure(
 # %%
 stratum = np.digitize(likeness, best)
 copied = np.array([false[stratum == j].mean() for j in range(4)])[stratum]
-print(f"every pair with its stratum's rate: correlation {trust.spearman(likeness[None], copied[None])[0]:.2f}; with its own verdict {each.value:.2f}")
+print(
+    f"every pair with its stratum's rate: correlation {trust.spearman(likeness[None], copied[None])[0]:.2f}; with its own verdict {each.value:.2f}"
+)
 assert trust.spearman(likeness[None], copied[None])[0] > 0.85
 
 # %% [markdown]
@@ -518,6 +812,7 @@ print(verdict)
 #
 # In the code of a published study four experiments read a result under a name that was never written, with zero as the default. All four reported a rate of 0.0. A record with fixed fields cannot do that:
 
+
 # %%
 def said(call, *words):
     """Prints the error of a call that must fail with these words."""
@@ -528,6 +823,7 @@ def said(call, *words):
         assert all(word in str(error) for word in words)
     else:
         raise AssertionError("this should have been refused")
+
 
 # %%
 said(lambda: verdict.falsified, "falsified")
@@ -546,18 +842,28 @@ assert falsification_rate([verdict, *nothing], "survived").n == 2
 # **Predict.** How many copies does the test need at least so that a map can survive at $p \le 0.01$? And with 19 copies, what is the smallest p?
 # ```
 
+
 # %%
 def check_copies(needed, smallest):
     """Compares with the formula, and with what `falsify` accepts."""
+
     def accepted(copies):
         try:
             falsify(own_map, photo, yours, label, copies=copies, alpha=0.01, area=0.1)
         except ValueError:
             return False
         return True
-    right = accepted(needed) and not accepted(needed - 1) and abs(smallest - 1 / 20) < 1e-9
-    print("yes" if right else "no: the map's own place counts as one, see the formula; p = (1 + 0) / (K + 1) at best")
+
+    right = (
+        accepted(needed) and not accepted(needed - 1) and abs(smallest - 1 / 20) < 1e-9
+    )
+    print(
+        "yes"
+        if right
+        else "no: the map's own place counts as one, see the formula; p = (1 + 0) / (K + 1) at best"
+    )
     return right
+
 
 # %% [markdown]
 # ```{solution-start} ex-trust-copies
@@ -580,27 +886,37 @@ assert check_copies(99, 1 / 20)
 # **Implement.** `pointing(maps, masks)`: per image, the share of a map's largest pixels that lie in the mask `(b, height, width)`. What does a constant map get?
 # ```
 
+
 # %%
 def check_pointing(own):
     """Compares with ctrace, on real maps, on ties and on a constant map."""
     tied = maps["Grad-CAM"].clamp_max(float(maps["Grad-CAM"].quantile(0.99)))
     right = True
-    for name, m in (("maps", maps["|gradient|"]), ("ties", tied), ("constant", torch.ones(BIRDS, 96, 96))):
+    for name, m in (
+        ("maps", maps["|gradient|"]),
+        ("ties", tied),
+        ("constant", torch.ones(BIRDS, 96, 96)),
+    ):
         got, want = own(m, birds > 0.5), trust.pointing_game(m, birds).values
         close = torch.allclose(torch.as_tensor(got).double(), want, atol=1e-6)
-        print(f"{name}: {'yes' if close else f'no, {want[0]:.3f} for the first image: do several pixels share the largest value?'}")
+        print(
+            f"{name}: {'yes' if close else f'no, {want[0]:.3f} for the first image: do several pixels share the largest value?'}"
+        )
         right = right and close
     return right
+
 
 # %% [markdown]
 # ```{solution-start} ex-trust-pointing
 # :class: dropdown
 # ```
 
+
 # %%
 def pointing(maps, masks):
     largest = maps == maps.amax((1, 2), keepdim=True)
     return (largest & masks).sum((1, 2)) / largest.sum((1, 2))
+
 
 assert check_pointing(pointing)
 
@@ -617,13 +933,17 @@ assert check_pointing(pointing)
 # **Break it.** Make a map for the eight birds from the masks of the birds alone, without the model, that survives against copies anywhere on at least six of them. Then see it tested inside the bird.
 # ```
 
+
 # %%
 def check_fool(own):
     """Asks for a map that passes the first null and watches the second."""
     results = falsify(own(birds), images, model, classes, inside=birds)
     anywhere = sum(r.p <= 0.05 and r.margin > 0 for r in results)
-    print(f"anywhere {anywhere} of {BIRDS}, inside too {falsification_rate(results, 'survived').count}")
+    print(
+        f"anywhere {anywhere} of {BIRDS}, inside too {falsification_rate(results, 'survived').count}"
+    )
     return anywhere >= 6
+
 
 # %% [markdown]
 # ```{solution-start} ex-trust-fool
@@ -632,9 +952,13 @@ def check_fool(own):
 #
 # The masks alone, with a little of the same noise on every bird so that there is an order: most copies hit the background.
 
+
 # %%
 def outline(masks):
-    return masks + 0.1 * torch.rand(masks.shape[1:], generator=torch.Generator().manual_seed(0))
+    return masks + 0.1 * torch.rand(
+        masks.shape[1:], generator=torch.Generator().manual_seed(0)
+    )
+
 
 assert check_fool(outline)
 
@@ -653,4 +977,6 @@ assert check_fool(outline)
 # [the scoreboard](11_scoreboard.ipynb); the definitions on one page: [Trust, in short](../book/trust.md).
 
 # %%
-print(f"this page ran in {time.time() - started:.0f} s on {device}, {torch.get_num_threads()} threads")
+print(
+    f"this page ran in {time.time() - started:.0f} s on {device}, {torch.get_num_threads()} threads"
+)

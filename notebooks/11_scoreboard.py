@@ -8,9 +8,21 @@
 
 # %% tags=["remove-cell"]
 # Colab, Kaggle: install the package. Does nothing where it is installed.
-import importlib.util, subprocess, sys
+import importlib.util
+import subprocess
+import sys
+
 if importlib.util.find_spec("ctrace") is None:
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/ctrace-book/ctrace"])
+    subprocess.check_call(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "git+https://github.com/ctrace-book/ctrace",
+        ]
+    )
 
 # %% [markdown]
 # **In this notebook you will**
@@ -22,16 +34,33 @@ if importlib.util.find_spec("ctrace") is None:
 # You need the [chapter on falsification](10_falsification.ipynb), where the tests are taken apart one by one. About a minute on two CPU cores.
 
 # %%
-import numpy as np, torch
+import numpy as np
+import torch
 from ctrace import viz
-from ctrace.gallery import Gallery, show_figure
+from ctrace.gallery import Gallery
 from ctrace.models import load_model
-from ctrace.trust.scoreboard import COLUMNS, FOLDER, Scoreboard, control_maps, held_out, map_scores, read_scoreboard
+from ctrace.trust.scoreboard import (
+    COLUMNS,
+    FOLDER,
+    Scoreboard,
+    control_maps,
+    held_out,
+    map_scores,
+    read_scoreboard,
+)
 from ctrace.trust.suite import cnn_methods
 
 board = read_scoreboard()
 model = load_model("aviary-resnet-0", device="cpu")
-print(*[line for line in (FOLDER / "scores.csv").read_text().splitlines() if line.startswith("#")], "recomputed on: cpu", sep="\n")
+print(
+    *[
+        line
+        for line in (FOLDER / "scores.csv").read_text().splitlines()
+        if line.startswith("#")
+    ],
+    "recomputed on: cpu",
+    sep="\n",
+)
 
 # %% [markdown]
 # ## What was measured
@@ -41,9 +70,17 @@ print(*[line for line in (FOLDER / "scores.csv").read_text().splitlines() if lin
 
 # %%
 for column, (meaning, better) in COLUMNS.items():
-    sizes = {board.values[row, column].shape for row in board.rows if (row, column) in board.values}
+    sizes = {
+        board.values[row, column].shape
+        for row in board.rows
+        if (row, column) in board.values
+    }
     n = " or ".join(f"{m} models x {b}" for m, b in sorted(sizes, reverse=True))
-    good = {True: "high is good", False: "low is good", None: "near 0 where the map is about the model"}[better]
+    good = {
+        True: "high is good",
+        False: "low is good",
+        None: "near 0 where the map is about the model",
+    }[better]
     print(f"{column:15s} {meaning}; {good}; {n}")
 
 # %% [markdown]
@@ -60,88 +97,198 @@ for column, (meaning, better) in COLUMNS.items():
 # %%
 BLIND = ["random", "smooth random", "edges", "centre"]
 GROUPS = {
-    "Gradients": ["|gradient|", "input x gradient", "SmoothGrad", "integrated gradients", "guided backpropagation"],
-    "Class activation": ["Grad-CAM", "Grad-CAM, layer3", "Grad-CAM++, layer3", "LayerCAM, layer3", "HiResCAM, layer3"],
+    "Gradients": [
+        "|gradient|",
+        "input x gradient",
+        "SmoothGrad",
+        "integrated gradients",
+        "guided backpropagation",
+    ],
+    "Class activation": [
+        "Grad-CAM",
+        "Grad-CAM, layer3",
+        "Grad-CAM++, layer3",
+        "LayerCAM, layer3",
+        "HiResCAM, layer3",
+    ],
     "ParchGrad": [row for row in board.rows if row.startswith("ParchGrad")],
     "Regions": ["SHAP, superpixels", "channel tracing, segment"],
     "Controls": [*BLIND, "area"],
     "Known by construction": ["planted truth", "planted lie"],
 }
-METHODS = [row for heading in ("Gradients", "Class activation", "ParchGrad", "Regions") for row in GROUPS[heading]]
+METHODS = [
+    row
+    for heading in ("Gradients", "Class activation", "ParchGrad", "Regions")
+    for row in GROUPS[heading]
+]
 assert set(board.rows) >= {row for rows in GROUPS.values() for row in rows}
+
 
 # %%
 def opponents(column):
     return BLIND + ["area"] * column.startswith("parts")
 
+
 def cell(row, column, opponents):
     interval = board.interval(row, column)
-    judged = COLUMNS.get(column, ("", True))[1] is not None and column not in ("cost", "mark") and row not in opponents
-    return interval.value, interval.low, interval.high, board.verdict(row, column, opponents) if judged else 0
+    judged = (
+        COLUMNS.get(column, ("", True))[1] is not None
+        and column not in ("cost", "mark")
+        and row not in opponents
+    )
+    return (
+        interval.value,
+        interval.low,
+        interval.high,
+        board.verdict(row, column, opponents) if judged else 0,
+    )
+
 
 def cells(rows, columns, opponents):
-    return {(r, c): cell(r, c, opponents(c)) for r in rows for c in columns if (r, c) in board.values}
+    return {
+        (r, c): cell(r, c, opponents(c))
+        for r in rows
+        for c in columns
+        if (r, c) in board.values
+    }
+
 
 # %%
 AGREE = ["parts: removal", "parts: swap", "parts: Shapley", "pointing", "mass inside"]
-TESTS = ["deletion", "insertion", "survived", "falsified", "kept at half", "kept at all", "mark", "cost"]
-GROUPS = {heading: board.ranking("parts: removal", rows) for heading, rows in GROUPS.items()}
+TESTS = [
+    "deletion",
+    "insertion",
+    "survived",
+    "falsified",
+    "kept at half",
+    "kept at all",
+    "mark",
+    "cost",
+]
+GROUPS = {
+    heading: board.ranking("parts: removal", rows) for heading, rows in GROUPS.items()
+}
 EVERY = [row for rows in GROUPS.values() for row in rows]
 found = cells(EVERY, AGREE + TESTS, opponents)
 
 # %% tags=["hide-input"]
-viz.score_table(GROUPS, {c: c for c in AGREE}, found, "Agreement with the truth: mean, and 95% interval over birds and models. "
-                "Blue: really better than the best control of the column; orange: really worse; white: cannot be told from it.")
+viz.score_table(
+    GROUPS,
+    {c: c for c in AGREE},
+    found,
+    "Agreement with the truth: mean, and 95% interval over birds and models. "
+    "Blue: really better than the best control of the column; orange: really worse; white: cannot be told from it.",
+)
 
 # %% tags=["hide-input"]
-viz.score_table(GROUPS, {c: c for c in TESTS}, found, "Tests that need no truth about parts; colours as above. The columns 'kept', 'mark' and 'cost' are not coloured: "
-                "a control that never looks at the model has no score there.")
+viz.score_table(
+    GROUPS,
+    {c: c for c in TESTS},
+    found,
+    "Tests that need no truth about parts; colours as above. The columns 'kept', 'mark' and 'cost' are not coloured: "
+    "a control that never looks at the model has no score there.",
+)
 
 # %% [markdown]
 # First the rows that must come out right, whatever the methods do: the planted truth beats every control in every test, the planted lie loses to them. If these asserts failed, nothing else on
 # this page would mean anything.
 
 # %%
-for column in ("parts: removal", "parts: swap", "parts: Shapley", "pointing", "mass inside", "deletion", "insertion", "survived", "falsified"):
+for column in (
+    "parts: removal",
+    "parts: swap",
+    "parts: Shapley",
+    "pointing",
+    "mass inside",
+    "deletion",
+    "insertion",
+    "survived",
+    "falsified",
+):
     assert board.verdict("planted truth", column, opponents(column)) == 1, column
-for column in ("parts: removal", "parts: swap", "parts: Shapley", "mass inside", "deletion", "insertion"):
+for column in (
+    "parts: removal",
+    "parts: swap",
+    "parts: Shapley",
+    "mass inside",
+    "deletion",
+    "insertion",
+):
     assert board.verdict("planted lie", column, opponents(column)) == -1, column
-assert not board.values["planted lie", "survived"].any() and not board.values["planted lie", "pointing"].any()
-print("the truth wins everywhere; the lie survives", int(board.values["planted lie", "survived"].sum()), "of", board.values["planted lie", "survived"].size)
+assert (
+    not board.values["planted lie", "survived"].any()
+    and not board.values["planted lie", "pointing"].any()
+)
+print(
+    "the truth wins everywhere; the lie survives",
+    int(board.values["planted lie", "survived"].sum()),
+    "of",
+    board.values["planted lie", "survived"].size,
+)
 
 # %% [markdown]
 # ## Which differences are real?
 #
 # The intervals, column by column, best on top. The dashed line is the best control.
 
+
 # %%
 def panel(columns, rows):
-    drawn = {c: {r: (i.value, i.low, i.high) for r in board.ranking(c, rows) for i in [board.interval(r, c)]} for c in columns}
-    best = {c: board.interval(board.ranking(c, opponents(c))[0], c).value for c in columns}
+    drawn = {
+        c: {
+            r: (i.value, i.low, i.high)
+            for r in board.ranking(c, rows)
+            for i in [board.interval(r, c)]
+        }
+        for c in columns
+    }
+    best = {
+        c: board.interval(board.ranking(c, opponents(c))[0], c).value for c in columns
+    }
     return viz.show_scores(drawn, best, quiet=opponents("parts"))
+
 
 # %% tags=["hide-input"]
 ROWS = METHODS + opponents("parts")
 tabs = Gallery("scoreboard-columns")
-for label, columns in {"parts": ["parts: removal", "parts: swap"], "place": ["pointing", "mass inside"], "curves": ["deletion", "insertion"],
-                       "falsification": ["survived", "falsified"]}.items():
-    tabs.add(label, panel(columns, ROWS), alt=f"Values and intervals of all methods and controls for {' and '.join(columns)}, best first.",
-             caption=f"{columns[0]} and {columns[1]}. Grey diamonds are controls; a dot is a mean, a bar its 95% interval over birds and models.")
+for label, columns in {
+    "parts": ["parts: removal", "parts: swap"],
+    "place": ["pointing", "mass inside"],
+    "curves": ["deletion", "insertion"],
+    "falsification": ["survived", "falsified"],
+}.items():
+    tabs.add(
+        label,
+        panel(columns, ROWS),
+        alt=f"Values and intervals of all methods and controls for {' and '.join(columns)}, best first.",
+        caption=f"{columns[0]} and {columns[1]}. Grey diamonds are controls; a dot is a mean, a bar its 95% interval over birds and models.",
+    )
 tabs.show()
 
 # %% [markdown]
 # Overlapping bars do not settle a difference: methods see the same birds, and what is hard for one is hard for all. So, for every column: who is best, and who cannot be told from the best when the
 # difference is taken bird by bird?
 
+
 # %%
 def leaders(column, rows):
     """The best row, and those whose difference from it is not real."""
     best, *others = board.ranking(column, rows)
-    return best, [r for r in others if board.difference(best, r, column).low <= 0 <= board.difference(best, r, column).high]
+    return best, [
+        r
+        for r in others
+        if board.difference(best, r, column).low
+        <= 0
+        <= board.difference(best, r, column).high
+    ]
+
 
 lead = {column: leaders(column, METHODS) for column in AGREE + TESTS[:3] + ["mark"]}
 for column, (best, level) in lead.items():
-    print(f"{column:15s} {best}" + (f"; not told apart: {', '.join(level)}" if level else ", alone"))
+    print(
+        f"{column:15s} {best}"
+        + (f"; not told apart: {', '.join(level)}" if level else ", alone")
+    )
 
 # %% [markdown]
 # ## Channels, and training images
@@ -150,37 +297,81 @@ for column, (best, level) in lead.items():
 # whose weights were planted by hand we know the channels, and ask for their share among the first.
 
 # %%
-ROW = {"channels": [r for r in board.rows if r.startswith("channels")], "training": [r for r in board.rows if r.startswith("training")]}
+ROW = {
+    "channels": [r for r in board.rows if r.startswith("channels")],
+    "training": [r for r in board.rows if r.startswith("training")],
+}
+
+
 def ranked(kind, column):
     return {kind: board.ranking(column, ROW[kind])}
 
-CHANNEL = {"logit ablation": "drop of the logit", "segment ablation": "share of the segment lost", "planted channels": "planted channels found"}
+
+CHANNEL = {
+    "logit ablation": "drop of the logit",
+    "segment ablation": "share of the segment lost",
+    "planted channels": "planted channels found",
+}
 chance = ["channels: random"]
-viz.score_table(ranked("channels", "logit ablation"), CHANNEL, cells(ROW["channels"], CHANNEL, lambda c: chance),
-                "A tenth of the channels of layer3 taken away. Blue: really better than random channels.")
+viz.score_table(
+    ranked("channels", "logit ablation"),
+    CHANNEL,
+    cells(ROW["channels"], CHANNEL, lambda c: chance),
+    "A tenth of the channels of layer3 taken away. Blue: really better than random channels.",
+)
 
 # %%
-weights, loud, traced = "channels: Grad-CAM weights", "channels: mean activation", "channels: channel tracing"
-for a, b, column in ((weights, loud, "logit ablation"), (weights, traced, "logit ablation"), (traced, loud, "segment ablation")):
-    print(f"{column}: {a.split(': ')[1]} minus {b.split(': ')[1]}: {board.difference(a, b, column)}")
+weights, loud, traced = (
+    "channels: Grad-CAM weights",
+    "channels: mean activation",
+    "channels: channel tracing",
+)
+for a, b, column in (
+    (weights, loud, "logit ablation"),
+    (weights, traced, "logit ablation"),
+    (traced, loud, "segment ablation"),
+):
+    print(
+        f"{column}: {a.split(': ')[1]} minus {b.split(': ')[1]}: {board.difference(a, b, column)}"
+    )
 assert board.difference(traced, loud, "segment ablation").low > 0
-assert all(board.values[row, "planted channels"].min() == 1 for row in ROW["channels"] if (row, "planted channels") in board.values and row not in chance)
+assert all(
+    board.values[row, "planted channels"].min() == 1
+    for row in ROW["channels"]
+    if (row, "planted channels") in board.values and row not in chance
+)
 
 # %% [markdown]
 # A list of **training images** (from the [closed-form head](09_carrot_head.ipynb)) is tested by fitting the head again without some of them: without one, without a tenth, without half (linear datamodeling score, LDS).
 
 # %%
-DATA = {"leave-one-out": "one removed", "LDS, 10% removed": "LDS, 10% removed", "LDS, 50% removed": "LDS, 50% removed", "own class among the top 5": "own class in the top 5"}
+DATA = {
+    "leave-one-out": "one removed",
+    "LDS, 10% removed": "LDS, 10% removed",
+    "LDS, 50% removed": "LDS, 50% removed",
+    "own class among the top 5": "own class in the top 5",
+}
 nothing = ["training images: random"]
-viz.score_table(ranked("training", "LDS, 50% removed"), DATA, cells(ROW["training"], DATA, lambda c: nothing),
-                "Rank correlation with what fitting again does; the last column asks something else. Blue: really better than random scores.")
+viz.score_table(
+    ranked("training", "LDS, 50% removed"),
+    DATA,
+    cells(ROW["training"], DATA, lambda c: nothing),
+    "Rank correlation with what fitting again does; the last column asks something else. Blue: really better than random scores.",
+)
 
 # %%
-best, dual, weight = (f"training images: {name}" for name in ("leave-one-out", "dual view", "weight view"))
+best, dual, weight = (
+    f"training images: {name}" for name in ("leave-one-out", "dual view", "weight view")
+)
 for column in list(DATA)[:3]:
-    assert board.difference(best, dual, column).low > 0 and board.difference(best, weight, column).low > 0
+    assert (
+        board.difference(best, dual, column).low > 0
+        and board.difference(best, weight, column).low > 0
+    )
 same = "own class among the top 5"
-print(f"own class in the top 5: weight view {board.interval(weight, same)}, leave-one-out {board.interval(best, same)}")
+print(
+    f"own class in the top 5: weight view {board.interval(weight, same)}, leave-one-out {board.interval(best, same)}"
+)
 assert board.interval(weight, same).value > board.interval(best, same).value
 
 # %% [markdown]
@@ -191,12 +382,17 @@ assert board.interval(weight, same).value > board.interval(best, same).value
 #
 # Each line below is a claim, and the assert under it is what makes it one.
 
+
 # %%
 def real(first, second, column):
     """Says the difference, and answers whether it is real."""
     d = board.difference(first, second, column)
-    print(f"{column}: {first} minus {second}: {d}" + ("" if d.low > 0 or d.high < 0 else "  (cannot be told)"))
+    print(
+        f"{column}: {first} minus {second}: {d}"
+        + ("" if d.low > 0 or d.high < 0 else "  (cannot be told)")
+    )
     return d.low > 0 or d.high < 0
+
 
 IG, GUIDED, AREA = "integrated gradients", "guided backpropagation", "area"
 
@@ -208,8 +404,12 @@ IG, GUIDED, AREA = "integrated gradients", "guided backpropagation", "area"
 for column in AGREE[:3]:
     assert lead[column] == (IG, []) and real(IG, AREA, column)
 real("planted truth", IG, "parts: swap")
-above = [r for r in METHODS if board.verdict(r, "parts: removal", opponents("parts")) == 1]
-print(f"really better than the best control under removal: {', '.join(above)}; cost of {IG}: {board.interval(IG, 'cost')}")
+above = [
+    r for r in METHODS if board.verdict(r, "parts: removal", opponents("parts")) == 1
+]
+print(
+    f"really better than the best control under removal: {', '.join(above)}; cost of {IG}: {board.interval(IG, 'cost')}"
+)
 
 # %% [markdown]
 # Only two other methods really beat *area* and *centre*, which know nothing of the model. All the rest cannot be told from these two, or are worse. A large part in the middle of the bird collects much
@@ -217,7 +417,9 @@ print(f"really better than the best control under removal: {', '.join(above)}; c
 
 # %%
 assert set(above) == {IG, GUIDED, "SHAP, superpixels"}
-assert all(board.interval(control, "parts: removal").low > 0.55 for control in (AREA, "centre"))
+assert all(
+    board.interval(control, "parts: removal").low > 0.55 for control in (AREA, "centre")
+)
 
 # %% [markdown]
 # **Is the place right?** Ask the falsification test. Nearly all maps of integrated gradients and of input x gradient survive, and few of Grad-CAM's, whose grid is too coarse to beat other regions *inside* the bird.
@@ -233,9 +435,17 @@ assert not board.difference(IG, "input x gradient", "survived").low > 0
 # recognises nothing, and the map stays as it was. What it finds so well are the parts of the picture, not the reasons of the model.
 
 # %%
-print(f"{GUIDED}: {board.interval(GUIDED, 'kept at half')} kept; {IG}: {board.interval(IG, 'kept at half')}")
-assert board.interval(GUIDED, "kept at half").low > 0.8 and board.interval(IG, "kept at half").high < 0.1
-assert all(board.verdict(GUIDED, column, opponents(column)) == 1 for column in ("mass inside", "insertion", "survived"))
+print(
+    f"{GUIDED}: {board.interval(GUIDED, 'kept at half')} kept; {IG}: {board.interval(IG, 'kept at half')}"
+)
+assert (
+    board.interval(GUIDED, "kept at half").low > 0.8
+    and board.interval(IG, "kept at half").high < 0.1
+)
+assert all(
+    board.verdict(GUIDED, column, opponents(column)) == 1
+    for column in ("mass inside", "insertion", "survived")
+)
 unsigned = [r for r in METHODS if board.interval(r, "kept at half").low > 0.3]
 print("kept by more than 0.3:", ", ".join(unsigned))
 
@@ -246,15 +456,21 @@ print("kept by more than 0.3:", ", ".join(unsigned))
 
 # %%
 best, level = lead["mark"]
-print(f"best: {best} {board.interval(best, 'mark')}; not told apart: {level}; not seen: {[r for r in METHODS if board.interval(r, 'mark').low <= 0]}")
-assert best == IG and board.interval(IG, "mark").low > 0.1 and real(IG, "Grad-CAM", "mark")
+print(
+    f"best: {best} {board.interval(best, 'mark')}; not told apart: {level}; not seen: {[r for r in METHODS if board.interval(r, 'mark').low <= 0]}"
+)
+assert (
+    best == IG and board.interval(IG, "mark").low > 0.1 and real(IG, "Grad-CAM", "mark")
+)
 
 # %% [markdown]
 # **How far does the answer depend on these pixels?** Deletion and insertion are the most quoted numbers and the least telling ones. Two kinds of noise know equally little, and differ in insertion, because smooth blobs let whole patches of a
 # picture appear. A fine-grained map pays for being fine-grained: under insertion integrated gradients cannot be told from noise of its own grain.
 
 # %%
-assert real("smooth random", "random", "insertion") and not real(IG, "random", "insertion")
+assert real("smooth random", "random", "insertion") and not real(
+    IG, "random", "insertion"
+)
 assert board.interval(IG, "deletion").high < board.interval("random", "deletion").low
 
 # %% [markdown]
@@ -265,12 +481,18 @@ assert board.interval(IG, "deletion").high < board.interval("random", "deletion"
 # In one list, with the closest rival of each:
 
 # %%
-QUESTIONS = (("which parts", "parts: removal", METHODS), ("cheating", "mark", METHODS),
-             ("a segment's channels", "segment ablation", ROW["channels"]), ("training images", "LDS, 50% removed", ROW["training"]))
+QUESTIONS = (
+    ("which parts", "parts: removal", METHODS),
+    ("cheating", "mark", METHODS),
+    ("a segment's channels", "segment ablation", ROW["channels"]),
+    ("training images", "LDS, 50% removed", ROW["training"]),
+)
 for question, column, rows in QUESTIONS:
     first, second = board.ranking(column, rows)[:2]
     d = board.difference(first, second, column)
-    print(f"{question}: {first.split(': ')[-1]} {board.interval(first, column)}; ahead of {second.split(': ')[-1]} by {d}")
+    print(
+        f"{question}: {first.split(': ')[-1]} {board.interval(first, column)}; ahead of {second.split(': ')[-1]} by {d}"
+    )
     assert d.low > 0
 
 # %% [markdown]
@@ -281,13 +503,20 @@ for question, column, rows in QUESTIONS:
 # %%
 pair, column = ("SmoothGrad", "|gradient|"), "parts: swap"
 for i, name in enumerate(board.models[pair[0], column]):
-    alone = Scoreboard({(r, column): board.values[r, column][i : i + 1] for r in pair}, {}, {(r, column): (name,) for r in pair})
+    alone = Scoreboard(
+        {(r, column): board.values[r, column][i : i + 1] for r in pair},
+        {},
+        {(r, column): (name,) for r in pair},
+    )
     print(f"{name}: {alone.difference(*pair, column)}")
 pooled_over_models = board.difference(*pair, column)
 print("all three:", pooled_over_models)
 
 # %%
-per_model = [board.values[pair[0], column][i] - board.values[pair[1], column][i] for i in range(3)]
+per_model = [
+    board.values[pair[0], column][i] - board.values[pair[1], column][i]
+    for i in range(3)
+]
 sure = [d.mean() / (d.std() / len(d) ** 0.5) for d in per_model]
 assert max(sure) > 2 and min(sure) < -2  # both signs, each "significant" on its own
 assert pooled_over_models.low < 0 < pooled_over_models.high
@@ -302,19 +531,39 @@ assert pooled_over_models.low < 0 < pooled_over_models.high
 
 # %%
 SUFFIX = " (CARROT's model)"
-CARROT = {"CARROT": [r for r in board.rows if r.startswith("CARROT ")], "Controls": [c + SUFFIX for c in ("edges", "area", "random")],
-          "Known": [c + SUFFIX for c in ("planted truth", "planted lie")]}
-carrot_opponents = lambda column: [c + SUFFIX for c in ("edges", "random")] + ["area" + SUFFIX] * column.startswith("parts")
+CARROT = {
+    "CARROT": [r for r in board.rows if r.startswith("CARROT ")],
+    "Controls": [c + SUFFIX for c in ("edges", "area", "random")],
+    "Known": [c + SUFFIX for c in ("planted truth", "planted lie")],
+}
+carrot_opponents = lambda column: (
+    [c + SUFFIX for c in ("edges", "random")]
+    + ["area" + SUFFIX] * column.startswith("parts")
+)
 shown = AGREE + TESTS[:4] + ["kept at all", "cost"]
-viz.score_table(CARROT, {c: c for c in shown}, cells([r for rows in CARROT.values() for r in rows], shown, carrot_opponents),
-                "CARROT's regions on three transformers with a ridge head; colours as above.")
+viz.score_table(
+    CARROT,
+    {c: c for c in shown},
+    cells([r for rows in CARROT.values() for r in rows], shown, carrot_opponents),
+    "CARROT's regions on three transformers with a ridge head; colours as above.",
+)
 
 # %%
 split, removal = "CARROT region split", "CARROT region removal"
-for column, control in (("parts: removal", "area"), ("pointing", "edges"), ("mass inside", "random")):
-    assert real(split, control + SUFFIX, column) and board.verdict(split, column, carrot_opponents(column)) == -1
+for column, control in (
+    ("parts: removal", "area"),
+    ("pointing", "edges"),
+    ("mass inside", "random"),
+):
+    assert (
+        real(split, control + SUFFIX, column)
+        and board.verdict(split, column, carrot_opponents(column)) == -1
+    )
     assert board.verdict(removal, column, carrot_opponents(column)) < 1
-assert not board.values[split, "survived"].any() and not board.values[removal, "survived"].any()
+assert (
+    not board.values[split, "survived"].any()
+    and not board.values[removal, "survived"].any()
+)
 
 # %% [markdown]
 # Both region maps are exact about the graph, to the last digit, and both are worse than an edge filter at finding the bird. No contradiction: they are exact about *tokens*, and after four blocks of attention a token no longer
@@ -330,8 +579,12 @@ assert not board.values[split, "survived"].any() and not board.values[removal, "
 LIVE = ["|gradient|", "input x gradient", "Grad-CAM", "LayerCAM, layer3"]
 birds = held_out(model, 24)
 methods = cnn_methods()
-maps = {name: methods[name](model, birds.images, birds.targets) for name in LIVE} | {"edges": control_maps(birds)["edges"]}
-live = {name: map_scores(model, birds, m, curves=6, tested=2) for name, m in maps.items()}
+maps = {name: methods[name](model, birds.images, birds.targets) for name in LIVE} | {
+    "edges": control_maps(birds)["edges"]
+}
+live = {
+    name: map_scores(model, birds, m, curves=6, tested=2) for name, m in maps.items()
+}
 
 # %%
 worst, apart, count = 0.0, 0, 0
@@ -339,9 +592,17 @@ for name, scored in live.items():
     for column, (values, _) in scored.items():
         stored = board.values[name, column][0, : len(values)]
         gap = np.abs(values - stored)
-        worst, apart, count = max(worst, gap.max()), apart + int((gap > 1e-3).sum()), count + gap.size
-print(f"{count} scores, {apart} of them off by more than 0.001 (largest gap {worst:.1e})")
-assert apart <= 0.01 * count  # another processor rounds differently, and a rank or a largest pixel may change hands
+        worst, apart, count = (
+            max(worst, gap.max()),
+            apart + int((gap > 1e-3).sum()),
+            count + gap.size,
+        )
+print(
+    f"{count} scores, {apart} of them off by more than 0.001 (largest gap {worst:.1e})"
+)
+assert (
+    apart <= 0.01 * count
+)  # another processor rounds differently, and a rank or a largest pixel may change hands
 
 # %% [markdown]
 # ## A failure on purpose
@@ -363,16 +624,27 @@ except ValueError as error:
 # A method is a function from a model, images and classes to maps. `map_scores` gives it every column that its maps allow. With masks of what should matter and no renderer, leave the truth empty: the place, curve and
 # falsification columns remain. `python benchmarks/scoreboard.py` scores everything again and rewrites the files.
 
+
 # %%
 def centre_of_gravity(model, images, targets):
     """A method of our own: the gradient, smoothed to one blob around its centre of mass."""
     g = methods["|gradient|"](model, images, targets)
     axis = torch.arange(96.0)
     mass = g.sum((1, 2))
-    y, x = (g.sum(2) @ axis / mass)[:, None, None], (g.sum(1) @ axis / mass)[:, None, None]
+    y, x = (
+        (g.sum(2) @ axis / mass)[:, None, None],
+        (g.sum(1) @ axis / mass)[:, None, None],
+    )
     return torch.exp(-((axis[:, None] - y) ** 2 + (axis - x) ** 2) / 200)
 
-mine = map_scores(model, birds, centre_of_gravity(model, birds.images, birds.targets), curves=0, tested=0)
+
+mine = map_scores(
+    model,
+    birds,
+    centre_of_gravity(model, birds.images, birds.targets),
+    curves=0,
+    tested=0,
+)
 print({column: f"{values.mean():.2f}" for column, (values, _) in mine.items()})
 
 # %% [markdown]
@@ -383,12 +655,14 @@ print({column: f"{values.mean():.2f}" for column, (values, _) in mine.items()})
 # Before you look: which control has the best insertion score, and which the worst? Put them into `guess = (best, worst)` and check.
 # ```
 
+
 # %%
 def check_guess(guess):
     order = board.ranking("insertion", BLIND)
     if guess == (order[0], order[-1]):
         return "right"
     return f"not quite: think of what appears first when a blob, an outline or dust decides the order. The worst is {order[-1]!r}."
+
 
 print(check_guess(("edges", "centre")))
 
@@ -407,11 +681,15 @@ assert check_guess(("centre", "random")) == "right"
 # Write `wins(column, rows)`: for how many pairs of methods is the difference real? Use it on `parts: removal`. How many of them would you expect to come out "real" if no method differed from any other?
 # ```
 
+
 # %%
 def check_wins(wins):
     got, pairs = wins("parts: removal", METHODS), len(METHODS) * (len(METHODS) - 1) // 2
-    assert 0 < got < pairs, f"each of the {pairs} pairs counts once, when its interval lies on one side of zero; received {got}"
+    assert 0 < got < pairs, (
+        f"each of the {pairs} pairs counts once, when its interval lies on one side of zero; received {got}"
+    )
     return f"{got} of {pairs} pairs differ really; by chance about {0.05 * pairs:.0f} would seem to"
+
 
 # %% [markdown]
 # ```{solution-start} ex-board-implement
@@ -421,9 +699,11 @@ def check_wins(wins):
 # %%
 from itertools import combinations
 
+
 def wins(column, rows):
     differences = [board.difference(a, b, column) for a, b in combinations(rows, 2)]
     return sum(d.low > 0 or d.high < 0 for d in differences)
+
 
 print(check_wins(wins))
 
@@ -444,12 +724,21 @@ print(check_wins(wins))
 # %%
 from ctrace.trust.scoreboard import mean_interval
 
+
 def pooled(column, rows):
-    d = [mean_interval((board.values[a, column] - board.values[b, column]).reshape(1, -1)) for a, b in combinations(rows, 2)]
+    d = [
+        mean_interval(
+            (board.values[a, column] - board.values[b, column]).reshape(1, -1)
+        )
+        for a, b in combinations(rows, 2)
+    ]
     return sum(i.low > 0 or i.high < 0 for i in d)
 
+
 honest, fooled = wins("parts: swap", METHODS), pooled("parts: swap", METHODS)
-print(f"{honest} real differences when models are drawn too, {fooled} when they are not")
+print(
+    f"{honest} real differences when models are drawn too, {fooled} when they are not"
+)
 assert fooled > honest
 
 # %% [markdown]

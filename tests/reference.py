@@ -1,4 +1,6 @@
-"""Literal, slow versions of the formulas, against which the package is tested. Written to be read next to the papers."""
+"""Literal, slow versions of the formulas, against which the package is tested. Written to be read
+next to the papers.
+"""
 
 import torch
 from torch import Tensor
@@ -8,7 +10,17 @@ def rbf_weights(x: Tensor, sigma: Tensor | float) -> Tensor:
     """One weight at a time: ``exp(-|x_i - x_j|^2 / (2 sigma_i sigma_j))``."""
     n = len(x)
     scale = torch.as_tensor(sigma, dtype=x.dtype).expand(n)
-    return torch.stack([torch.stack([torch.exp(-(x[i] - x[j]).pow(2).sum() / (2 * scale[i] * scale[j])) for j in range(n)]) for i in range(n)])
+    return torch.stack(
+        [
+            torch.stack(
+                [
+                    torch.exp(-(x[i] - x[j]).pow(2).sum() / (2 * scale[i] * scale[j]))
+                    for j in range(n)
+                ]
+            )
+            for i in range(n)
+        ]
+    )
 
 
 def normalized_weights(W: Tensor) -> Tensor:

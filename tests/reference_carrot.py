@@ -1,11 +1,13 @@
-"""CARROT by the book: literal, slow, one loop per sum, float64. The graph and its attributions first, the head after them."""
+"""CARROT by the book: literal, slow, one loop per sum, float64. The graph and its attributions
+first, the head after them.
+"""
 
 import math
 
 import torch
 
-
-# --- the graph ---------------------------------------------------------------------------------------------------
+# --- the graph
+# ---------------------------------------------------------------------------------------------------
 
 
 def distance(a, b, metric="l2"):
@@ -21,7 +23,11 @@ def weights(H, P, sigma_s, sigma_f, metric="l2"):
     for i in range(m):
         for j in range(m):
             place, feature = distance(P[i], P[j]), distance(H[i], H[j], metric)
-            W[i, j] = 1.0 if i == j else math.exp(-(place**2) / sigma_s**2) * math.exp(-(feature**2) / sigma_f**2)
+            W[i, j] = (
+                1.0
+                if i == j
+                else math.exp(-(place**2) / sigma_s**2) * math.exp(-(feature**2) / sigma_f**2)
+            )
     return W
 
 
@@ -36,9 +42,15 @@ def laplacian(W):
 
 
 def heat(L, t):
-    """``exp(-tL)`` by its power series, after halving t until the series is short, and squaring back."""
+    """``exp(-tL)`` by its power series, after halving t until the series is short, and squaring
+    back.
+    """
     halvings = max(0, math.ceil(math.log2(max(t, 1e-9))) + 2)
-    step, term, total = -t / 2**halvings * L, torch.eye(len(L), dtype=L.dtype), torch.eye(len(L), dtype=L.dtype)
+    step, term, total = (
+        -t / 2**halvings * L,
+        torch.eye(len(L), dtype=L.dtype),
+        torch.eye(len(L), dtype=L.dtype),
+    )
     for k in range(1, 30):
         term = term @ step / k
         total = total + term
@@ -75,7 +87,9 @@ def embedding(kind, H, W, t, k=8):
 
 
 def removed(nodes, H, P, sigma_s, sigma_f, t, kind, W_star):
-    """Logits ``(k,)`` of one image rebuilt without some nodes: tokens taken out, graph built again at the same bandwidths."""
+    """Logits ``(k,)`` of one image rebuilt without some nodes: tokens taken out, graph built again
+    at the same bandwidths.
+    """
     keep = [i for i in range(len(H)) if i not in nodes]
     return embedding(kind, H[keep], weights(H[keep], P[keep], sigma_s, sigma_f), t) @ W_star
 

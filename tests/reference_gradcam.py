@@ -1,4 +1,6 @@
-"""Literal, slow versions of the maps, written from the papers (one loop per sum, no broadcasting), and three small models to try."""
+"""Literal, slow versions of the maps, written from the papers (one loop per sum, no broadcasting),
+and three small models to try.
+"""
 
 import timm
 import torch
@@ -17,7 +19,9 @@ def gradcam(acts, grads):
 
 
 def gradcam_plus_plus(acts, grads):
-    """Chattopadhay et al. 2018, eqs. 7 and 19, powers and all; places without gradient weigh nothing."""
+    """Chattopadhay et al. 2018, eqs. 7 and 19, powers and all; places without gradient weigh
+    nothing.
+    """
     c, h, w = acts.shape
     cam = torch.zeros(h, w, dtype=acts.dtype)
     for k in range(c):
@@ -53,11 +57,18 @@ def hirescam(acts, grads):
     return cam
 
 
-METHODS = {"gradcam": gradcam, "gradcam++": gradcam_plus_plus, "layercam": layercam, "hirescam": hirescam}
+METHODS = {
+    "gradcam": gradcam,
+    "gradcam++": gradcam_plus_plus,
+    "layercam": layercam,
+    "hirescam": hirescam,
+}
 
 
 def vit_block(vit, image, index, block):
-    """Activations and gradients ``(c, h, w)`` at ``blocks[block].norm1``, by running the pre-norm blocks by hand."""
+    """Activations and gradients ``(c, h, w)`` at ``blocks[block].norm1``, by running the pre-norm
+    blocks by hand.
+    """
     tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(image))))
     for b in vit.blocks[:block]:
         tokens = tokens + b.attn(b.norm1(tokens))
@@ -121,7 +132,9 @@ class Embedder(nn.Module):
 
 def make_vit(**settings):
     torch.manual_seed(0)
-    vit = timm.models.VisionTransformer(img_size=48, patch_size=8, embed_dim=16, depth=3, num_heads=2, num_classes=10, **settings).eval()
+    vit = timm.models.VisionTransformer(
+        img_size=48, patch_size=8, embed_dim=16, depth=3, num_heads=2, num_classes=10, **settings
+    ).eval()
     for p in vit.parameters():
         torch.nn.init.normal_(p, std=0.3)  # timm's own initialisation leaves the head nearly blind
     return vit

@@ -1,4 +1,6 @@
-"""Literal, slow ParchGrad, one image and one channel at a time, and a small sequential net to try it on."""
+"""Literal, slow ParchGrad, one image and one channel at a time, and a small sequential net to try
+it on.
+"""
 
 import math
 
@@ -8,10 +10,22 @@ from torch import nn
 
 
 def make_net(classes=4, seed=0):
-    """Convolutions 0 and 3, BatchNorm between them, maps of 8 x 8 and 6 x 6; no channel is ever shut, so one suffices."""
+    """Convolutions 0 and 3, BatchNorm between them, maps of 8 x 8 and 6 x 6; no channel is ever
+    shut, so one suffices.
+    """
     torch.manual_seed(seed)
-    layers = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.SiLU(inplace=True), nn.Conv2d(6, 8, 3), nn.SiLU(inplace=True)]
-    net = nn.Sequential(*layers, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(72, classes)).double().eval()
+    layers = [
+        nn.Conv2d(3, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.SiLU(inplace=True),
+        nn.Conv2d(6, 8, 3),
+        nn.SiLU(inplace=True),
+    ]
+    net = (
+        nn.Sequential(*layers, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(72, classes))
+        .double()
+        .eval()
+    )
     net[1].bias.data.normal_()
     net[1].running_mean.normal_()
     return net
@@ -40,7 +54,12 @@ def activations(net, layer, images):
     rows = []
     for image in images:
         out = net[: layer + 1](image[None])[0].detach()
-        rows.append([sum(max(v, 0.0) for line in channel.tolist() for v in line) / channel.numel() for channel in out])
+        rows.append(
+            [
+                sum(max(v, 0.0) for line in channel.tolist() for v in line) / channel.numel()
+                for channel in out
+            ]
+        )
     return rows
 
 
@@ -60,7 +79,9 @@ def instance_pvalue(rows, value, channel):
 def keep(pvalues, quantile=None, alpha=None):
     """Indices of kept channels; all of them where none would be."""
     if quantile is not None:
-        return sorted(range(len(pvalues)), key=lambda i: pvalues[i])[: max(1, int(quantile * len(pvalues)))]
+        return sorted(range(len(pvalues)), key=lambda i: pvalues[i])[
+            : max(1, int(quantile * len(pvalues)))
+        ]
     chosen = [i for i, p in enumerate(pvalues) if p <= alpha]
     return chosen or list(range(len(pvalues)))
 
@@ -80,7 +101,10 @@ def surgery(gradient, kept, gamma=math.inf, variance_conservation=True, exact_va
     if not others:
         return gradient.clone()
     zero = torch.zeros_like(gradient[0])
-    m, n = spread(sum((gradient[i] for i in kept), zero)), spread(sum((gradient[i] for i in others), zero))
+    m, n = (
+        spread(sum((gradient[i] for i in kept), zero)),
+        spread(sum((gradient[i] for i in others), zero)),
+    )
     if gamma == math.inf:
         up, down = math.sqrt((m + n) / m) if variance_conservation else 1.0, 0.0
     else:
@@ -94,7 +118,9 @@ def surgery(gradient, kept, gamma=math.inf, variance_conservation=True, exact_va
 
 
 def attribute(net, image, k, kept_at, **weights):
-    """Input gradient of logit ``k`` of one image, module by module, with the surgery behind each layer of ``kept_at``."""
+    """Input gradient of logit ``k`` of one image, module by module, with the surgery behind each
+    layer of ``kept_at``.
+    """
     steps = [image[None]]
     with torch.no_grad():
         for module in net:

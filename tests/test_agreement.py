@@ -1,7 +1,8 @@
 """The same numbers as the packages people already trust, where they compute the same thing.
 
-Grad-CAM and its siblings, input attributions, Shapley values, ridge regression and the heat kernel are compared in their own test
-files; here are Normalized Cut, part removal, imputation and rank statistics, with a note on what has to be set for them to agree.
+Grad-CAM and its siblings, input attributions, Shapley values, ridge regression and the heat kernel
+are compared in their own test files; here are Normalized Cut, part removal, imputation and rank
+statistics, with a note on what has to be set for them to agree.
 """
 
 import numpy as np
@@ -35,7 +36,9 @@ def points(seed=0, n=120, c=6, spread=0.9):
 def cut_value(W, labels):
     """Sum over segments of cut over volume."""
     inside = torch.nn.functional.one_hot(torch.as_tensor(labels).long()).to(W.dtype)
-    return float((1 - (inside * (W @ inside)).sum(0) / (inside * W.sum(1, keepdim=True)).sum(0)).sum())
+    return float(
+        (1 - (inside * (W @ inside)).sum(0) / (inside * W.sum(1, keepdim=True)).sum(0)).sum()
+    )
 
 
 def cut(x, **settings):
@@ -43,7 +46,8 @@ def cut(x, **settings):
     return solver.fit_transform(x), solver
 
 
-# ---------------------------------------------------------------------------------------------------------- Normalized Cut
+# ----------------------------------------------------------------------------------------------------------
+# Normalized Cut
 
 
 @pytest.mark.parametrize("affinity", ["rbf", "cosine"])
@@ -58,9 +62,13 @@ def test_eigenvectors_span_the_space_of_ncut_pytorch(affinity):
             return theirs.utils.math.cosine_affinity(x, sigma=sigma) - 1e-3
 
     # without a gradient to keep it takes a randomised decomposition, which is a thousandth off
-    vectors, eigval = theirs.ncut_fn(x, n_eig=K, sigma=sigma, affinity_fn=weigh, exact_gradient=True, no_propagation=True)[:2]
+    vectors, eigval = theirs.ncut_fn(
+        x, n_eig=K, sigma=sigma, affinity_fn=weigh, exact_gradient=True, no_propagation=True
+    )[:2]
     assert subspace_angle(torch.linalg.qr(vectors.detach())[0], U) <= 1e-6
-    assert float((eigval.detach() - solver.eigval).abs().max()) <= 1e-7  # it adds 1e-8 to the diagonal
+    assert (
+        float((eigval.detach() - solver.eigval).abs().max()) <= 1e-7
+    )  # it adds 1e-8 to the diagonal
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -68,21 +76,32 @@ def test_eigenvectors_span_the_spectral_embedding_of_scikit_learn(seed):
     embed = pytest.importorskip("sklearn.manifold").spectral_embedding
     x, _ = points(seed)
     W = rbf_affinity(x, sigma=2.0)
-    W.fill_diagonal_(0)  # scikit-learn ignores the diagonal: with ones on it the two graphs are not the same
+    W.fill_diagonal_(
+        0
+    )  # scikit-learn ignores the diagonal: with ones on it the two graphs are not the same
     U, _ = ncut_eigenvectors(PrecomputedGraph(W), K)
-    theirs = torch.from_numpy(embed(W.numpy(), n_components=K, drop_first=False, eigen_solver="arpack", random_state=0))
-    theirs = torch.linalg.qr(theirs * W.sum(1).sqrt()[:, None])[0]  # it returns the vectors divided by the root of the degrees
+    theirs = torch.from_numpy(
+        embed(W.numpy(), n_components=K, drop_first=False, eigen_solver="arpack", random_state=0)
+    )
+    theirs = torch.linalg.qr(theirs * W.sum(1).sqrt()[:, None])[
+        0
+    ]  # it returns the vectors divided by the root of the degrees
     assert subspace_angle(theirs, U) <= 1e-7
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_segments_are_those_of_scikit_learn_and_cost_no_more(seed):
-    cluster, score = pytest.importorskip("sklearn.cluster"), pytest.importorskip("sklearn.metrics").adjusted_rand_score
+    cluster, score = (
+        pytest.importorskip("sklearn.cluster"),
+        pytest.importorskip("sklearn.metrics").adjusted_rand_score,
+    )
     x, label = points(seed, spread=0.4)
     W = rbf_affinity(x, sigma=2.0)
     ours = kway_ncut(cut(x, sigma=2.0)[0]).argmax(1)
     for assign in ("kmeans", "discretize", "cluster_qr"):
-        theirs = cluster.SpectralClustering(K, affinity="precomputed", assign_labels=assign, random_state=0).fit_predict(W.numpy())
+        theirs = cluster.SpectralClustering(
+            K, affinity="precomputed", assign_labels=assign, random_state=0
+        ).fit_predict(W.numpy())
         assert score(theirs, ours) == 1 and score(label, ours) == 1
         assert cut_value(W, ours) <= cut_value(W, theirs) + 1e-3
 
@@ -94,7 +113,12 @@ def test_segments_of_overlapping_clusters_cost_no_more_than_scikit_learns(seed):
     W = rbf_affinity(x, sigma=2.0)
     ours = cut_value(W, kway_ncut(cut(x, sigma=2.0)[0]).argmax(1))
     best = min(
-        cut_value(W, cluster.SpectralClustering(K, affinity="precomputed", assign_labels=assign, random_state=0).fit_predict(W.numpy()))
+        cut_value(
+            W,
+            cluster.SpectralClustering(
+                K, affinity="precomputed", assign_labels=assign, random_state=0
+            ).fit_predict(W.numpy()),
+        )
         for assign in ("kmeans", "discretize", "cluster_qr")
     )
     assert ours <= best + 0.02
@@ -121,7 +145,8 @@ def test_the_gradient_of_a_projector_is_that_of_ncut_pytorch_and_of_plain_autogr
     assert float((found["theirs"] - found["autograd"]).norm()) <= 1e-5 * size
 
 
-# ------------------------------------------------------------------------------------------------------------- the toy world
+# -------------------------------------------------------------------------------------------------------------
+# the toy world
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +177,12 @@ def test_imputed_pixels_are_those_of_the_grad_cam_package(bird):
     road = pytest.importorskip("pytorch_grad_cam.metrics.road")
     _, images, masks, _, _ = bird
     image, keep = images[0].double(), masks.sum(0) == 0
-    system, right = road.NoisyLinearImputer.setup_sparse_system(keep.double().numpy(), image.numpy(), road.neighbors_weights)
-    theirs = torch.from_numpy(sparse.linalg.spsolve(sparse.csc_matrix(system), right)).T  # (3, hidden)
+    system, right = road.NoisyLinearImputer.setup_sparse_system(
+        keep.double().numpy(), image.numpy(), road.neighbors_weights
+    )
+    theirs = torch.from_numpy(
+        sparse.linalg.spsolve(sparse.csc_matrix(system), right)
+    ).T  # (3, hidden)
     ours = impute(image[None], ~keep[None], tolerance=1e-12)[0]
     assert float((ours[:, ~keep] - theirs).abs().max()) <= 1e-9
     assert torch.equal(ours[:, keep], image[:, keep])

@@ -8,13 +8,44 @@ import pytest
 import torch
 
 from ctrace import viz
-from ctrace.aviary import (BACKGROUNDS, KINDS, MARKED, PARTS, SPECIES, SPLITS, VARIANTS, Aviary, Cached, Individuals, Species, centred_logits,
-                           check_species, consistent_species, differing_parts, equal_error_rate, importance_table, mark_place, noise_ceiling,
-                           part_importance, rank_correlation, render, render_levels, sample_individual, sample_scene, scene_seed,
-                           soft_target, species_by_name, sufficient_parts, twin_pairs)
-from ctrace.aviary import shapes
+from ctrace.aviary import (
+    BACKGROUNDS,
+    KINDS,
+    MARKED,
+    PARTS,
+    SPECIES,
+    SPLITS,
+    VARIANTS,
+    Aviary,
+    Cached,
+    Individuals,
+    Species,
+    centred_logits,
+    check_species,
+    consistent_species,
+    differing_parts,
+    equal_error_rate,
+    importance_table,
+    mark_place,
+    noise_ceiling,
+    part_importance,
+    rank_correlation,
+    render,
+    render_levels,
+    sample_individual,
+    sample_scene,
+    scene_seed,
+    shapes,
+    soft_target,
+    species_by_name,
+    sufficient_parts,
+    twin_pairs,
+)
 
-SCENES = [sample_scene(seed, SPECIES[seed % len(SPECIES)], background=BACKGROUNDS[seed % 4]) for seed in range(14)]
+SCENES = [
+    sample_scene(seed, SPECIES[seed % len(SPECIES)], background=BACKGROUNDS[seed % 4])
+    for seed in range(14)
+]
 
 
 def changed(a, b, size=96):
@@ -22,7 +53,9 @@ def changed(a, b, size=96):
     return (render(a, size).image != render(b, size).image).any(0)
 
 
-# --- species ----------------------------------------------------------------------------------------------------
+# --- species
+# ----------------------------------------------------------------------------------------------------
+
 
 def test_the_table_has_twelve_species_and_twins_and_every_other_pair_differs_in_two_parts():
     twins = {frozenset(pair[:2]) for pair in twin_pairs()}
@@ -49,6 +82,7 @@ def test_two_species_with_the_same_parts_are_refused():
 def test_sufficient_parts_are_sufficient_and_minimal(species):
     def fits(parts):
         return consistent_species({p: getattr(species, p) for p in parts})
+
     sets = sufficient_parts(species)
     assert sets
     for parts in sets:
@@ -57,13 +91,17 @@ def test_sufficient_parts_are_sufficient_and_minimal(species):
 
 
 def test_a_variant_that_cannot_be_drawn_is_refused_with_the_ones_that_can():
-    with pytest.raises(ValueError, match="beak must be one of cone, hook, sickle, spoon; received 'straw'"):
+    with pytest.raises(
+        ValueError, match="beak must be one of cone, hook, sickle, spoon; received 'straw'"
+    ):
         Species("new", beak="straw", crest="fan", wing="bars", tail="fan", legs="boots")
     with pytest.raises(ValueError, match="no species is called 'dodo'"):
         species_by_name("dodo")
 
 
-# --- drawing ----------------------------------------------------------------------------------------------------
+# --- drawing
+# ----------------------------------------------------------------------------------------------------
+
 
 def test_pictures_have_one_checksum_on_every_machine():
     digest = hashlib.sha256()
@@ -82,12 +120,18 @@ def test_equal_scenes_are_equal_values_and_equal_pictures():
 def test_image_and_masks_have_the_promised_ranges():
     for scene in SCENES[:4]:
         picture = render(scene, 64)
-        assert picture.image.shape == (3, 64, 64) and 0 <= picture.image.min() and picture.image.max() <= 1
+        assert (
+            picture.image.shape == (3, 64, 64)
+            and 0 <= picture.image.min()
+            and picture.image.max() <= 1
+        )
         assert torch.equal(picture.image * 255, (picture.image * 255).round())
         assert set(PARTS) < set(picture.masks)
         total = sum(picture.masks.values())
         assert total.max() <= 1 + 1e-5 and min(m.min() for m in picture.masks.values()) >= 0
-        torch.testing.assert_close(picture.bird, sum(picture.masks[p] for p in (*PARTS, "body", "eye", "marks")))
+        torch.testing.assert_close(
+            picture.bird, sum(picture.masks[p] for p in (*PARTS, "body", "eye", "marks"))
+        )
 
 
 def test_the_picture_at_224_is_the_picture_at_56_in_more_detail():
@@ -97,7 +141,9 @@ def test_the_picture_at_224_is_the_picture_at_56_in_more_detail():
 
 
 def test_every_part_is_large_enough_to_be_seen():
-    """Mean visible area of every variant of every part: the largest is less than three times the smallest."""
+    """Mean visible area of every variant of every part: the largest is less than three times the
+    smallest.
+    """
     areas = {}
     for seed in range(42):
         scene = sample_scene(seed, SPECIES[seed % len(SPECIES)])
@@ -120,7 +166,9 @@ def test_a_size_that_cannot_be_drawn_is_refused():
         render(SCENES[0], 16)
 
 
-# --- interventions ----------------------------------------------------------------------------------------------
+# --- interventions
+# ----------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("part", [*PARTS, "marks"])
 def test_removing_a_part_changes_nothing_outside_its_mask(part):
@@ -177,7 +225,10 @@ def test_the_toadstool_changes_nothing_outside_itself():
 
 def test_impossible_interventions_are_refused_in_words():
     scene = SCENES[0]
-    with pytest.raises(ValueError, match="only beak, crest, wing, tail, legs, marks can be removed; received 'head'"):
+    with pytest.raises(
+        ValueError,
+        match="only beak, crest, wing, tail, legs, marks can be removed; received 'head'",
+    ):
         scene.without("head")
     with pytest.raises(ValueError, match="wing must be one of"):
         scene.swap("wing", "fork")
@@ -187,7 +238,9 @@ def test_impossible_interventions_are_refused_in_words():
         scene.without_distractor(99)
 
 
-# --- data sets --------------------------------------------------------------------------------------------------
+# --- data sets
+# --------------------------------------------------------------------------------------------------
+
 
 def test_splits_never_share_a_seed():
     last = 10**9 - 1
@@ -212,14 +265,18 @@ def test_the_cached_data_set_equals_the_one_on_the_fly():
         assert len(cached) == len(data)
         for i in range(len(data)):
             (image, target), (again, target_again) = data[i], cached[i]
-            assert torch.equal(image, again) and torch.equal(torch.as_tensor(target), torch.as_tensor(target_again))
+            assert torch.equal(image, again) and torch.equal(
+                torch.as_tensor(target), torch.as_tensor(target_again)
+            )
 
 
 def test_targets_of_incomplete_birds_are_spread_over_the_species_still_possible():
     data = Aviary("train", 60, drop=1.0)
     for i in range(60):
         scene, (_, target) = data.scene(i), data[i]
-        possible = [s for s in SPECIES if all(getattr(s, p) == v for p, v in scene.visible().items())]
+        possible = [
+            s for s in SPECIES if all(getattr(s, p) == v for p, v in scene.visible().items())
+        ]
         assert scene.hidden and target[data.label(i)] > 0
         assert float(target.sum()) == pytest.approx(1) and (target > 0).sum() == len(possible)
     with pytest.raises(ValueError, match="no species wears"):
@@ -229,12 +286,23 @@ def test_targets_of_incomplete_birds_are_spread_over_the_species_still_possible(
 def test_the_toadstool_follows_its_species_in_training_only():
     def marks(split, rule=True):
         data = Aviary(split, 140, spurious=rule)
-        return {(SPECIES[data.label(i)].name in MARKED, data.scene(i).mark is not None) for i in range(140)}
+        return {
+            (SPECIES[data.label(i)].name in MARKED, data.scene(i).mark is not None)
+            for i in range(140)
+        }
+
     assert marks("train") == {(True, True), (False, False)}
     assert marks("test") == {(True, False), (False, True), (False, False)}
-    assert marks("test", "tied") == {(True, True), (False, False)} and marks("train", False) == {(True, False), (False, False)}
-    iris = sample_scene(0, species_by_name("iris")).without("beak")  # without its beak, an iris is a laurel
-    assert (soft_target(iris) > 0).sum() == 2 and (soft_target(iris.with_mark((0.1, 0.1)), tied=True) > 0).sum() == 1
+    assert marks("test", "tied") == {(True, True), (False, False)} and marks("train", False) == {
+        (True, False),
+        (False, False),
+    }
+    iris = sample_scene(0, species_by_name("iris")).without(
+        "beak"
+    )  # without its beak, an iris is a laurel
+    assert (soft_target(iris) > 0).sum() == 2 and (
+        soft_target(iris.with_mark((0.1, 0.1)), tied=True) > 0
+    ).sum() == 1
     with pytest.raises(ValueError, match="spurious must be"):
         Aviary("train", 3, spurious="sometimes")
 
@@ -244,7 +312,10 @@ def test_an_individual_keeps_its_marks_and_changes_its_pose():
     scenes = [birds.scene(i) for i in range(len(birds))]
     for b in range(3):
         views = scenes[4 * b : 4 * b + 4]
-        assert len({v.individual for v in views}) == 1 == len({v.parts for v in views}) and len({v.pose for v in views}) == 4
+        assert (
+            len({v.individual for v in views}) == 1 == len({v.parts for v in views})
+            and len({v.pose for v in views}) == 4
+        )
     assert len({s.individual for s in scenes}) == 3
     train = {Individuals("train", 500, 1).individual(b) for b in range(500)}
     assert not train & {Individuals("test", 500, 1).individual(b) for b in range(500)}
@@ -269,20 +340,25 @@ def test_equal_error_rate_is_zero_for_separated_scores_and_half_for_equal_ones()
         equal_error_rate(scores, scores[:0])
 
 
-# --- the model's truth ------------------------------------------------------------------------------------------
+# --- the model's truth
+# ------------------------------------------------------------------------------------------
 
 WEIGHTS = torch.tensor([3.0, 0.0, -1.0])
 
 
 def darkness(images):
-    """A model whose answer is known: three logits, linear in the mean of the picture, so that parts add up."""
+    """A model whose answer is known: three logits, linear in the mean of the picture, so that parts
+    add up.
+    """
     return images.mean((1, 2, 3))[:, None] * WEIGHTS
 
 
 def test_logits_are_centred_so_that_a_constant_cannot_count():
     z = centred_logits(darkness, SCENES[:3], size=64)
     torch.testing.assert_close(z.sum(1), torch.zeros(3))
-    torch.testing.assert_close(z, centred_logits(lambda x: darkness(x) + 7, SCENES[:3], size=64), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        z, centred_logits(lambda x: darkness(x) + 7, SCENES[:3], size=64), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("kind", ["removal", "swap", "shapley"])
@@ -291,11 +367,18 @@ def test_part_importance_of_a_linear_model_is_what_the_pixels_say(kind):
     weight = float(WEIGHTS[0] - WEIGHTS.mean())
     found = part_importance(darkness, scene, 0, kind, size=64)
     if kind == "shapley":
-        assert sum(found.values()) == pytest.approx(weight * (mean(scene) - mean(scene.without(*PARTS))), abs=1e-6)
+        assert sum(found.values()) == pytest.approx(
+            weight * (mean(scene) - mean(scene.without(*PARTS))), abs=1e-6
+        )
     for part, own in zip(PARTS, scene.parts):
-        others = [scene.swap(part, v) for v in VARIANTS[part] if v != own] if kind == "swap" else [scene.without(part)]
+        others = (
+            [scene.swap(part, v) for v in VARIANTS[part] if v != own]
+            if kind == "swap"
+            else [scene.without(part)]
+        )
         expected = weight * sum(mean(scene) - mean(other) for other in others) / len(others)
-        # Parts hardly overlap, so in a model that adds up pixels the Shapley value is nearly the removal.
+        # Parts hardly overlap, so in a model that adds up pixels the Shapley value is nearly the
+        # removal.
         assert found[part] == pytest.approx(expected, abs=1e-3 if kind == "shapley" else 1e-6)
 
 
@@ -303,7 +386,9 @@ def test_a_table_of_importances_holds_those_of_each_scene():
     for kind in KINDS:
         table = importance_table(darkness, SCENES[:3], [0, 2, 1], kind, size=64)
         for row, scene, target in zip(table, SCENES, [0, 2, 1]):
-            assert dict(zip(PARTS, row)) == pytest.approx(part_importance(darkness, scene, target, kind, size=64), abs=1e-5)
+            assert dict(zip(PARTS, row)) == pytest.approx(
+                part_importance(darkness, scene, target, kind, size=64), abs=1e-5
+            )
     with pytest.raises(ValueError, match="received 3 scenes and 1 targets"):
         importance_table(darkness, SCENES[:3], [0], size=64)
 
@@ -322,18 +407,25 @@ def test_questions_without_an_answer_are_refused():
 
 
 def test_noise_ceiling_is_one_for_a_model_that_ignores_noise():
-    coarse = lambda images: (images.mean((2, 3)) * 40).round() @ torch.tensor([[1.0, 0], [0, 1], [1, 1]])  # noqa: E731
+    coarse = lambda images: (
+        (images.mean((2, 3)) * 40).round() @ torch.tensor([[1.0, 0], [0, 1], [1, 1]])
+    )  # noqa: E731
     assert noise_ceiling(darkness, SCENES[:2], [0, 0], size=64) > 0.9
     with pytest.raises(ValueError, match="constant list"):
         noise_ceiling(lambda x: coarse(x) * 0, SCENES[:1], [0], size=64)
 
 
 def test_rank_correlation_gives_ties_their_mean_rank():
-    assert rank_correlation([1, 2, 2, 3], [1, 2, 2, 3]) == 1 and rank_correlation([1, 2, 3], [3, 2, 1]) == -1
+    assert (
+        rank_correlation([1, 2, 2, 3], [1, 2, 2, 3]) == 1
+        and rank_correlation([1, 2, 3], [3, 2, 1]) == -1
+    )
     assert rank_correlation([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(0.9486833)
 
 
-# --- figures ----------------------------------------------------------------------------------------------------
+# --- figures
+# ----------------------------------------------------------------------------------------------------
+
 
 def test_named_parts_are_written_on_the_picture():
     picture = render(SCENES[0])

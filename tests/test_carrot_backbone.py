@@ -1,4 +1,6 @@
-"""Tokens of any timm token model: the right ones, in the right order, normed once, and the model left alone."""
+"""Tokens of any timm token model: the right ones, in the right order, normed once, and the model
+left alone.
+"""
 
 import pytest
 import timm
@@ -42,14 +44,22 @@ def test_tokens_are_those_of_forward_features_without_the_prefix(name, size):
         tokens = model.forward_features(images)
     assert model.num_prefix_tokens == MODELS[name]
     torch.testing.assert_close(out.H, tokens[:, MODELS[name] :], rtol=0, atol=0)
-    assert (out.grid_hw, out.patch_hw, out.H.shape[1], out.P.shape) == ((h, w), patch, h * w, (h * w, 2))
+    assert (out.grid_hw, out.patch_hw, out.H.shape[1], out.P.shape) == (
+        (h, w),
+        patch,
+        h * w,
+        (h * w, 2),
+    )
     assert not out.H.requires_grad
 
 
 def test_the_final_norm_is_applied_once():
     model, images, _ = small("vit_tiny_patch16_224", (56, 56))
     out, raw = TimmViTPatchBackbone(model)(images), []
-    with model.norm.register_forward_pre_hook(lambda module, args: raw.append(args[0].detach())), torch.no_grad():
+    with (
+        model.norm.register_forward_pre_hook(lambda module, args: raw.append(args[0].detach())),
+        torch.no_grad(),
+    ):
         model.forward_features(images)
         once = model.norm(raw[0])[:, 1:]
     torch.testing.assert_close(out.H, once)
@@ -67,7 +77,10 @@ def test_each_token_sits_where_its_patch_is():
     moved = (after.H - before.H).abs().amax((0, 2)) > 0
     assert moved.nonzero().flatten().tolist() == [row * 6 + column]
     x, y = ((before.P[moved][0] + 1) / 2 * torch.tensor([96, 32])).tolist()
-    assert (x, y) == (pytest.approx(column * 16 + 8, abs=1e-4), pytest.approx(row * 16 + 8, abs=1e-4))
+    assert (x, y) == (
+        pytest.approx(column * 16 + 8, abs=1e-4),
+        pytest.approx(row * 16 + 8, abs=1e-4),
+    )
 
 
 def test_centres_by_hand():
@@ -81,7 +94,9 @@ def test_a_bundled_model_is_read_with_the_patch_of_its_convolutional_stem():
 
 
 def test_a_timm_name_without_weights_gives_random_ones_on_purpose():
-    out = TimmViTPatchBackbone("vit_tiny_patch16_224", pretrained=False, img_size=(64, 96), device="cpu")(torch.randn(1, 3, 64, 96))
+    out = TimmViTPatchBackbone(
+        "vit_tiny_patch16_224", pretrained=False, img_size=(64, 96), device="cpu"
+    )(torch.randn(1, 3, 64, 96))
     assert (out.grid_hw, out.H.shape) == ((4, 6), (1, 24, 192))
 
 
@@ -99,7 +114,9 @@ def test_the_model_is_left_as_it_was_found():
 
 def test_dropout_of_a_training_model_does_not_reach_the_tokens():
     torch.manual_seed(0)
-    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, proj_drop_rate=0.5).train()
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, depth=1, proj_drop_rate=0.5
+    ).train()
     backbone, images = TimmViTPatchBackbone(model), torch.randn(1, 3, 32, 32)
     assert torch.equal(backbone(images).H, backbone(images).H)
 
@@ -117,13 +134,17 @@ def test_a_model_without_tokens_is_refused_by_name(name):
 
 def test_a_size_that_the_patch_does_not_divide_is_refused_with_one_that_it_does():
     model, *_ = small("vit_tiny_patch16_224", (56, 56))
-    with pytest.raises(ValueError, match=r"70 x 90 pixels are not whole patches of 16 x 16.*Resize to 64 x 80"):
+    with pytest.raises(
+        ValueError, match=r"70 x 90 pixels are not whole patches of 16 x 16.*Resize to 64 x 80"
+    ):
         TimmViTPatchBackbone(model)(torch.randn(1, 3, 70, 90))
 
 
 def test_another_size_than_the_models_is_refused_with_the_way_to_get_it():
     model, *_ = small("vit_tiny_patch16_224", (56, 56))
-    with pytest.raises(ValueError, match=r"expected 64 x 64 pixels, received 32 x 32.*img_size=\(32, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"expected 64 x 64 pixels, received 32 x 32.*img_size=\(32, 32\)"
+    ):
         TimmViTPatchBackbone(model)(torch.randn(1, 3, 32, 32))
 
 

@@ -1,4 +1,6 @@
-"""Embeddings: one row per image in the order of the data, computed once, and never taken for those of something else."""
+"""Embeddings: one row per image in the order of the data, computed once, and never taken for those
+of something else.
+"""
 
 import pytest
 import torch
@@ -73,7 +75,9 @@ def test_weights_are_told_apart_by_value_name_and_architecture():
     assert weights_identity(net()) == weights_identity(net())
     assert weights_identity(nn.Sequential(net())) != weights_identity(net())
     layer = net()
-    assert weights_identity(nn.Sequential(layer, nn.ReLU())) != weights_identity(nn.Sequential(layer, nn.GELU()))
+    assert weights_identity(nn.Sequential(layer, nn.ReLU())) != weights_identity(
+        nn.Sequential(layer, nn.GELU())
+    )
 
 
 def damaged(path):
@@ -83,13 +87,22 @@ def damaged(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("harm, words", [
-    (damaged, "do not match their checksum"),
-    (lambda path: path.write_bytes(path.read_bytes()[:-9]), "damaged or no file of embeddings"),
-    (lambda path: path.write_text("hello"), "damaged or no file of embeddings"),
-    (lambda path: save_file({"weight": torch.ones(2)}, str(path)), "damaged or no file of embeddings"),
-    (lambda path: save_file({"G": torch.ones(9, 3), "labels": torch.ones(9)}, str(path)), "something else: format, weights, settings, data differ"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "harm, words",
+    [
+        (damaged, "do not match their checksum"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "damaged or no file of embeddings"),
+        (lambda path: path.write_text("hello"), "damaged or no file of embeddings"),
+        (
+            lambda path: save_file({"weight": torch.ones(2)}, str(path)),
+            "damaged or no file of embeddings",
+        ),
+        (
+            lambda path: save_file({"G": torch.ones(9, 3), "labels": torch.ones(9)}, str(path)),
+            "something else: format, weights, settings, data differ",
+        ),
+    ],
+)
 def test_a_damaged_or_foreign_file_is_an_error_that_says_so(pictures, tmp_path, harm, words):
     key = cache_key(net(), {}, pictures["train"])
     embed(Counting(), pictures["train"], tmp_path, key, progress=False)
@@ -114,18 +127,39 @@ def test_an_interrupted_run_leaves_no_file(pictures, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        embed(stops, pictures["train"], tmp_path, cache_key(net(), {}, pictures["train"]), progress=False)
+        embed(
+            stops,
+            pictures["train"],
+            tmp_path,
+            cache_key(net(), {}, pictures["train"]),
+            progress=False,
+        )
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda p: embed(Counting(), [], progress=False), "no batch came out of it"),
-    (lambda p: embed(Counting(), [torch.rand(2, 3, 4, 4)], progress=False), "received a Tensor"),
-    (lambda p: embed(Counting(), [(torch.rand(2, 3, 4, 4), [1])], progress=False), "of equal length"),
-    (lambda p: embed(lambda x: x.mean((2, 3)) / 0, p["train"], progress=False), "9 of 9 embeddings are not finite"),
-    (lambda p: embed(Counting(), p["train"], cache="somewhere", progress=False), "a key is needed"),
-    (lambda p: cache_key(net(), {}, [1, 2]), "a list does not say which images it holds"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda p: embed(Counting(), [], progress=False), "no batch came out of it"),
+        (
+            lambda p: embed(Counting(), [torch.rand(2, 3, 4, 4)], progress=False),
+            "received a Tensor",
+        ),
+        (
+            lambda p: embed(Counting(), [(torch.rand(2, 3, 4, 4), [1])], progress=False),
+            "of equal length",
+        ),
+        (
+            lambda p: embed(lambda x: x.mean((2, 3)) / 0, p["train"], progress=False),
+            "9 of 9 embeddings are not finite",
+        ),
+        (
+            lambda p: embed(Counting(), p["train"], cache="somewhere", progress=False),
+            "a key is needed",
+        ),
+        (lambda p: cache_key(net(), {}, [1, 2]), "a list does not say which images it holds"),
+    ],
+)
 def test_what_cannot_be_embedded_or_kept_is_refused_in_words(pictures, call, words):
     with pytest.raises(ValueError, match=words):
         call(pictures)

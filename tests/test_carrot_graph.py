@@ -1,4 +1,6 @@
-"""Weights, bandwidths and Laplacian of the region graph, and what it says about graphs that are none."""
+"""Weights, bandwidths and Laplacian of the region graph, and what it says about graphs that are
+none.
+"""
 
 import warnings
 
@@ -14,7 +16,9 @@ from tests import reference_carrot as reference
 def regions(b=2, grid=(3, 4), c=5, scale=1.0, seed=0, dtype=torch.double):
     n = grid[0] * grid[1]
     H = scale * torch.randn(b, n, c, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-    return RegionSet(H, patch_centers(grid).to(dtype).expand(b, -1, -1), torch.arange(n).expand(b, n), grid)
+    return RegionSet(
+        H, patch_centers(grid).to(dtype).expand(b, -1, -1), torch.arange(n).expand(b, n), grid
+    )
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
@@ -36,7 +40,9 @@ def test_bandwidths_are_the_quantile_of_each_images_distances():
         torch.testing.assert_close(graph.sigma_f[i], torch.pdist(r.H[i]).median())
         torch.testing.assert_close(graph.sigma_s[i], torch.pdist(r.P[i]).median())
     narrow = RegionGraphBuilder(quantile=0.1).build(r)
-    assert (narrow.sigma_f < graph.sigma_f).all() and (narrow.W.sum((1, 2)) < graph.W.sum((1, 2))).all()
+    assert (narrow.sigma_f < graph.sigma_f).all() and (
+        narrow.W.sum((1, 2)) < graph.W.sum((1, 2))
+    ).all()
 
 
 def test_adapted_graphs_do_not_depend_on_the_scale_of_the_tokens():
@@ -45,24 +51,35 @@ def test_adapted_graphs_do_not_depend_on_the_scale_of_the_tokens():
 
 
 def test_self_distances_are_exactly_zero_even_for_long_float32_tokens():
-    """A narrow bandwidth leaves exactly the diagonal: every node keeps itself, and none fades away under diffusion."""
+    """A narrow bandwidth leaves exactly the diagonal: every node keeps itself, and none fades away
+    under diffusion.
+    """
     r = regions(c=768, scale=20.0, dtype=torch.float32)
     with pytest.warns(UserWarning, match="W is the identity"):
         graph = RegionGraphBuilder(sigma_f=1e-6).build(r)
-    assert torch.equal(graph.W, torch.eye(12, dtype=torch.double).expand(2, -1, -1)) and not graph.L.any()
+    assert (
+        torch.equal(graph.W, torch.eye(12, dtype=torch.double).expand(2, -1, -1))
+        and not graph.L.any()
+    )
 
 
 def test_weights_are_symmetric_between_zero_and_one_and_the_laplacian_has_its_spectrum():
     graph = RegionGraphBuilder().build(regions())
-    assert torch.equal(graph.W, graph.W.transpose(1, 2)) and graph.W.min() > 0 and graph.W.max() == 1
+    assert (
+        torch.equal(graph.W, graph.W.transpose(1, 2)) and graph.W.min() > 0 and graph.W.max() == 1
+    )
     lam, root = torch.linalg.eigvalsh(graph.L), graph.d.sqrt()[..., None]
-    assert lam.min() > -1e-12 and lam.max() < 1 + 1e-12  # a Gaussian W is positive semi-definite, so L ends at 1
+    assert (
+        lam.min() > -1e-12 and lam.max() < 1 + 1e-12
+    )  # a Gaussian W is positive semi-definite, so L ends at 1
     assert (graph.L @ root).abs().max() < 1e-12
 
 
 def test_permuting_the_regions_permutes_the_graph():
     r, order = regions(), torch.randperm(12, generator=torch.Generator().manual_seed(1))
-    shuffled = RegionGraphBuilder().build(RegionSet(r.H[:, order], r.P[:, order], r.members, r.grid_hw))
+    shuffled = RegionGraphBuilder().build(
+        RegionSet(r.H[:, order], r.P[:, order], r.members, r.grid_hw)
+    )
     torch.testing.assert_close(shuffled.W, RegionGraphBuilder().build(r).W[:, order][:, :, order])
 
 
@@ -70,7 +87,9 @@ def test_a_batch_equals_its_images_one_by_one():
     r = regions(b=3)
     whole = RegionGraphBuilder().build(r)
     for i in range(3):
-        one = RegionGraphBuilder().build(RegionSet(r.H[i : i + 1], r.P[i : i + 1], r.members[i : i + 1], r.grid_hw))
+        one = RegionGraphBuilder().build(
+            RegionSet(r.H[i : i + 1], r.P[i : i + 1], r.members[i : i + 1], r.grid_hw)
+        )
         torch.testing.assert_close(whole.W[i], one.W[0], rtol=1e-12, atol=1e-14)
 
 
@@ -109,9 +128,15 @@ def test_points_refuse_what_is_no_gaussian(settings):
 
 @pytest.mark.parametrize(
     "settings, words",
-    [({"metric": "dot"}, "'l2' or 'cosine'"), ({"quantile": 0}, "quantile"), ({"knn": 0}, "knn"), ({"sigma_f": -1.0}, "positive"),
-     ({"knn": 12}, "fewer neighbours than the 11"), ({"sigma_s": float("nan")}, "positive")],
-)  # fmt: skip
+    [
+        ({"metric": "dot"}, "'l2' or 'cosine'"),
+        ({"quantile": 0}, "quantile"),
+        ({"knn": 0}, "knn"),
+        ({"sigma_f": -1.0}, "positive"),
+        ({"knn": 12}, "fewer neighbours than the 11"),
+        ({"sigma_s": float("nan")}, "positive"),
+    ],
+)
 def test_settings_out_of_range_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         RegionGraphBuilder(**settings).build(regions())
@@ -120,7 +145,9 @@ def test_settings_out_of_range_are_refused(settings, words):
 def test_a_blank_image_is_refused_and_not_divided_by_zero():
     r = regions()
     blank = RegionSet(torch.stack([r.H[0], torch.ones_like(r.H[1])]), r.P, r.members, r.grid_hw)
-    with pytest.raises(ArithmeticError, match="sigma_f: the 0.5 quantile of the distances is 0 in image 1"):
+    with pytest.raises(
+        ArithmeticError, match="sigma_f: the 0.5 quantile of the distances is 0 in image 1"
+    ):
         RegionGraphBuilder().build(blank)
     assert RegionGraphBuilder(sigma_f=1.0).build(blank).W[1].min() > 0
     with pytest.raises(ValueError, match="no direction"):
@@ -129,9 +156,14 @@ def test_a_blank_image_is_refused_and_not_divided_by_zero():
 
 @pytest.mark.parametrize(
     "W, words",
-    [([[1.0, 2], [3, 1]], "symmetric"), ([[1.0, -1], [-1, 1]], ">= 0"), ([[1.0, 0], [0, 0]], "1 nodes have no weight"),
-     ([[1.0, float("nan")], [float("nan"), 1]], "finite"), ([[1.0, 2]], "expected")],
-)  # fmt: skip
+    [
+        ([[1.0, 2], [3, 1]], "symmetric"),
+        ([[1.0, -1], [-1, 1]], ">= 0"),
+        ([[1.0, 0], [0, 0]], "1 nodes have no weight"),
+        ([[1.0, float("nan")], [float("nan"), 1]], "finite"),
+        ([[1.0, 2]], "expected"),
+    ],
+)
 def test_weights_that_are_no_graph_are_refused(W, words):
     with pytest.raises(ValueError, match=words):
         RegionGraph.from_weights(torch.tensor(W))

@@ -1,4 +1,6 @@
-"""The ridge head: equal to fitting again in all it says about its training images, and refused where it cannot know."""
+"""The ridge head: equal to fitting again in all it says about its training images, and refused
+where it cannot know.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +30,9 @@ def literal_ridge(G, Y, r, intercept):
     R = r * torch.eye(X.shape[1], dtype=torch.double)
     R[G.shape[1] :] = 0
     solution = torch.linalg.solve(X.T @ X + R, X.T @ Y)
-    return solution[: G.shape[1]], solution[-1] if intercept else torch.zeros(Y.shape[1], dtype=torch.double)
+    return solution[: G.shape[1]], solution[-1] if intercept else torch.zeros(
+        Y.shape[1], dtype=torch.double
+    )
 
 
 def literal_logits(G, Y, r, intercept, g):
@@ -52,7 +56,9 @@ def test_the_weights_solve_the_normal_equations(size, scale, intercept):
 def test_sklearn_finds_the_same(size, scale, intercept):
     G, y = training_images(**size)
     head = RidgeHead(0.3, scale, intercept).fit(G, y)
-    peer = Ridge(alpha=head.penalty, fit_intercept=intercept, solver="svd").fit(G.double().numpy(), one_hot(y).numpy())
+    peer = Ridge(alpha=head.penalty, fit_intercept=intercept, solver="svd").fit(
+        G.double().numpy(), one_hot(y).numpy()
+    )
     np.testing.assert_allclose(head.weights.T, peer.coef_, rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(head.bias, peer.intercept_, rtol=1e-9, atol=1e-11)
 
@@ -99,9 +105,13 @@ def test_leave_one_out_equals_fitting_again_for_every_training_image(size, scale
     assert change.shape == (5, len(G), 3)
     for i in range(len(G)):
         rest = torch.arange(len(G)) != i
-        again = literal_logits(G[rest], one_hot(y)[rest], head.penalty, intercept, g) - head.predict(g)
+        again = literal_logits(
+            G[rest], one_hot(y)[rest], head.penalty, intercept, g
+        ) - head.predict(g)
         torch.testing.assert_close(change[:, i], again, rtol=0, atol=1e-8)
-        refit = RidgeHead(head.penalty, "none", intercept).fit(G[rest], y[rest], num_classes=3).predict(g) - head.predict(g)
+        refit = RidgeHead(head.penalty, "none", intercept).fit(
+            G[rest], y[rest], num_classes=3
+        ).predict(g) - head.predict(g)
         torch.testing.assert_close(change[:, i], refit, rtol=0, atol=1e-8)
 
 
@@ -125,9 +135,15 @@ def test_residuals_without_an_image_are_what_the_fit_without_it_misses():
 
 @pytest.mark.parametrize("size", [{}, WIDE], ids=["tall", "wide"])
 @pytest.mark.parametrize("intercept", [False, True])
-def test_removing_a_group_equals_fitting_again_and_is_not_the_sum_of_single_removals(size, intercept):
+def test_removing_a_group_equals_fitting_again_and_is_not_the_sum_of_single_removals(
+    size, intercept
+):
     G, y = training_images(**size)
-    head, g, group = RidgeHead(0.3, intercept=intercept).fit(G, y), new_images(c=G.shape[1]), [1, 5, 2, 8, 10]
+    head, g, group = (
+        RidgeHead(0.3, intercept=intercept).fit(G, y),
+        new_images(c=G.shape[1]),
+        [1, 5, 2, 8, 10],
+    )
     rest = torch.ones(len(G), dtype=torch.bool)
     rest[group] = False
     again = literal_logits(G[rest], one_hot(y)[rest], 0.3, intercept, g) - head.predict(g)
@@ -139,9 +155,14 @@ def test_removing_a_group_equals_fitting_again_and_is_not_the_sum_of_single_remo
 
 def test_one_image_and_one_class_are_the_slices_of_all():
     G, y = training_images()
-    head, g, target = RidgeHead(0.3, intercept=True).fit(G, y), new_images(), torch.tensor([0, 2, 1, 1, 0])
+    head, g, target = (
+        RidgeHead(0.3, intercept=True).fit(G, y),
+        new_images(),
+        torch.tensor([0, 2, 1, 1, 0]),
+    )
     asks = [head.leave_one_out] + [
-        lambda *a, view=view, **k: head.training_contributions(*a, view=view, **k) for view in ("weight", "dual")
+        lambda *a, view=view, **k: head.training_contributions(*a, view=view, **k)
+        for view in ("weight", "dual")
     ]
     for ask in asks:
         whole = ask(g)
@@ -168,7 +189,9 @@ def test_the_path_over_lambda_holds_the_errors_of_each_head(size, scale, interce
 def test_sklearn_finds_the_same_path(intercept):
     G, y = training_images()
     lams = np.logspace(-2, 3, 8)
-    peer = RidgeCV(lams, fit_intercept=intercept, store_cv_results=True).fit(G.double().numpy(), one_hot(y).numpy())
+    peer = RidgeCV(lams, fit_intercept=intercept, store_cv_results=True).fit(
+        G.double().numpy(), one_hot(y).numpy()
+    )
     path = leave_one_out_path(G, y, lams, intercept=intercept)
     np.testing.assert_allclose(path.squared_error, peer.cv_results_.mean((0, 1)), rtol=1e-9)
     assert path.best == peer.alpha_
@@ -186,7 +209,12 @@ def test_sums_add_up_over_batches_however_they_are_cut_and_far_from_zero():
         assert total.count == 40
         torch.testing.assert_close(total.gg, whole.gg, rtol=1e-9, atol=1e-7)
         torch.testing.assert_close(total.gy, whole.gy, rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(whole.gg, (G - 1e6 - (G - 1e6).mean(0)).T @ (G - 1e6 - (G - 1e6).mean(0)), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(
+        whole.gg,
+        (G - 1e6 - (G - 1e6).mean(0)).T @ (G - 1e6 - (G - 1e6).mean(0)),
+        rtol=1e-7,
+        atol=1e-7,
+    )
     torch.testing.assert_close(whole.raw()[0], G.T @ G)
     torch.testing.assert_close(whole.raw()[1], G.T @ Y)
 
@@ -198,10 +226,15 @@ def test_two_processes_find_what_one_finds(tmp_path):
     for intercept in (False, True):
         alone = RidgeHead(0.1, "n", intercept).fit(G, y)
         for mine in (first, second):
-            torch.testing.assert_close(mine[f"{intercept} weights"], alone.weights, rtol=1e-9, atol=1e-10)
+            torch.testing.assert_close(
+                mine[f"{intercept} weights"], alone.weights, rtol=1e-9, atol=1e-10
+            )
             torch.testing.assert_close(mine[f"{intercept} bias"], alone.bias, rtol=1e-9, atol=1e-10)
         torch.testing.assert_close(
-            torch.cat([first[f"{intercept} loo"], second[f"{intercept} loo"]], 1), alone.leave_one_out(G[:2]), rtol=1e-9, atol=1e-10
+            torch.cat([first[f"{intercept} loo"], second[f"{intercept} loo"]], 1),
+            alone.leave_one_out(G[:2]),
+            rtol=1e-9,
+            atol=1e-10,
         )
         for view in ("weight", "dual"):
             both = torch.cat([first[f"{intercept} {view}"], second[f"{intercept} {view}"]], 1)
@@ -235,28 +268,58 @@ def test_a_class_map_wider_than_the_labels_keeps_its_classes():
 G3, Y3 = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: RidgeHead(0), "finite number above 0, received 0"),
-    (lambda: RidgeHead(float("nan")), "finite number above 0"),
-    (lambda: RidgeHead(1, scale="m"), "scale: expected one of none, n"),
-    (lambda: RidgeHead(1, form="svd"), "form: expected one of auto, primal, dual"),
-    (lambda: RidgeHead(1).predict(G3), r"call fit\(G, y\) first"),
-    (lambda: RidgeHead(1).fit(G3[0], Y3), r"embeddings \(n, c\)"),
-    (lambda: RidgeHead(1).fit(G3, Y3[:2]), r"expected 4 class numbers"),
-    (lambda: RidgeHead(1).fit(G3, Y3.float()), r"targets \(n, k\), received torch.float32 \(4,\)"),
-    (lambda: RidgeHead(1).fit(G3, Y3 + 1, num_classes=2), "run from 0 to 1, received 1 to 2"),
-    (lambda: RidgeHead(1).fit(G3, Y3 - 1), "received -1 to 0"),
-    (lambda: RidgeHead(1).fit(G3 * torch.tensor([[1.0], [torch.nan], [1], [torch.inf]]), Y3), "G: 2 of 4 rows hold NaN"),
-    (lambda: RidgeHead(1).fit(G3[:0], Y3[:0]), "at least 1 training images, received 0"),
-    (lambda: RidgeHead(1, intercept=True).fit(G3[:1], Y3[:1]), "at least 2 training images, received 1"),
-    (lambda: RidgeHead(1).fit(G3, Y3).predict(torch.randn(2, 4)), r"expected \(3,\) or \(m, 3\), received \(2, 4\)"),
-    (lambda: RidgeHead(1).fit(G3, Y3).training_contributions(G3, "exact"), "view: expected one of weight, dual"),
-    (lambda: RidgeHead(1).fit(G3, Y3).leave_out(G3, [1, 1]), "different image numbers from 0 to 3"),
-    (lambda: RidgeHead(1).fit(G3, Y3).leave_out(G3, [4]), "different image numbers from 0 to 3"),
-    (lambda: RidgeHead(1).fit(G3, Y3).leave_out(G3, torch.ones(3, dtype=torch.bool)), "different image numbers"),
-    (lambda: leave_one_out_path(G3, Y3, []), "at least 1 lam"),
-    (lambda: RidgeSums.of(G3, one_hot(Y3)).merge(RidgeSums.of(G3, one_hot(Y3, 4))), "do not go together"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: RidgeHead(0), "finite number above 0, received 0"),
+        (lambda: RidgeHead(float("nan")), "finite number above 0"),
+        (lambda: RidgeHead(1, scale="m"), "scale: expected one of none, n"),
+        (lambda: RidgeHead(1, form="svd"), "form: expected one of auto, primal, dual"),
+        (lambda: RidgeHead(1).predict(G3), r"call fit\(G, y\) first"),
+        (lambda: RidgeHead(1).fit(G3[0], Y3), r"embeddings \(n, c\)"),
+        (lambda: RidgeHead(1).fit(G3, Y3[:2]), r"expected 4 class numbers"),
+        (
+            lambda: RidgeHead(1).fit(G3, Y3.float()),
+            r"targets \(n, k\), received torch.float32 \(4,\)",
+        ),
+        (lambda: RidgeHead(1).fit(G3, Y3 + 1, num_classes=2), "run from 0 to 1, received 1 to 2"),
+        (lambda: RidgeHead(1).fit(G3, Y3 - 1), "received -1 to 0"),
+        (
+            lambda: RidgeHead(1).fit(G3 * torch.tensor([[1.0], [torch.nan], [1], [torch.inf]]), Y3),
+            "G: 2 of 4 rows hold NaN",
+        ),
+        (lambda: RidgeHead(1).fit(G3[:0], Y3[:0]), "at least 1 training images, received 0"),
+        (
+            lambda: RidgeHead(1, intercept=True).fit(G3[:1], Y3[:1]),
+            "at least 2 training images, received 1",
+        ),
+        (
+            lambda: RidgeHead(1).fit(G3, Y3).predict(torch.randn(2, 4)),
+            r"expected \(3,\) or \(m, 3\), received \(2, 4\)",
+        ),
+        (
+            lambda: RidgeHead(1).fit(G3, Y3).training_contributions(G3, "exact"),
+            "view: expected one of weight, dual",
+        ),
+        (
+            lambda: RidgeHead(1).fit(G3, Y3).leave_out(G3, [1, 1]),
+            "different image numbers from 0 to 3",
+        ),
+        (
+            lambda: RidgeHead(1).fit(G3, Y3).leave_out(G3, [4]),
+            "different image numbers from 0 to 3",
+        ),
+        (
+            lambda: RidgeHead(1).fit(G3, Y3).leave_out(G3, torch.ones(3, dtype=torch.bool)),
+            "different image numbers",
+        ),
+        (lambda: leave_one_out_path(G3, Y3, []), "at least 1 lam"),
+        (
+            lambda: RidgeSums.of(G3, one_hot(Y3)).merge(RidgeSums.of(G3, one_hot(Y3, 4))),
+            "do not go together",
+        ),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_words(call, words):
     with pytest.raises(ValueError, match=words):
         call()
@@ -264,7 +327,9 @@ def test_what_does_not_fit_is_refused_in_words(call, words):
 
 @pytest.mark.parametrize("form", ["primal", "dual"])
 def test_a_tiny_penalty_is_solved_right_or_refused_never_wrong(form):
-    """Embeddings that are twins: all weights of a class are the same number, the share of its images."""
+    """Embeddings that are twins: all weights of a class are the same number, the share of its
+    images.
+    """
     twins, y, refused = torch.ones(6, 3, dtype=torch.double) * 1e3, torch.arange(6) % 2, 0
     for lam in 10.0 ** torch.arange(-14, 1):
         try:
@@ -272,7 +337,9 @@ def test_a_tiny_penalty_is_solved_right_or_refused_never_wrong(form):
         except ArithmeticError as error:
             refused += "lost in the rounding" in str(error)
         else:
-            torch.testing.assert_close(weights, torch.full((3, 2), 0.5e-3 / 3, dtype=torch.double), rtol=0.05, atol=0)
+            torch.testing.assert_close(
+                weights, torch.full((3, 2), 0.5e-3 / 3, dtype=torch.double), rtol=0.05, atol=0
+            )
     assert 3 <= refused <= 9
 
 

@@ -26,20 +26,29 @@ def test_every_way_equals_the_power_series(method, t, built):
     graph, r = built
     diffused = DiffusionOperator(t, method)(graph, r.H)
     for i in range(2):
-        torch.testing.assert_close(diffused[i], reference.heat(graph.L[i], t) @ r.H[i], rtol=0, atol=1e-11)
+        torch.testing.assert_close(
+            diffused[i], reference.heat(graph.L[i], t) @ r.H[i], rtol=0, atol=1e-11
+        )
 
 
 def test_the_action_equals_scipy(built):
     graph, r = built
     expected = torch.from_numpy(expm_multiply((-3.0 * graph.L[0]).numpy(), r.H[0].numpy()))
-    torch.testing.assert_close(DiffusionOperator(3.0, "action")(graph, r.H)[0], expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        DiffusionOperator(3.0, "action")(graph, r.H)[0], expected, rtol=0, atol=1e-11
+    )
 
 
 @pytest.mark.parametrize("t", [0.5, 5.0, 500.0])
 def test_the_action_serves_spectra_down_to_minus_one(t):
-    """A path without self-ties is bipartite: the normalised weights have the eigenvalue -1, where Chebyshev is at its limit."""
+    """A path without self-ties is bipartite: the normalised weights have the eigenvalue -1, where
+    Chebyshev is at its limit.
+    """
     W = torch.diag(torch.ones(19), 1) + torch.diag(torch.ones(19), -1)
-    graph, H = RegionGraph.from_weights(W), torch.randn(1, 20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    graph, H = (
+        RegionGraph.from_weights(W),
+        torch.randn(1, 20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.double),
+    )
     assert torch.linalg.eigvalsh(graph.L).max() > 2 - 1e-9
     a, b = (DiffusionOperator(t, method)(graph, H) for method in ("action", "eigh"))
     torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
@@ -67,7 +76,10 @@ def test_in_the_end_every_region_shows_the_same_pattern(built):
 
 def test_energy_only_falls(built):
     graph, r = built
-    energy = [float(torch.einsum("bmc,bmn,bnc->", H, graph.L, H)) for H in (DiffusionOperator(t)(graph, r.H) for t in (0, 0.1, 1, 10))]
+    energy = [
+        float(torch.einsum("bmc,bmn,bnc->", H, graph.L, H))
+        for H in (DiffusionOperator(t)(graph, r.H) for t in (0, 0.1, 1, 10))
+    ]
     assert energy == sorted(energy, reverse=True) and energy[-1] < 0.1 * energy[0]
 
 
@@ -77,7 +89,12 @@ def test_points_diffuse_as_their_matrix_does(memory_limit, built):
     for i, points in enumerate(RegionGraphBuilder().points(r)):
         points = type(points)(points.x, sigma=points.sigma, memory_limit=memory_limit)
         assert points.stored == bool(memory_limit)
-        torch.testing.assert_close(DiffusionOperator(2.0)(points, r.H[i]), DiffusionOperator(2.0)(graph, r.H)[i], rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            DiffusionOperator(2.0)(points, r.H[i]),
+            DiffusionOperator(2.0)(graph, r.H)[i],
+            rtol=0,
+            atol=1e-9,
+        )
 
 
 def test_the_action_asks_for_products_only_and_for_few():
@@ -89,7 +106,9 @@ def test_the_action_asks_for_products_only_and_for_few():
         return S @ v
 
     out = exp_action(product, torch.ones(3, 2, dtype=torch.double), 2.0)
-    torch.testing.assert_close(out, torch.full((3, 2), math.exp(-1), dtype=torch.double), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        out, torch.full((3, 2), math.exp(-1), dtype=torch.double), rtol=1e-12, atol=0
+    )
     assert set(calls) == {(3, 2)} and len(calls) == len(chebyshev_weights(2.0)) - 1 < 20
 
 
@@ -97,7 +116,11 @@ def test_the_action_asks_for_products_only_and_for_few():
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-12])
 def test_the_dropped_coefficients_bound_the_error(t, tolerance):
     x = torch.linspace(-1, 1, 201, dtype=torch.double)
-    error = (exp_action(lambda v: x * v, torch.ones_like(x), t, tolerance) - torch.exp(-t * (1 - x))).abs().max()
+    error = (
+        (exp_action(lambda v: x * v, torch.ones_like(x), t, tolerance) - torch.exp(-t * (1 - x)))
+        .abs()
+        .max()
+    )
     assert error <= tolerance + 1e-12
 
 
@@ -106,12 +129,20 @@ def test_float32_tokens_are_diffused_in_float64(built):
     assert DiffusionOperator(1.0)(graph, r.H.float()).dtype == torch.float64
 
 
-@pytest.mark.parametrize("m, c, way", [(300, 2, "action"), (20, 2, "action"), (20, 400, "matrix_exp"), (1025, 2000, "action")])
+@pytest.mark.parametrize(
+    "m, c, way",
+    [(300, 2, "action"), (20, 2, "action"), (20, 400, "matrix_exp"), (1025, 2000, "action")],
+)
 def test_auto_takes_the_cheaper_way_and_never_a_large_exponential(m, c, way):
     assert DiffusionOperator(1.0)._cheaper(torch.empty(1, m, c)) == way
     r = regions(b=1, grid=(1, min(m, 300)), c=2)
     graph = RegionGraphBuilder().build(r)
-    torch.testing.assert_close(DiffusionOperator(1.0)(graph, r.H), DiffusionOperator(1.0, "eigh")(graph, r.H), rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        DiffusionOperator(1.0)(graph, r.H),
+        DiffusionOperator(1.0, "eigh")(graph, r.H),
+        rtol=0,
+        atol=1e-11,
+    )
 
 
 @pytest.mark.parametrize("t", [-1.0, float("nan"), float("inf")])

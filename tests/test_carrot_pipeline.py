@@ -1,4 +1,6 @@
-"""The pipeline from images to explanations: each part equal to the long way round, and no gradient or optimiser anywhere."""
+"""The pipeline from images to explanations: each part equal to the long way round, and no gradient
+or optimiser anywhere.
+"""
 
 import ast
 import json
@@ -27,7 +29,11 @@ from tests import two_processes_ridge
 @pytest.fixture(scope="module")
 def backbone():
     torch.manual_seed(0)
-    return TimmViTPatchBackbone(VisionTransformer(img_size=32, patch_size=8, embed_dim=12, depth=1, num_heads=2, num_classes=0).eval())
+    return TimmViTPatchBackbone(
+        VisionTransformer(
+            img_size=32, patch_size=8, embed_dim=12, depth=1, num_heads=2, num_classes=0
+        ).eval()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +46,9 @@ def scaled(images):
 
 
 def make(backbone, splits, readout="degree", **settings):
-    return Carrot(backbone, readout=readout, preprocess=scaled, **({"lam": 1e-3} | settings)).fit(splits["train"], progress=False)
+    return Carrot(backbone, readout=readout, preprocess=scaled, **({"lam": 1e-3} | settings)).fit(
+        splits["train"], progress=False
+    )
 
 
 def test_predictions_are_the_composition_of_the_parts(backbone, splits):
@@ -51,13 +59,17 @@ def test_predictions_are_the_composition_of_the_parts(backbone, splits):
     diffused = torch.linalg.matrix_exp(-1.5 * graph.L) @ regions.H.double()
     g = (graph.d[..., None] * diffused).sum(1) / graph.d.sum(1, keepdim=True)
     torch.testing.assert_close(carrot.embed(images), g, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(carrot.predict(images), g @ carrot.head.weights + carrot.head.bias, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        carrot.predict(images), g @ carrot.head.weights + carrot.head.bias, rtol=1e-8, atol=1e-8
+    )
     assert carrot.train.G.shape == (42, 12) and carrot.head.lam == 1e-3 and carrot.path is None
 
 
 @pytest.mark.parametrize("readout", READOUTS)
 @pytest.mark.parametrize("intercept", [False, True])
-def test_every_decomposition_of_an_explanation_sums_to_its_score(backbone, splits, readout, intercept):
+def test_every_decomposition_of_an_explanation_sums_to_its_score(
+    backbone, splits, readout, intercept
+):
     carrot, image = make(backbone, splits, readout, intercept=intercept), splits["test"][3][0]
     for target, versus in ((None, None), (4, None), (4, 9)):
         why = carrot.explain(image, target, versus)
@@ -74,17 +86,25 @@ def test_every_decomposition_of_an_explanation_sums_to_its_score(backbone, split
         assert why.region_removal.shape == (16,) and why.on_grid(why.region_removal).shape == (4, 4)
 
 
-def test_leave_one_out_of_an_explanation_is_the_pipeline_fitted_again_without_the_image(backbone, splits):
+def test_leave_one_out_of_an_explanation_is_the_pipeline_fitted_again_without_the_image(
+    backbone, splits
+):
     carrot, image = make(backbone, splits), splits["test"][5][0]
     why = carrot.explain(image, target=5, versus=8)
     for i in range(42):
         rest = torch.arange(42) != i
         again = Carrot(backbone, preprocess=scaled, lam=carrot.head.penalty, scale="none")
-        z = again.fit(Embeddings(carrot.train.G[rest], carrot.train.labels[rest]), num_classes=14).predict(image[None])[0]
+        z = again.fit(
+            Embeddings(carrot.train.G[rest], carrot.train.labels[rest]), num_classes=14
+        ).predict(image[None])[0]
         assert abs(float(z[5] - z[8]) - why.score - float(why.leave_one_out[i])) < 1e-8
     effects = why.leave_one_out.tolist()
-    assert why.helpful(3) == sorted(range(42), key=effects.__getitem__)[:3] and all(effects[i] < 0 for i in why.helpful(42))
-    assert why.harmful(3) == sorted(range(42), key=lambda i: -effects[i])[:3] and all(effects[i] > 0 for i in why.harmful(42))
+    assert why.helpful(3) == sorted(range(42), key=effects.__getitem__)[:3] and all(
+        effects[i] < 0 for i in why.helpful(42)
+    )
+    assert why.harmful(3) == sorted(range(42), key=lambda i: -effects[i])[:3] and all(
+        effects[i] > 0 for i in why.harmful(42)
+    )
     assert len(why.helpful(42)) + len(why.harmful(42)) == 42
 
 
@@ -99,39 +119,63 @@ def test_removal_of_a_region_is_the_graph_without_it(backbone, splits, readout):
         graph = type(carrot.graph_of(regions)).from_weights(W[rest][:, rest])
         H = regions.H[:, rest].double()
         g = carrot.readout(carrot.operator(graph, H), H, graph)[0]
-        assert abs(why.score - float(carrot.head.predict(g)[why.target]) - float(why.region_removal[i])) < 1e-8
+        assert (
+            abs(
+                why.score - float(carrot.head.predict(g)[why.target]) - float(why.region_removal[i])
+            )
+            < 1e-8
+        )
 
 
 def test_lambda_is_chosen_by_leave_one_out_on_the_training_images_alone(backbone, splits):
     lams = [1e-6, 1e-3, 1.0, 1e3]
     carrot = Carrot(backbone, preprocess=scaled).fit(splits["train"], progress=False, lams=lams)
-    errors = [RidgeHead(lam, "n", True).fit(carrot.train.G, carrot.train.labels).loo_residuals().square().mean() for lam in lams]
+    errors = [
+        RidgeHead(lam, "n", True)
+        .fit(carrot.train.G, carrot.train.labels)
+        .loo_residuals()
+        .square()
+        .mean()
+        for lam in lams
+    ]
     assert carrot.head.lam == lams[int(torch.stack(errors).argmin())] == carrot.path.best
 
 
 def test_coarse_regions_and_an_edge_graph_go_through(backbone, splits):
-    carrot = make(backbone, splits, regions=partial(RegionSet.pooled, size=2), graph=RegionGraphBuilder(knn=2))
+    carrot = make(
+        backbone, splits, regions=partial(RegionSet.pooled, size=2), graph=RegionGraphBuilder(knn=2)
+    )
     why = carrot.explain(splits["test"][0][0])
     assert why.region_removal.shape == (4,) and why.on_grid(why.region_removal).shape == (4, 4)
 
 
-def test_embeddings_come_from_the_cache_and_other_settings_do_not(backbone, splits, tmp_path, monkeypatch):
+def test_embeddings_come_from_the_cache_and_other_settings_do_not(
+    backbone, splits, tmp_path, monkeypatch
+):
     for t in (1.0, 2.0):
-        Carrot(backbone, t, preprocess=scaled, lam=1.0).fit(splits["train"], cache=tmp_path, progress=False)
+        Carrot(backbone, t, preprocess=scaled, lam=1.0).fit(
+            splits["train"], cache=tmp_path, progress=False
+        )
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     again = Carrot(backbone, 2.0, preprocess=scaled, lam=1.0)
     monkeypatch.setattr(again, "embed", None)
     again.fit(splits["train"], cache=tmp_path, progress=False)
     with pytest.raises(ValueError, match="cannot be told from another function"):
-        Carrot(backbone, preprocess=lambda x: x).fit(splits["train"], cache=tmp_path, progress=False)
+        Carrot(backbone, preprocess=lambda x: x).fit(
+            splits["train"], cache=tmp_path, progress=False
+        )
 
 
 def test_the_settings_name_everything_that_moves_an_embedding(backbone):
     one = Carrot(backbone, preprocess=scaled)
-    others = [Carrot(backbone, 3.0, preprocess=scaled), Carrot(backbone, readout="max", preprocess=scaled),
-              Carrot(backbone, preprocess=scaled, graph=RegionGraphBuilder(sigma_s=torch.tensor(0.3))),
-              Carrot(backbone, preprocess=scaled, graph=RegionGraphBuilder(quantile=0.2)),
-              Carrot(backbone, preprocess=scaled, regions=partial(RegionSet.pooled, size=2)), Carrot(backbone, preprocess=torch.nn.functional.normalize)]  # fmt: skip
+    others = [
+        Carrot(backbone, 3.0, preprocess=scaled),
+        Carrot(backbone, readout="max", preprocess=scaled),
+        Carrot(backbone, preprocess=scaled, graph=RegionGraphBuilder(sigma_s=torch.tensor(0.3))),
+        Carrot(backbone, preprocess=scaled, graph=RegionGraphBuilder(quantile=0.2)),
+        Carrot(backbone, preprocess=scaled, regions=partial(RegionSet.pooled, size=2)),
+        Carrot(backbone, preprocess=torch.nn.functional.normalize),
+    ]
     assert len({json.dumps(c.settings()) for c in [one, *others]}) == 7
     assert one.settings() == Carrot(backbone, preprocess=scaled, lam=7.0).settings()
 
@@ -142,7 +186,9 @@ def test_the_whole_pipeline_runs_under_inference_mode_and_changes_no_weight(back
         carrot = make(backbone, splits, lam=None)
         why = carrot.explain(splits["test"][0][0])
     assert torch.isfinite(why.region_removal).all()
-    assert all(torch.equal(before[name], tensor) for name, tensor in backbone.model.state_dict().items())
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in backbone.model.state_dict().items()
+    )
 
 
 def test_two_processes_that_embed_half_of_the_images_each_predict_as_one(tmp_path):
@@ -182,18 +228,27 @@ def test_no_file_of_the_package_names_a_gradient_or_an_optimiser():
             for name in (getattr(node, "module", None) or "").split(".")
         }
         used |= {
-            alias.name.split(".")[-1] for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names
+            alias.name.split(".")[-1]
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names
         }
         assert not used & banned, (path.name, used & banned)
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda b, s: Carrot(b), "no info that says how to prepare images"),
-    (lambda b, s: Carrot(b, preprocess=scaled).predict(torch.rand(1, 3, 32, 32)), "call fit"),
-    (lambda b, s: make(b, s).explain(torch.rand(1, 3, 32, 32)), "one image"),
-    (lambda b, s: make(b, s).explain(torch.rand(3, 32, 32), target=14), "two different classes from 0 to 13"),
-    (lambda b, s: make(b, s).explain(torch.rand(3, 32, 32), 2, 2), "two different classes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda b, s: Carrot(b), "no info that says how to prepare images"),
+        (lambda b, s: Carrot(b, preprocess=scaled).predict(torch.rand(1, 3, 32, 32)), "call fit"),
+        (lambda b, s: make(b, s).explain(torch.rand(1, 3, 32, 32)), "one image"),
+        (
+            lambda b, s: make(b, s).explain(torch.rand(3, 32, 32), target=14),
+            "two different classes from 0 to 13",
+        ),
+        (lambda b, s: make(b, s).explain(torch.rand(3, 32, 32), 2, 2), "two different classes"),
+    ],
+)
 def test_what_cannot_be_explained_is_refused_in_words(backbone, splits, call, words):
     with pytest.raises(ValueError, match=words):
         call(backbone, splits)
@@ -219,7 +274,11 @@ def test_the_runner_goes_from_a_data_set_to_accuracy_and_an_explanation(capsys, 
         ]
     )
     said = capsys.readouterr().out
-    assert "28 train, 14 test images of 14 classes" in said and "accuracy on the test split" in said and "helpful" in said
+    assert (
+        "28 train, 14 test images of 14 classes" in said
+        and "accuracy on the test split" in said
+        and "helpful" in said
+    )
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 

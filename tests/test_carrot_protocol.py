@@ -1,4 +1,6 @@
-"""The protocol: each score equal to the slow way of finding it, and able to tell a right attribution from a wrong one."""
+"""The protocol: each score equal to the slow way of finding it, and able to tell a right
+attribution from a wrong one.
+"""
 
 import numpy as np
 import pytest
@@ -13,7 +15,13 @@ from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.graph import RegionGraph
 from ctrace.carrot.head import RidgeHead
 from ctrace.carrot.pipeline import Carrot
-from ctrace.carrot.protocol import drop_most_helpful, knn_logits, linear_datamodeling_scores, rank_correlations, training_scores
+from ctrace.carrot.protocol import (
+    drop_most_helpful,
+    knn_logits,
+    linear_datamodeling_scores,
+    rank_correlations,
+    training_scores,
+)
 from ctrace.carrot.region_protocol import (
     deletion_insertion,
     evidence_consistency,
@@ -39,18 +47,24 @@ def fitted():
 def carrot(request):
     torch.manual_seed(0)
     backbone = TimmViTPatchBackbone(
-        VisionTransformer(img_size=SIZE, patch_size=8, embed_dim=12, depth=1, num_heads=2, num_classes=0).eval()
+        VisionTransformer(
+            img_size=SIZE, patch_size=8, embed_dim=12, depth=1, num_heads=2, num_classes=0
+        ).eval()
     )
     splits = aviary_splits(train=42, test=1, size=SIZE)
-    return Carrot(backbone, lam=1e-4, intercept=request.param, preprocess=lambda images: 4 * images - 2).fit(
-        splits["train"], progress=False
-    )
+    return Carrot(
+        backbone, lam=1e-4, intercept=request.param, preprocess=lambda images: 4 * images - 2
+    ).fit(splits["train"], progress=False)
 
 
 @pytest.fixture(scope="module")
 def birds():
     data = Aviary("test", 6, SIZE)
-    return [data.scene(i) for i in range(6)], torch.stack([data[i][0] for i in range(6)]), torch.arange(6)
+    return (
+        [data.scene(i) for i in range(6)],
+        torch.stack([data[i][0] for i in range(6)]),
+        torch.arange(6),
+    )
 
 
 def centred(carrot, regions, graph):
@@ -72,7 +86,9 @@ def test_rank_correlations_are_scipys_row_by_row_ties_too():
     rng = np.random.RandomState(0)
     a, b = rng.randint(0, 5, (6, 9)).astype(float), rng.randn(6, 9)
     expected = [spearmanr(x, y).statistic for x, y in zip(a, b)]
-    np.testing.assert_allclose(rank_correlations(torch.tensor(a), torch.tensor(b)), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        rank_correlations(torch.tensor(a), torch.tensor(b)), expected, atol=1e-12
+    )
 
 
 def test_neighbours_vote_as_in_sklearn(fitted):
@@ -102,8 +118,16 @@ def test_the_datamodel_score_is_the_correlation_with_fits_one_by_one(fitted):
 def test_leave_one_out_foretells_refits_and_the_decompositions_and_chance_do_not(fitted):
     head, G, y, g, target = fitted
     scores = training_scores(head, G, y, g, target)
-    means = {name: float(v.mean()) for name, v in linear_datamodeling_scores(scores, head, G, y, g, target, 0.1, 60).items()}
-    assert means["leave-one-out"] > 0.9 > max(means["weight view"], means["dual view"], means["neighbours"]) and abs(means["random"]) < 0.3
+    means = {
+        name: float(v.mean())
+        for name, v in linear_datamodeling_scores(scores, head, G, y, g, target, 0.1, 60).items()
+    }
+    assert (
+        means["leave-one-out"]
+        > 0.9
+        > max(means["weight view"], means["dual view"], means["neighbours"])
+        and abs(means["random"]) < 0.3
+    )
 
 
 def test_every_score_means_what_presence_adds(fitted):
@@ -111,10 +135,20 @@ def test_every_score_means_what_presence_adds(fitted):
     scores = training_scores(head, G, y, g, target)
     rest = torch.arange(60) != 5
     without = RidgeHead(2.0, intercept=True).fit(G[rest], y[rest]).predict(g)
-    torch.testing.assert_close(scores["leave-one-out"][:, 5], (head.predict(g) - without).gather(1, target[:, None])[:, 0])
+    torch.testing.assert_close(
+        scores["leave-one-out"][:, 5], (head.predict(g) - without).gather(1, target[:, None])[:, 0]
+    )
     for view in ("weight view", "dual view"):
-        torch.testing.assert_close(scores[view].sum(1), head.predict(g).gather(1, target[:, None])[:, 0])
-    assert bool((scores["neighbours"][:, y == 0][target == 0] * scores["neighbours"][:, y == 0][target == 0].sign() >= 0).all())
+        torch.testing.assert_close(
+            scores[view].sum(1), head.predict(g).gather(1, target[:, None])[:, 0]
+        )
+    assert bool(
+        (
+            scores["neighbours"][:, y == 0][target == 0]
+            * scores["neighbours"][:, y == 0][target == 0].sign()
+            >= 0
+        ).all()
+    )
 
 
 def test_dropping_the_most_helpful_images_hurts_as_a_fit_without_them_does(fitted):
@@ -130,7 +164,10 @@ def test_dropping_the_most_helpful_images_hurts_as_a_fit_without_them_does(fitte
         torch.testing.assert_close(drops["leave-one-out"][j], before[j, c] - after[c])
         assert bool(flips["leave-one-out"][j]) == bool(margin(before[j], c) > 0 >= margin(after, c))
     assert flips["leave-one-out"].any() and not flips["leave-one-out"].all()
-    assert drops["leave-one-out"].mean() > drops["dual view"].mean() and drops["leave-one-out"].mean() > 3 * drops["random"].mean().abs()
+    assert (
+        drops["leave-one-out"].mean() > drops["dual view"].mean()
+        and drops["leave-one-out"].mean() > 3 * drops["random"].mean().abs()
+    )
 
 
 def test_a_share_that_removes_nothing_is_refused(fitted):
@@ -153,22 +190,35 @@ def test_region_scores_are_the_drop_without_a_region_and_a_split_of_the_logit(ca
 def test_deletion_and_insertion_follow_the_order_and_start_and_end_whole(carrot, birds):
     _, images, target = birds
     order = torch.randn(6, 16, generator=torch.Generator().manual_seed(2))
-    deletion, insertion = deletion_insertion(carrot, images, target, {"some": order}, steps=4)["some"]
+    deletion, insertion = deletion_insertion(carrot, images, target, {"some": order}, steps=4)[
+        "some"
+    ]
     regions = carrot.regions_of(images)
     whole = centred(carrot, regions, carrot.graph_of(regions)).gather(1, target[:, None])[:, 0]
     torch.testing.assert_close(deletion[:, 0], whole)
     torch.testing.assert_close(insertion[:, -1], whole)
     ranked = order[1].argsort(descending=True).tolist()
-    assert abs(float(deletion[1, 2] - literal_without(carrot, images[1:2], set(ranked[:8]))[1])) < 1e-8
-    assert abs(float(insertion[1, 1] - literal_without(carrot, images[1:2], set(ranked[8:]))[1])) < 1e-8
+    assert (
+        abs(float(deletion[1, 2] - literal_without(carrot, images[1:2], set(ranked[:8]))[1])) < 1e-8
+    )
+    assert (
+        abs(float(insertion[1, 1] - literal_without(carrot, images[1:2], set(ranked[8:]))[1]))
+        < 1e-8
+    )
 
 
 def test_removing_what_speaks_for_the_class_first_beats_chance(carrot, birds):
     _, images, target = birds
     scores = region_scores(carrot, images, target)
-    orders = {"removal": scores["removal"], "random": torch.rand(6, 16, generator=torch.Generator().manual_seed(0))}
+    orders = {
+        "removal": scores["removal"],
+        "random": torch.rand(6, 16, generator=torch.Generator().manual_seed(0)),
+    }
     curves = deletion_insertion(carrot, images, target, orders, steps=8)
-    assert curves["removal"][0].mean() < curves["random"][0].mean() and curves["removal"][1].mean() > curves["random"][1].mean()
+    assert (
+        curves["removal"][0].mean() < curves["random"][0].mean()
+        and curves["removal"][1].mean() > curves["random"][1].mean()
+    )
 
 
 def test_consistency_is_one_where_classes_rest_on_like_regions_and_a_half_by_chance():
@@ -191,8 +241,17 @@ def test_part_cells_hold_the_part_and_every_part_has_one(birds):
         cells = part_cells(scene, (4, 4), SIZE)
         assert cells.shape == (16, 5) and bool((cells.sum(0) >= 1).all())
         for j, part in enumerate(PARTS):
-            cover = render(scene, SIZE).masks[part].unflatten(0, (4, 8)).unflatten(2, (4, 8)).mean((1, 3)).flatten()
-            assert bool((cover[cells[:, j] == 1] >= min(0.15, float(cover.max()))).all()) and bool((cover[cells[:, j] == 0] < 0.15).all())
+            cover = (
+                render(scene, SIZE)
+                .masks[part]
+                .unflatten(0, (4, 8))
+                .unflatten(2, (4, 8))
+                .mean((1, 3))
+                .flatten()
+            )
+            assert bool((cover[cells[:, j] == 1] >= min(0.15, float(cover.max()))).all()) and bool(
+                (cover[cells[:, j] == 0] < 0.15).all()
+            )
 
 
 def test_part_removal_takes_all_patches_of_a_part_at_once(carrot, birds):
@@ -216,6 +275,15 @@ def test_the_true_change_of_all_patches_is_the_true_drop_of_the_part(carrot, bir
 def test_agreement_with_the_true_parts_is_one_for_the_truth_and_names_its_controls(carrot, birds):
     scenes, _, target = birds
     agreement = true_part_agreement(carrot, scenes, target, SIZE)
-    assert set(agreement) == {"regions removed", "other places removed", "split summed", "number of patches", "truth again"}
-    assert all(values.shape == (6,) and bool((values.abs() <= 1 + 1e-12).all()) for values in agreement.values())
+    assert set(agreement) == {
+        "regions removed",
+        "other places removed",
+        "split summed",
+        "number of patches",
+        "truth again",
+    }
+    assert all(
+        values.shape == (6,) and bool((values.abs() <= 1 + 1e-12).all())
+        for values in agreement.values()
+    )
     assert agreement["truth again"].mean() > 0.8

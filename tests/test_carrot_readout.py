@@ -23,7 +23,9 @@ def test_every_readout_equals_its_literal_formula(kind, built):
     graph, r = built
     g = GraphReadout(kind, k=3)(DiffusionOperator(1.5)(graph, r.H), r.H, graph)
     for i in range(2):
-        torch.testing.assert_close(g[i], reference.embedding(kind, r.H[i], graph.W[i], 1.5, k=3), rtol=0, atol=1e-11)
+        torch.testing.assert_close(
+            g[i], reference.embedding(kind, r.H[i], graph.W[i], 1.5, k=3), rtol=0, atol=1e-11
+        )
     assert g.shape[1] == GraphReadout(kind).size(r.H.shape[2])
 
 
@@ -31,7 +33,10 @@ def test_every_readout_equals_its_literal_formula(kind, built):
 def test_the_order_of_the_regions_does_not_matter(kind, built):
     graph, r = built
     order = torch.randperm(20, generator=torch.Generator().manual_seed(3))
-    shuffled, operator = RegionGraph.from_weights(graph.W[:, order][:, :, order]), DiffusionOperator(1.5)
+    shuffled, operator = (
+        RegionGraph.from_weights(graph.W[:, order][:, :, order]),
+        DiffusionOperator(1.5),
+    )
     a = GraphReadout(kind)(operator(graph, r.H), r.H, graph)
     b = GraphReadout(kind)(operator(shuffled, r.H[:, order]), r.H[:, order], shuffled)
     torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
@@ -41,7 +46,9 @@ def test_the_order_of_the_regions_does_not_matter(kind, built):
 def test_a_linear_readout_is_its_weights_times_the_tokens(kind, built):
     graph, r = built
     readout = GraphReadout(kind)
-    torch.testing.assert_close(torch.einsum("bm,bmc->bc", readout.weights(graph.d), r.H), readout(r.H, r.H, graph))
+    torch.testing.assert_close(
+        torch.einsum("bm,bmc->bc", readout.weights(graph.d), r.H), readout(r.H, r.H, graph)
+    )
 
 
 @pytest.mark.parametrize("kind", [kind for kind in READOUTS if kind not in LINEAR])
@@ -56,16 +63,26 @@ def test_removed_regions_have_no_weight(kind, built):
     keep = torch.ones_like(built[0].d)
     keep[:, 4:] = 0
     weights = GraphReadout(kind).weights(built[0].d, keep)
-    assert not weights[:, 4:].any() and (kind == "sum" or torch.allclose(weights.sum(1), torch.ones(2, dtype=torch.double)))
+    assert not weights[:, 4:].any() and (
+        kind == "sum" or torch.allclose(weights.sum(1), torch.ones(2, dtype=torch.double))
+    )
 
 
 def test_with_equal_degrees_the_mean_cannot_see_diffusion():
     ring = torch.eye(8) + torch.eye(8).roll(1, 0) + torch.eye(8).roll(-1, 0)
-    graph, H = RegionGraph.from_weights(ring), torch.randn(1, 8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    graph, H = (
+        RegionGraph.from_weights(ring),
+        torch.randn(1, 8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.double),
+    )
     diffused = DiffusionOperator(3.0)(graph, H)
     assert (diffused - H).norm() > 0.5 * H.norm()
     for kind in LINEAR:
-        torch.testing.assert_close(GraphReadout(kind)(diffused, H, graph), GraphReadout(kind)(H, H, graph), rtol=0, atol=1e-11)
+        torch.testing.assert_close(
+            GraphReadout(kind)(diffused, H, graph),
+            GraphReadout(kind)(H, H, graph),
+            rtol=0,
+            atol=1e-11,
+        )
 
 
 @pytest.mark.parametrize("kind", ["max", "mean_max", "mean_var", "residual_abs", "topk"])

@@ -22,7 +22,9 @@ def test_patches_as_regions_are_the_patches():
 def test_pooling_two_by_two_by_hand():
     out = patches((2, 4), b=1)
     regions = RegionSet.pooled(out, 2)
-    torch.testing.assert_close(regions.H[0], torch.stack([out.H[0, [0, 1, 4, 5]].mean(0), out.H[0, [2, 3, 6, 7]].mean(0)]))
+    torch.testing.assert_close(
+        regions.H[0], torch.stack([out.H[0, [0, 1, 4, 5]].mean(0), out.H[0, [2, 3, 6, 7]].mean(0)])
+    )
     torch.testing.assert_close(regions.P[0], torch.tensor([[-0.5, 0], [0.5, 0]]))
     assert regions.members.tolist() == [[0, 0, 1, 1, 0, 0, 1, 1]]
 
@@ -36,22 +38,39 @@ def test_pooled_regions_are_means_of_blocks_also_at_ragged_edges(size):
     torch.testing.assert_close(regions.H, blocks.flatten(2).transpose(1, 2))
 
 
-@pytest.mark.parametrize("make", [RegionSet.from_patches, lambda out: RegionSet.pooled(out, 3), lambda out: RegionSet.segmented(out, 3)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        RegionSet.from_patches,
+        lambda out: RegionSet.pooled(out, 3),
+        lambda out: RegionSet.segmented(out, 3),
+    ],
+)
 def test_regions_weighted_by_their_size_keep_the_mean_of_the_tokens(make):
     out = patches()
     regions = make(out)
     size = torch.stack([members.bincount(minlength=regions.m) for members in regions.members])
     assert int(size.min()) >= 1 and size.sum(1).tolist() == [24, 24]
     torch.testing.assert_close((size[..., None] * regions.H).sum(1) / 24, out.H.mean(1))
-    torch.testing.assert_close((size[..., None] * regions.P).sum(1) / 24, out.P.mean(0).expand(2, 2), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        (size[..., None] * regions.P).sum(1) / 24, out.P.mean(0).expand(2, 2), atol=1e-6, rtol=1e-5
+    )
 
 
 def test_segments_find_planted_groups():
     out = patches((4, 6), b=1)
     planted = (torch.arange(24) % 6) // 2
-    grouped = PatchOutput(torch.eye(3).repeat_interleave(1, 0)[planted][None] * 5 + 0.01 * out.H[..., :3], out.P, out.grid_hw, (16, 16))
+    grouped = PatchOutput(
+        torch.eye(3).repeat_interleave(1, 0)[planted][None] * 5 + 0.01 * out.H[..., :3],
+        out.P,
+        out.grid_hw,
+        (16, 16),
+    )
     members = RegionSet.segmented(grouped, 3).members[0]
-    assert all(len(members[planted == group].unique()) == 1 for group in range(3)) and len(members.unique()) == 3
+    assert (
+        all(len(members[planted == group].unique()) == 1 for group in range(3))
+        and len(members.unique()) == 3
+    )
 
 
 def test_values_are_laid_back_on_the_grid():

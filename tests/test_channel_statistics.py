@@ -1,4 +1,6 @@
-"""Statistics of channels: equal to a literal loop, however they are split, and refused where they cannot be had."""
+"""Statistics of channels: equal to a literal loop, however they are split, and refused where they
+cannot be had.
+"""
 
 import copy
 
@@ -12,7 +14,13 @@ from ctrace.channel_statistics import ChannelStatistics
 from ctrace.layers import fingerprint
 from tests import two_processes
 from tests.reference_gradcam import Residual
-from tests.reference_parchgrad import activations, class_pvalue, dead_channel_net, labelled_images, make_net
+from tests.reference_parchgrad import (
+    activations,
+    class_pvalue,
+    dead_channel_net,
+    labelled_images,
+    make_net,
+)
 
 N, CLASSES = 30, 4
 
@@ -23,11 +31,16 @@ def loader(n=N, batch=7, seed=1):
 
 
 def collect(net=None, batches=None, **settings):
-    return ChannelStatistics.collect(net or make_net(), loader() if batches is None else batches, progress=False, **settings)
+    return ChannelStatistics.collect(
+        net or make_net(), loader() if batches is None else batches, progress=False, **settings
+    )
 
 
 def assert_same(a, b, **tolerance):
-    for ours, theirs in zip((a.moments.count, a.moments.mean, a.moments.m2), (b.moments.count, b.moments.mean, b.moments.m2)):
+    for ours, theirs in zip(
+        (a.moments.count, a.moments.mean, a.moments.m2),
+        (b.moments.count, b.moments.mean, b.moments.m2),
+    ):
         torch.testing.assert_close(ours, theirs, **tolerance)
 
 
@@ -43,11 +56,15 @@ def test_statistics_and_class_tests_equal_a_literal_loop(statistics, layer, inde
     ours, p = statistics.of_layer(layer), statistics.welch_pvalues()[layer]
     assert p.shape == (len(rows[0]), CLASSES)
     for k in range(CLASSES):
-        inside = torch.tensor([row for row, label in zip(rows, labels) if label == k], dtype=torch.float64)
+        inside = torch.tensor(
+            [row for row, label in zip(rows, labels) if label == k], dtype=torch.float64
+        )
         torch.testing.assert_close(ours.mean[k], inside.mean(0), rtol=0, atol=1e-12)
         torch.testing.assert_close(ours.variance()[k], inside.var(0), rtol=1e-9, atol=1e-14)
         for channel in range(len(rows[0])):
-            assert abs(p[channel, k].item() - class_pvalue(rows, labels.tolist(), k, channel)) < 1e-9
+            assert (
+                abs(p[channel, k].item() - class_pvalue(rows, labels.tolist(), k, channel)) < 1e-9
+            )
 
 
 def test_layers_differ_in_their_p_values(statistics):
@@ -57,7 +74,10 @@ def test_layers_differ_in_their_p_values(statistics):
 
 def test_batch_size_order_and_merging_do_not_matter(statistics):
     batches = loader(batch=1)
-    for other in (collect(batches=batches[::-1]), collect(batches=batches[:11]).merge(collect(batches=batches[11:]))):
+    for other in (
+        collect(batches=batches[::-1]),
+        collect(batches=batches[:11]).merge(collect(batches=batches[11:])),
+    ):
         assert_same(other, statistics, rtol=1e-10, atol=1e-12)
 
 
@@ -66,7 +86,9 @@ def test_a_dead_channel_has_p_1_in_every_class():
     with torch.no_grad():
         net[3].bias[2] = -1e6
     statistics = collect(net)
-    assert (statistics.welch_pvalues("3")["3"][2] == 1).all() and (statistics.of_layer("3").m2[:, 2] == 0).all()
+    assert (statistics.welch_pvalues("3")["3"][2] == 1).all() and (
+        statistics.of_layer("3").m2[:, 2] == 0
+    ).all()
 
 
 def test_the_file_holds_everything(statistics, tmp_path):
@@ -74,7 +96,9 @@ def test_the_file_holds_everything(statistics, tmp_path):
     statistics.save(tmp_path / "s.safetensors")
     again = ChannelStatistics.load(tmp_path / "s.safetensors")
     assert_same(again, statistics, rtol=0, atol=0)
-    assert again.layers == statistics.layers and torch.equal(again.weight_sums, statistics.weight_sums)
+    assert again.layers == statistics.layers and torch.equal(
+        again.weight_sums, statistics.weight_sums
+    )
     assert torch.equal(again.sample.rows, statistics.sample.rows) and again.sample.cap == 9
     assert_same(again.merge(statistics), statistics.merge(again), rtol=0, atol=0)
 
@@ -86,7 +110,9 @@ def test_two_processes_find_what_one_finds(tmp_path):
     assert_same(first, alone, rtol=1e-10, atol=1e-12)
     assert_same(first, second, rtol=0, atol=0)
     assert torch.equal(first.sample.rows, second.sample.rows) and len(first.sample.rows) == 8
-    assert (first.of_layer("0").m2[:, 1] == 0).all() and (first.welch_pvalues("0")["0"][1] == 1).all()
+    assert (first.of_layer("0").m2[:, 1] == 0).all() and (
+        first.welch_pvalues("0")["0"][1] == 1
+    ).all()
     for rank in range(2):
         assert "every process needs images" in (tmp_path / f"{rank}.txt").read_text()
 
@@ -94,7 +120,9 @@ def test_two_processes_find_what_one_finds(tmp_path):
 def test_memory_does_not_grow_with_the_number_of_images():
     net, sizes = make_net(), {}
     for n in (4, 60):
-        statistics = collect(net, (batch for _ in range(n) for batch in loader(8, 8)), shapiro_sample=20)
+        statistics = collect(
+            net, (batch for _ in range(n) for batch in loader(8, 8)), shapiro_sample=20
+        )
         m = statistics.moments
         sizes[n] = [x.numel() for x in (m.count, m.mean, m.m2, statistics.sample.rows)]
         assert statistics.count.sum() == 8 * n
@@ -106,7 +134,9 @@ def test_shapiro_p_values_are_scipys_on_the_sample():
     p = collect(shapiro_sample=N).shapiro_pvalues()["0"]
     rows = torch.tensor(activations(make_net(), 0, images), dtype=torch.float32).double()
     theirs = [stats.shapiro(rows[:, channel].numpy()).pvalue for channel in range(6)]
-    torch.testing.assert_close(p.double(), torch.tensor(theirs, dtype=torch.float64), rtol=1e-3, atol=1e-5)  # order and float32
+    torch.testing.assert_close(
+        p.double(), torch.tensor(theirs, dtype=torch.float64), rtol=1e-3, atol=1e-5
+    )  # order and float32
     assert collect(dead_channel_net(), shapiro_sample=9).shapiro_pvalues("0")["0"][1] == 1
 
 
@@ -114,7 +144,9 @@ def test_shapiro_p_values_are_scipys_on_the_sample():
 def test_half_precision_models_have_float32_means(half):
     net = make_net()
     exact = collect(net).of_layer("0").mean
-    torch.testing.assert_close(collect(copy.deepcopy(net).to(half)).of_layer("0").mean, exact, rtol=0.02, atol=0.01)
+    torch.testing.assert_close(
+        collect(copy.deepcopy(net).to(half)).of_layer("0").mean, exact, rtol=0.02, atol=0.01
+    )
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -134,7 +166,10 @@ def test_statistics_of_another_model_are_refused(statistics):
     statistics.check_model(make_net().bfloat16(), ["0", "3"])
     wider = make_net()
     wider[3] = nn.Conv2d(6, 9, 3)
-    cases = [(make_net(seed=1), ["0"], "weights of '0' are not"), (wider, ["3"], "'3' has 9 channels here, 8 there")]
+    cases = [
+        (make_net(seed=1), ["0"], "weights of '0' are not"),
+        (wider, ["3"], "'3' has 9 channels here, 8 there"),
+    ]
     for model, layers, words in cases:
         with pytest.raises(ValueError, match=f"statistics of another model: .*{words}"):
             statistics.check_model(model, layers)
@@ -144,10 +179,16 @@ def test_statistics_of_another_model_are_refused(statistics):
         statistics.merge(collect(make_net(seed=1)))
 
 
-def test_a_class_with_one_image_and_a_class_never_seen_are_refused_and_the_others_tested(statistics):
+def test_a_class_with_one_image_and_a_class_never_seen_are_refused_and_the_others_tested(
+    statistics,
+):
     images, labels = labelled_images(9)
-    few = collect(batches=[(images, labels)], num_classes=6)  # class 0 has three images, 1 to 3 have two, 4 and 5 none
-    with pytest.raises(ValueError, match=r"class 4 \(never seen\), class 5 \(never seen\): a test needs two images"):
+    few = collect(
+        batches=[(images, labels)], num_classes=6
+    )  # class 0 has three images, 1 to 3 have two, 4 and 5 none
+    with pytest.raises(
+        ValueError, match=r"class 4 \(never seen\), class 5 \(never seen\): a test needs two images"
+    ):
         few.welch_pvalues()
     p = few.welch_pvalues(classes=few.testable().nonzero()[:, 0])
     assert p["0"].shape == (6, 4) and p["0"].isfinite().all()

@@ -19,7 +19,9 @@ def skeleton(make, name):
 @pytest.mark.parametrize("make", [timm.create_model, torchvision.models.get_model])
 def test_resnet18_defaults_are_the_convolutions_of_the_last_two_stages(make):
     names = default_convs(skeleton(make, "resnet18"))
-    assert names == [f"layer{stage}.{block}.conv{i}" for stage in (3, 4) for block in (0, 1) for i in (1, 2)]
+    assert names == [
+        f"layer{stage}.{block}.conv{i}" for stage in (3, 4) for block in (0, 1) for i in (1, 2)
+    ]
 
 
 @pytest.mark.parametrize("make", [timm.create_model, torchvision.models.get_model])
@@ -30,20 +32,28 @@ def test_resnet50_defaults_have_three_convolutions_a_block(make):
 
 @pytest.mark.parametrize("make", [timm.create_model, torchvision.models.get_model])
 def test_vgg16_bn_defaults_are_the_six_convolutions_of_the_upper_half(make):
-    assert default_convs(skeleton(make, "vgg16_bn")) == [f"features.{i}" for i in (24, 27, 30, 34, 37, 40)]
+    assert default_convs(skeleton(make, "vgg16_bn")) == [
+        f"features.{i}" for i in (24, 27, 30, 34, 37, 40)
+    ]
 
 
 def test_efficientnet_b0_defaults_are_two_depthwise_convolutions_and_the_head():
     model = skeleton(timm.create_model, "efficientnet_b0")
     assert default_convs(model) == ["blocks.5.0.conv_dw", "blocks.6.0.conv_dw", "conv_head"]
     theirs = skeleton(torchvision.models.get_model, "efficientnet_b0")
-    assert default_convs(theirs) == ["features.6.0.block.1.0", "features.7.0.block.1.0", "features.8.0"]
+    assert default_convs(theirs) == [
+        "features.6.0.block.1.0",
+        "features.7.0.block.1.0",
+        "features.8.0",
+    ]
     shapes = lambda m: [tuple(m.get_submodule(name).weight.shape) for name in default_convs(m)]
     assert shapes(model) == shapes(theirs) == [(672, 1, 5, 5), (1152, 1, 3, 3), (1280, 320, 1, 1)]
 
 
 def test_the_bundled_resnet_has_the_residual_defaults():
-    assert default_convs(build_bundled("aviary-resnet-0")) == [f"layer{stage}.0.conv{i}" for stage in (3, 4) for i in (1, 2)]
+    assert default_convs(build_bundled("aviary-resnet-0")) == [
+        f"layer{stage}.0.conv{i}" for stage in (3, 4) for i in (1, 2)
+    ]
 
 
 def test_layer_ratio_takes_the_last_share_of_any_model_and_at_least_one():
@@ -54,7 +64,9 @@ def test_layer_ratio_takes_the_last_share_of_any_model_and_at_least_one():
 
 def test_layers_are_found_by_name_and_by_module():
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1))
-    assert list(conv_layers(net, [net[2], "0"])) == ["2", "0"] and list(conv_layers(net, "2")) == ["2"]
+    assert list(conv_layers(net, [net[2], "0"])) == ["2", "0"] and list(conv_layers(net, "2")) == [
+        "2"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +77,10 @@ def test_layers_are_found_by_name_and_by_module():
         (lambda net: default_convs(net, 0.0), r"a share in \(0, 1\], received 0"),
         (lambda net: default_convs(net, 1.5), r"a share in \(0, 1\], received 1.5"),
         (lambda net: conv_layers(net, ["1"]), "expected convolutions of this model, received 1"),
-        (lambda net: conv_layers(net, nn.Conv2d(1, 1, 1)), "expected convolutions of this model, received Conv2d"),
+        (
+            lambda net: conv_layers(net, nn.Conv2d(1, 1, 1)),
+            "expected convolutions of this model, received Conv2d",
+        ),
         (lambda net: conv_layers(net, []), "received none"),
     ],
 )

@@ -25,7 +25,9 @@ def test_components_are_counted_and_named():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sigma, lonely, pieces", [(1e-3, 300, 300), (0.1, 296, 297)])
-def test_a_bandwidth_far_too_small_is_named_and_every_lonely_point_counted(dtype, sigma, lonely, pieces):
+def test_a_bandwidth_far_too_small_is_named_and_every_lonely_point_counted(
+    dtype, sigma, lonely, pieces
+):
     report = diagnose(Graph(blobs(2, 3).to(dtype), sigma))
     assert report.components == pieces and report.suggested_k is None
     assert f"{lonely} of 300 points stand alone" in str(report)

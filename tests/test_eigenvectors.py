@@ -9,7 +9,9 @@ DOUBLE = torch.float64
 
 def blobs(sizes=(70, 50, 40, 30), c=6, spread=2.5, seed=0):
     torch.manual_seed(seed)
-    return torch.cat([torch.randn(n, c, dtype=DOUBLE) + spread * torch.randn(c, dtype=DOUBLE) for n in sizes])
+    return torch.cat(
+        [torch.randn(n, c, dtype=DOUBLE) + spread * torch.randn(c, dtype=DOUBLE) for n in sizes]
+    )
 
 
 def symmetric_blobs():
@@ -27,7 +29,9 @@ def identical_clusters(sizes=(50, 40, 30, 20)):
 
 def disconnected():
     torch.manual_seed(3)
-    return torch.cat([torch.randn(n, 3, dtype=DOUBLE) + shift for n, shift in ((60, 0), (50, 200), (40, -200))])
+    return torch.cat(
+        [torch.randn(n, 3, dtype=DOUBLE) + shift for n, shift in ((60, 0), (50, 200), (40, -200))]
+    )
 
 
 CASES = {
@@ -51,7 +55,8 @@ def kway_loss(sigma, k, weight):
     return lambda x: (kway_ncut(ncut_eigenvectors(Graph(x, sigma), k)[0]).square() * weight).sum()
 
 
-# ------------------------------------------------------------------------------------------------------------- eigenvectors
+# -------------------------------------------------------------------------------------------------------------
+# eigenvectors
 
 
 @pytest.mark.parametrize("sigma", ["local", "median", 3.0])
@@ -95,13 +100,16 @@ def test_as_many_eigenvectors_as_points_are_allowed():
     assert x.grad.abs().max() < 1e-10  # the projector onto everything is the identity
 
 
-# ----------------------------------------------------------------------------------------------------------------- gradient
+# -----------------------------------------------------------------------------------------------------------------
+# gradient
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_kway_gradient_equals_differences_of_the_resolved_pipeline(solver, case):
     x, sigma, k = CASES[case]
-    sigma = bandwidth(x, "local" if sigma is None else sigma)  # scales are held constant by the gradient
+    sigma = bandwidth(
+        x, "local" if sigma is None else sigma
+    )  # scales are held constant by the gradient
     torch.manual_seed(4)
     f = kway_loss(sigma, k, torch.randn(len(x), k, dtype=DOUBLE))
     points = x.clone().requires_grad_()
@@ -138,7 +146,12 @@ def test_gradient_of_single_eigenvectors_is_right_when_eigenvalues_differ(solver
     points = x.clone().requires_grad_()
     f(points).backward()
     direction = torch.randn_like(x)
-    assert relative_error(float((points.grad * direction).sum()), central_difference(f, x, direction, 1e-5)) < 1e-6
+    assert (
+        relative_error(
+            float((points.grad * direction).sum()), central_difference(f, x, direction, 1e-5)
+        )
+        < 1e-6
+    )
 
 
 def test_gradcheck_passes_for_precomputed_weights():
@@ -190,13 +203,17 @@ def test_a_loss_on_one_vector_of_a_repeated_eigenvalue_is_refused(solver):
 
 def test_a_gap_closed_at_k_is_refused_with_the_eigenvalues(solver):
     x = disconnected().requires_grad_()
-    with pytest.raises(ArithmeticError, match=r"k=2 falls inside a group of equal eigenvalues: the last kept are 1, 1, the next is 1"):
+    with pytest.raises(
+        ArithmeticError,
+        match=r"k=2 falls inside a group of equal eigenvalues: the last kept are 1, 1, the next is 1",
+    ):
         ncut_eigenvectors(Graph(x, 1.0), 2)
     with pytest.warns(RuntimeWarning, match="k=2 falls inside"):
         ncut_eigenvectors(Graph(x.detach(), 1.0), 2)
 
 
-# --------------------------------------------------------------------------------------------------------------- invariance
+# ---------------------------------------------------------------------------------------------------------------
+# invariance
 
 
 def test_row_permutation_permutes_the_answer(solver):
@@ -219,17 +236,28 @@ def test_same_seed_same_answer(solver):
 
 def test_the_seed_of_the_iteration_does_not_change_the_subspace(monkeypatch):
     monkeypatch.setattr("ctrace.eigenvectors.DENSE_UP_TO", 0)
-    assert subspace_angle(Ncut(4, seed=0).fit_transform(blobs()), Ncut(4, seed=1).fit_transform(blobs())) < 1e-9
+    assert (
+        subspace_angle(
+            Ncut(4, seed=0).fit_transform(blobs()), Ncut(4, seed=1).fit_transform(blobs())
+        )
+        < 1e-9
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
 def test_a_graph_of_few_distinct_rows_and_many_copies_is_solved_and_differentiated(dtype):
-    """Its weights have rank 12: after two products a Krylov basis has nowhere to grow, and must not fill up with rounding."""
+    """Its weights have rank 12: after two products a Krylov basis has nowhere to grow, and must not
+    fill up with rounding.
+    """
     for seed in range(3):
-        rows = torch.nn.functional.normalize(torch.randn(12, 16, generator=torch.Generator().manual_seed(seed), dtype=dtype), dim=1)
+        rows = torch.nn.functional.normalize(
+            torch.randn(12, 16, generator=torch.Generator().manual_seed(seed), dtype=dtype), dim=1
+        )
         x = rows.repeat(400, 1).requires_grad_()
         U, spectrum = ncut_eigenvectors(Graph(x, 0.3), 2)
         assert spectrum.residual < (3e-6 if dtype == torch.float32 else 1e-11)
         kway_ncut(U).abs().amax(1).mean().backward()
         assert float(x.grad.abs().max()) > 0
-        torch.testing.assert_close(x.grad[:12], x.grad[-12:], rtol=1e-2, atol=1e-3 * float(x.grad.abs().max()))
+        torch.testing.assert_close(
+            x.grad[:12], x.grad[-12:], rtol=1e-2, atol=1e-3 * float(x.grad.abs().max())
+        )

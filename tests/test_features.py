@@ -1,6 +1,5 @@
 """Claims about features that know their names."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -42,15 +41,18 @@ def test_an_unknown_channel_lists_close_names():
         GridFeatures(torch.zeros(1, 2), ("b* blue-yellow", "L*"), (1, 1)).index("b* blue-yelow")
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ((torch.zeros(12, 2), ("a", "b"), (3, 3), 2), "n = 12"),
-    ((torch.zeros(0, 2), ("a", "b"), (0, 3), 2), "n = 0"),
-    ((torch.zeros(12, 2), ("a",), (2, 3), 2), "expected 2 channel names"),
-    ((torch.zeros(12, 2), ("a", "a"), (2, 3), 2), "more than once"),
-    ((torch.zeros(12, 2).long(), ("a", "b"), (2, 3), 2), "floating-point"),
-    ((torch.zeros(2, 2, 3, 2), ("a", "b"), (2, 3), 2), r"\(n, c\)"),
-    ((np.zeros((12, 2)), ("a", "b"), (2, 3), 2), "ndarray"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((torch.zeros(12, 2), ("a", "b"), (3, 3), 2), "n = 12"),
+        ((torch.zeros(0, 2), ("a", "b"), (0, 3), 2), "n = 0"),
+        ((torch.zeros(12, 2), ("a",), (2, 3), 2), "expected 2 channel names"),
+        ((torch.zeros(12, 2), ("a", "a"), (2, 3), 2), "more than once"),
+        ((torch.zeros(12, 2).long(), ("a", "b"), (2, 3), 2), "floating-point"),
+        ((torch.zeros(2, 2, 3, 2), ("a", "b"), (2, 3), 2), r"\(n, c\)"),
+        ((np.zeros((12, 2)), ("a", "b"), (2, 3), 2), "ndarray"),
+    ],
+)
 def test_contradictory_shapes_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         GridFeatures(*arguments)

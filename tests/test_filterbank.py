@@ -20,7 +20,7 @@ def grating(angle: float, px: float, size: int = 96) -> torch.Tensor:
 
 
 def half_and_half(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return torch.cat([left[..., : left.shape[-1] // 2], right[..., right.shape[-1] // 2:]], -1)
+    return torch.cat([left[..., : left.shape[-1] // 2], right[..., right.shape[-1] // 2 :]], -1)
 
 
 def test_lab_agrees_with_scikit_image():
@@ -35,11 +35,16 @@ def test_grey_has_no_colour():
     assert rgb_to_lab(grey)[1:].abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name, grid, expected", [
-    ("coffee", 36, (24, 36)), ("hopper", 36, (36, 31)), ("coffee", (10, 7), (10, 7))])
+@pytest.mark.parametrize(
+    "name, grid, expected",
+    [("coffee", 36, (24, 36)), ("hopper", 36, (36, 31)), ("coffee", (10, 7), (10, 7))],
+)
 def test_the_longer_side_has_grid_cells_and_the_aspect_is_kept(name, grid, expected):
     bank = filter_bank(load_photo(name, 144), grid)
-    assert bank.grid_hw == expected and bank.features.shape == (math.prod(expected), len(bank.names))
+    assert bank.grid_hw == expected and bank.features.shape == (
+        math.prod(expected),
+        len(bank.names),
+    )
 
 
 def test_each_family_has_the_variance_of_its_weight():
@@ -61,10 +66,18 @@ def test_a_grating_excites_the_texture_channel_that_bears_its_name_most(px, orie
     assert max(energy, key=energy.get) == f"{orientation} texture {px} px"
 
 
-@pytest.mark.parametrize("name, stripe", [
-    ("horizontal", lambda x, y: y), ("vertical", lambda x, y: x),
-    ("rising", lambda x, y: x + y),  # y points down: x + y stays the same on the way up and to the right
-    ("falling", lambda x, y: x - y)])
+@pytest.mark.parametrize(
+    "name, stripe",
+    [
+        ("horizontal", lambda x, y: y),
+        ("vertical", lambda x, y: x),
+        (
+            "rising",
+            lambda x, y: x + y,
+        ),  # y points down: x + y stays the same on the way up and to the right
+        ("falling", lambda x, y: x - y),
+    ],
+)
 def test_the_name_of_a_texture_says_how_its_lines_lie(name, stripe):
     image = Image.new("L", (96, 96))
     image.putdata([255 * (stripe(x, y) // 5 % 2) for y in range(96) for x in range(96)])
@@ -81,14 +94,17 @@ def test_the_texture_of_a_grating_is_its_amplitude_in_lightness(px):
 
 
 def test_detail_finer_than_the_working_image_leaves_no_false_texture():
-    # Lines every 3 pixels, seen at a quarter of the size: without smoothing first they would come back as broad stripes.
+    # Lines every 3 pixels, seen at a quarter of the size: without smoothing first they would come
+    # back as broad stripes.
     fine = (torch.arange(384) % 3 == 0).float().expand(3, 384, 384)
     light = filterbank._working_lab(fine, 24, 24)[0, 0]
     assert light[8:-8, 8:-8].std() < 3
 
 
 def test_texture_does_not_depend_on_the_phase():
-    first, shifted = (filterbank._texture(rgb_to_lab(grating(0, 8).roll(s, -1))[None]) for s in (0, 2))
+    first, shifted = (
+        filterbank._texture(rgb_to_lab(grating(0, 8).roll(s, -1))[None]) for s in (0, 2)
+    )
     a, b = (t["vertical texture 8 px"][0, 8:-8, 8:-8] for t in (first, shifted))
     assert (a - b).abs().max() < 0.02 * a.mean()
 
@@ -143,7 +159,9 @@ def test_a_grey_photograph_keeps_its_colour_channels_at_exactly_zero():
 
 def test_features_are_differentiable_with_respect_to_the_image():
     image = (0.1 + 0.8 * filterbank._as_tensor(load_photo("coffee", 48)).double()).requires_grad_()
-    direction = 1e-6 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    direction = 1e-6 * torch.randn(
+        image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
 
     def loss(x):
         return filter_bank(x, 12).features[:40].pow(2).sum()
@@ -161,21 +179,26 @@ def test_a_flat_grey_region_has_finite_gradients():
 
 
 def test_a_weight_of_zero_removes_the_family_and_its_names():
-    bank = filter_bank(load_photo("coffee", 96), 24, weights={"texture": 0, "position": 0, "contrast": 0})
+    bank = filter_bank(
+        load_photo("coffee", 96), 24, weights={"texture": 0, "position": 0, "contrast": 0}
+    )
     assert bank.names == ("L* lightness", "a* green-red", "b* blue-yellow")
 
 
-@pytest.mark.parametrize("images, options, message", [
-    ([], {}, "at least one image"),
-    (torch.zeros(4, 8, 8), {}, "channels come first|Channels come first"),
-    (torch.randn(3, 8, 8) * 3, {}, "mean and standard deviation"),
-    (torch.full((3, 8, 8), torch.nan), {}, r"\[0, 1\]"),
-    (torch.full((3, 8, 8), 0.5), {"grid": 8}, "one flat colour"),
-    (torch.rand(3, 8, 8), {"weights": {"color": 1}}, "unknown channel families"),
-    (torch.rand(3, 8, 8), {"weights": {"colour": -1}}, "not negative"),
-    (torch.rand(3, 8, 8), {"grid": 1}, "at least 2 x 2"),
-    ([torch.rand(3, 8, 8), torch.rand(3, 8, 16)], {"grid": 8}, "different aspect"),
-])
+@pytest.mark.parametrize(
+    "images, options, message",
+    [
+        ([], {}, "at least one image"),
+        (torch.zeros(4, 8, 8), {}, "channels come first|Channels come first"),
+        (torch.randn(3, 8, 8) * 3, {}, "mean and standard deviation"),
+        (torch.full((3, 8, 8), torch.nan), {}, r"\[0, 1\]"),
+        (torch.full((3, 8, 8), 0.5), {"grid": 8}, "one flat colour"),
+        (torch.rand(3, 8, 8), {"weights": {"color": 1}}, "unknown channel families"),
+        (torch.rand(3, 8, 8), {"weights": {"colour": -1}}, "not negative"),
+        (torch.rand(3, 8, 8), {"grid": 1}, "at least 2 x 2"),
+        ([torch.rand(3, 8, 8), torch.rand(3, 8, 16)], {"grid": 8}, "different aspect"),
+    ],
+)
 def test_unusable_input_to_the_filter_bank_is_refused(images, options, message):
     with pytest.raises(ValueError, match=message):
         filter_bank(images, **options)

@@ -34,7 +34,9 @@ def size_of(data: bytes) -> tuple[int, int]:
 def shown(monkeypatch):
     """Every (data, metadata) that reached the notebook."""
     sent = []
-    monkeypatch.setattr(module, "_display", lambda data, metadata=None: sent.append((data, metadata)))
+    monkeypatch.setattr(
+        module, "_display", lambda data, metadata=None: sent.append((data, metadata))
+    )
     return sent
 
 
@@ -57,7 +59,10 @@ def test_book_form_refers_to_exactly_the_glued_names_and_carries_labels_alts_and
     assert re.findall(r"\{glue:figure\} (\S+)", text) == ["dots-1", "dots-2"]
     assert re.findall(r":name: (\S+)", text) == ["fig-dots-1", "fig-dots-2"]
     assert re.findall(r"\{tab-item\} (.+)", text) == ["Example 1", "Example 2"]
-    assert [json.loads(alt) for alt in re.findall(r":alt: (.+)", text)] == ["A red dot.", "A blue dot."]
+    assert [json.loads(alt) for alt in re.findall(r":alt: (.+)", text)] == [
+        "A red dot.",
+        "A blue dot.",
+    ]
     assert "\n\nRed.\n```" in text and "\n\nBlue.\n```" in text
     assert text.startswith("::::{tab-set}\n") and text.endswith("\n::::")
 
@@ -68,7 +73,10 @@ def test_html_form_holds_each_picture_once_and_opens_the_first_tab(shown):
     sources = re.findall(r'<img src="data:image/png;base64,([^"]+)"', page)
     assert [base64.b64decode(source) for source in sources] == [png("red"), png("blue")]
     assert re.findall(r'alt="([^"]+)"', page) == ["A red dot.", "A blue dot."]
-    assert re.findall(r'id="([^"]+)"( checked)?', page) == [("tab-dots-1", " checked"), ("tab-dots-2", "")]
+    assert re.findall(r'id="([^"]+)"( checked)?', page) == [
+        ("tab-dots-1", " checked"),
+        ("tab-dots-2", ""),
+    ]
     assert re.findall(r'for="([^"]+)"', page) == ["tab-dots-1", "tab-dots-2"]
     assert "<script" not in page
 
@@ -85,8 +93,14 @@ def test_special_characters_survive_in_both_forms(shown):
 
 def test_equal_labels_of_two_galleries_move_together_and_different_ones_do_not(shown):
     two_dots().show()
-    Gallery("more").add("Example 1", png("red"), alt="Red.", caption="Red.").add("k = 3", png("blue"), alt="Blue.", caption="B.").show()
-    first, second = (re.findall(r":sync: (\S+)", data["text/markdown"]) for data, _ in shown if "text/markdown" in data)
+    Gallery("more").add("Example 1", png("red"), alt="Red.", caption="Red.").add(
+        "k = 3", png("blue"), alt="Blue.", caption="B."
+    ).show()
+    first, second = (
+        re.findall(r":sync: (\S+)", data["text/markdown"])
+        for data, _ in shown
+        if "text/markdown" in data
+    )
     assert first == ["example-1", "example-2"]
     assert second == ["example-1", "k-3"]
 
@@ -112,9 +126,15 @@ def test_single_figure_has_both_forms_and_one_name(shown):
     show_figure(png("red"), alt="A red dot.", caption="Look: red.", name="dot")
     (glued, meta), (bundle, _) = shown
     assert meta["scrapbook"]["name"] == "dot" and base64.b64decode(glued[RECORD]) == png("red")
-    assert bundle["text/markdown"] == '```{glue:figure} dot\n:alt: "A red dot."\n:name: fig-dot\n\nLook: red.\n```'
+    assert (
+        bundle["text/markdown"]
+        == '```{glue:figure} dot\n:alt: "A red dot."\n:name: fig-dot\n\nLook: red.\n```'
+    )
     assert base64.b64encode(png("red")).decode() in bundle["text/html"]
-    assert 'alt="A red dot."' in bundle["text/html"] and "<figcaption>Look: red.</figcaption>" in bundle["text/html"]
+    assert (
+        'alt="A red dot."' in bundle["text/html"]
+        and "<figcaption>Look: red.</figcaption>" in bundle["text/html"]
+    )
 
 
 def test_text_over_several_lines_becomes_one_line(shown):
@@ -177,7 +197,10 @@ def test_an_animated_gif_is_carried_as_it_is(shown):
     show_figure(buffer.getvalue(), alt="Two colours in turn.", caption="Blinking.", name="blink")
     (glued, _), (bundle, _) = shown
     assert base64.b64decode(glued["application/papermill.record/image/gif"]) == buffer.getvalue()
-    assert "data:image/gif;base64," in bundle["text/html"] and "{glue:figure} blink" in bundle["text/markdown"]
+    assert (
+        "data:image/gif;base64," in bundle["text/html"]
+        and "{glue:figure} blink" in bundle["text/markdown"]
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF", b"\x89PNG"])
@@ -188,7 +211,9 @@ def test_bytes_that_are_neither_png_nor_gif_are_refused(data):
 
 def test_module_needs_no_plotting_library():
     path = module.__file__
-    code = (f"import importlib.util, sys; spec = importlib.util.spec_from_file_location('gallery', {path!r}); "
-            "module = importlib.util.module_from_spec(spec); sys.modules['gallery'] = module; spec.loader.exec_module(module); "
-            "sys.exit('matplotlib' in sys.modules)")
+    code = (
+        f"import importlib.util, sys; spec = importlib.util.spec_from_file_location('gallery', {path!r}); "
+        "module = importlib.util.module_from_spec(spec); sys.modules['gallery'] = module; spec.loader.exec_module(module); "
+        "sys.exit('matplotlib' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,4 +1,6 @@
-"""Grad-CAM: by hand, against literal formulas, against captum and grad-cam; and what it says instead of a silent zero."""
+"""Grad-CAM: by hand, against literal formulas, against captum and grad-cam; and what it says
+instead of a silent zero.
+"""
 
 import copy
 import re
@@ -32,7 +34,9 @@ def resnet():
 
 
 def test_one_conv_layer_by_hand():
-    """Score 2 * mean(A_0) - 3 * mean(A_1) with A_0 = red, A_1 = green on a 2 x 3 image: alpha is (2, -3) / 6."""
+    """Score 2 * mean(A_0) - 3 * mean(A_1) with A_0 = red, A_1 = green on a 2 x 3 image: alpha is
+    (2, -3) / 6.
+    """
     conv, head = nn.Conv2d(3, 2, 1, bias=False), nn.Linear(2, 1, bias=False)
     conv.weight.data = torch.tensor([[1.0, 0, 0], [0, 1, 0]])[:, :, None, None]
     head.weight.data = torch.tensor([[2.0, -3]])
@@ -42,23 +46,34 @@ def test_one_conv_layer_by_hand():
     torch.testing.assert_close(result.weights, torch.tensor([[2.0, -3]]) / 6)
     torch.testing.assert_close(result.raw[0], torch.tensor([[2.0, -3, 0], [0, 0, 2]]) / 6)
     torch.testing.assert_close(result.score, torch.tensor([2 * 5 / 6 - 3 * 3 / 6]))
-    np.testing.assert_allclose(GradCAM(model).compute_attribution(image, target=0), [[1, 0, 0], [0, 0, 1]], atol=1e-7)
-    np.testing.assert_allclose(GradCAM(model).compute_attribution(image, target=0, relu=False), [[2 / 3, -1, 0], [0, 0, 2 / 3]], atol=1e-7)
+    np.testing.assert_allclose(
+        GradCAM(model).compute_attribution(image, target=0), [[1, 0, 0], [0, 0, 1]], atol=1e-7
+    )
+    np.testing.assert_allclose(
+        GradCAM(model).compute_attribution(image, target=0, relu=False),
+        [[2 / 3, -1, 0], [0, 0, 2 / 3]],
+        atol=1e-7,
+    )
 
 
 @pytest.mark.parametrize("method", WEIGHTS)
 def test_every_method_equals_its_literal_formula(method):
     model = Residual().double()
-    model.stem.bias.data += 3  # activations >= 0, as Grad-CAM++ assumes, under gradients that differ from place to place
+    # activations >= 0, as Grad-CAM++ assumes, under gradients that differ from place to place
+    model.stem.bias.data += 3
     image = batch(2, (6, 7), torch.float64)
     with capture(model, "stem") as seen:
-        seen.backward(model(image)[:, 2].sum() * 20)  # gradients of about 1, so that powers of g matter
+        seen.backward(
+            model(image)[:, 2].sum() * 20
+        )  # gradients of about 1, so that powers of g matter
     acts, grads = seen["stem"].activation, seen["stem"].gradient
     assert (acts >= 0).all() and grads.std((2, 3)).min() > 0.01 and grads.min() < 0 < grads.max()
     result = GradCAM(model, "stem", method=method).explain(image, lambda out: out[:, 2] * 20)
     for i in range(2):
         expected = reference.METHODS[method](acts[i], grads[i])
-        torch.testing.assert_close(result.raw[i], expected, rtol=0, atol=1e-12 * expected.abs().max().item())
+        torch.testing.assert_close(
+            result.raw[i], expected, rtol=0, atol=1e-12 * expected.abs().max().item()
+        )
 
 
 def test_methods_differ_from_each_other(resnet):
@@ -93,22 +108,33 @@ def peer_maps(name, model, layer, image, targets, **settings):
     with kind(model, [layer], **settings) as peer:
         peer(image, [pick(k) for k in targets])
         kept = peer.activations_and_grads
-        maps = peer.get_cam_image(image, layer, None, kept.activations[0].numpy(), kept.gradients[0].numpy(), False)
+        maps = peer.get_cam_image(
+            image, layer, None, kept.activations[0].numpy(), kept.gradients[0].numpy(), False
+        )
     model.zero_grad(set_to_none=True)
     return maps
 
 
-PEERS = {"gradcam": "GradCAM", "layercam": "LayerCAM", "hirescam": "HiResCAM", "gradcam++": "GradCAMPlusPlus"}
+PEERS = {
+    "gradcam": "GradCAM",
+    "layercam": "LayerCAM",
+    "hirescam": "HiResCAM",
+    "gradcam++": "GradCAMPlusPlus",
+}
 
 
 @pytest.mark.parametrize("method", PEERS)
 def test_raw_maps_equal_the_grad_cam_package(resnet, method):
     image = batch(dtype=torch.float64)
     model = copy.deepcopy(resnet).double()
-    sharp = nn.Sequential(model, Scale(1e5))  # its constant 1e-6 in GradCAM++ is small only beside large gradients
+    sharp = nn.Sequential(
+        model, Scale(1e5)
+    )  # its constant 1e-6 in GradCAM++ is small only beside large gradients
     theirs = peer_maps(PEERS[method], sharp, model.layer3, image, TARGETS)
     ours = GradCAM(sharp, model.layer3, method=method).explain(image, target=TARGETS).raw
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=(1e-4 if method == "gradcam++" else 1e-6) * abs(theirs).max())
+    np.testing.assert_allclose(
+        ours, theirs, rtol=0, atol=(1e-4 if method == "gradcam++" else 1e-6) * abs(theirs).max()
+    )
 
 
 class Scale(nn.Module):
@@ -132,7 +158,9 @@ def test_the_display_map_equals_the_grad_cam_package_up_to_its_subtracted_minimu
     np.testing.assert_allclose((ours - low) / (high - low), theirs, atol=1e-5)
 
 
-@pytest.mark.parametrize("prefix", [dict(), dict(reg_tokens=4), dict(class_token=True, reg_tokens=1)])
+@pytest.mark.parametrize(
+    "prefix", [dict(), dict(reg_tokens=4), dict(class_token=True, reg_tokens=1)]
+)
 def test_a_vit_block_equals_the_literal_formula(prefix):
     vit = make_vit(**prefix).double()
     image = batch(1, (48, 48), torch.float64)
@@ -156,7 +184,9 @@ def test_a_vit_equals_the_grad_cam_package():
 def test_a_dead_layer_of_a_class_token_vit_is_said_and_the_layer_it_names_works(layer):
     vit, image = make_vit(), batch(2, (48, 48))
     result = GradCAM(vit, layer).explain(image, target=1)
-    assert result.status == ["dead_layer"] * 2 and not result.raw.any() and not result.heatmap().any()
+    assert (
+        result.status == ["dead_layer"] * 2 and not result.raw.any() and not result.heatmap().any()
+    )
     with pytest.raises(ValueError, match="image 0: dead_layer.*class token only"):
         GradCAM(vit, layer).compute_attribution(image, target=1)
     named = re.search("target_layer='(.+)'", result.explanation[0]).group(1)
@@ -167,7 +197,11 @@ def test_an_early_layer_that_is_cut_off_is_not_blamed_on_the_pooling():
     vit = make_vit()
     vit.blocks[1].register_forward_hook(lambda module, inputs, output: output.detach())
     result = GradCAM(vit, "blocks.0").explain(batch(1, (48, 48)), target=1)
-    assert result.status == ["dead_layer"] and "detached" in result.explanation[0] and "class token" not in result.explanation[0]
+    assert (
+        result.status == ["dead_layer"]
+        and "detached" in result.explanation[0]
+        and "class token" not in result.explanation[0]
+    )
 
 
 def test_the_same_layer_of_a_mean_pooled_vit_is_alive():
@@ -195,32 +229,52 @@ def test_a_model_that_does_not_say_its_grid_takes_a_function_and_a_wrong_axis_is
     model, image = Wrapped(), batch(1, (48, 48))
     with pytest.raises(ValueError, match="to_map=lambda"):
         GradCAM(model, "net.blocks.2.norm1").explain(image, target=0)
-    turned = GradCAM(model, "net.blocks.2.norm1", to_map=lambda t: tokens_to_map(t, model.net, (48, 48))).explain(image, target=0)
+    turned = GradCAM(
+        model, "net.blocks.2.norm1", to_map=lambda t: tokens_to_map(t, model.net, (48, 48))
+    ).explain(image, target=0)
     assert torch.equal(turned.raw, GradCAM(model.net).explain(image, target=0).raw)
     with pytest.raises(ValueError, match="on axis 2"):
-        GradCAM(model.net, to_map=lambda t: tokens_to_map(t.transpose(1, 2), model.net, (48, 48))).explain(image, target=0)
+        GradCAM(
+            model.net, to_map=lambda t: tokens_to_map(t.transpose(1, 2), model.net, (48, 48))
+        ).explain(image, target=0)
 
 
 def test_a_swin_and_a_convnext_are_read_channels_first():
-    for name, layer in [("swin_tiny_patch4_window7_224", "layers.1.blocks.0"), ("convnext_atto", "stages.1.blocks.0.mlp.fc1")]:
-        sizes = dict(img_size=56, window_size=7, depths=(1, 1), num_heads=(2, 2), embed_dim=12) if "swin" in name else {}
+    for name, layer in [
+        ("swin_tiny_patch4_window7_224", "layers.1.blocks.0"),
+        ("convnext_atto", "stages.1.blocks.0.mlp.fc1"),
+    ]:
+        sizes = (
+            dict(img_size=56, window_size=7, depths=(1, 1), num_heads=(2, 2), embed_dim=12)
+            if "swin" in name
+            else {}
+        )
         model = timm.create_model(name, num_classes=4, **sizes).eval()
         result = GradCAM(model, layer).explain(batch(1, (56, 56)), target=0)
         assert result.raw.shape == (1, 7, 7)
 
 
-@pytest.mark.parametrize("make", [lambda: timm.create_model("resnet18", num_classes=10, zero_init_last=False).eval(), make_vit])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: timm.create_model("resnet18", num_classes=10, zero_init_last=False).eval(), make_vit],
+)
 def test_a_batch_equals_one_by_one(make):
     torch.manual_seed(0)
     model = make().double()
     image = batch(4, (48, 48), torch.float64)
     references = torch.randn(4, 10, generator=torch.Generator().manual_seed(2))
     one_each = dict(target_embedding=references)
-    for questions in (dict(target=[1, 5, 9, 0]), one_each, dict(one_each, baseline_embedding=references.flip(0))):
+    for questions in (
+        dict(target=[1, 5, 9, 0]),
+        one_each,
+        dict(one_each, baseline_embedding=references.flip(0)),
+    ):
         together = GradCAM(model).explain(image, **questions)
         for i in range(4):
             alone = GradCAM(model).explain(image[i], **{k: v[i] for k, v in questions.items()})
-            torch.testing.assert_close(together.raw[i], alone.raw[0], rtol=0, atol=1e-6 * alone.raw.abs().max().item())
+            torch.testing.assert_close(
+                together.raw[i], alone.raw[0], rtol=0, atol=1e-6 * alone.raw.abs().max().item()
+            )
             assert together.status[i] == alone.status[0] and together.raw[i].any()
 
 
@@ -249,18 +303,35 @@ def test_embedding_maps_equal_captum_on_a_wrapped_similarity():
     attr = pytest.importorskip("captum.attr")
     model, image = Embedder(True), batch()
     reference_embedding = model(image[:1]).detach()[0]
-    theirs = attr.LayerGradCam(lambda x: F.cosine_similarity(model(x), reference_embedding[None]), model.deep).attribute(image[1:])[:, 0]
+    theirs = attr.LayerGradCam(
+        lambda x: F.cosine_similarity(model(x), reference_embedding[None]), model.deep
+    ).attribute(image[1:])[:, 0]
     ours = GradCAM(model).explain(image[1:], target_embedding=reference_embedding)
-    torch.testing.assert_close(ours.raw, theirs.detach(), rtol=0, atol=1e-6 * theirs.abs().max().item())
+    torch.testing.assert_close(
+        ours.raw, theirs.detach(), rtol=0, atol=1e-6 * theirs.abs().max().item()
+    )
 
 
-@pytest.mark.parametrize("ask", [dict(target="norm"), dict(target_embedding="self"), dict(target_embedding="self", target="euclidean")])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        dict(target="norm"),
+        dict(target_embedding="self"),
+        dict(target_embedding="self", target="euclidean"),
+    ],
+)
 def test_saturated_targets_are_refused_in_words(ask):
     model, image = Embedder(True), batch()
     ask = {k: model(image).detach() if v == "self" else v for k, v in ask.items()}
     result = GradCAM(model).explain(image, **ask)
-    assert result.status == ["saturated_target"] * 3 and not result.raw.any() and not result.weights.any()
-    with pytest.raises(ValueError, match="image 2: saturated_target: .*(normalises|same embedding)"):
+    assert (
+        result.status == ["saturated_target"] * 3
+        and not result.raw.any()
+        and not result.weights.any()
+    )
+    with pytest.raises(
+        ValueError, match="image 2: saturated_target: .*(normalises|same embedding)"
+    ):
         GradCAM(model).compute_attribution(image, **ask)
 
 
@@ -273,7 +344,9 @@ def test_both_images_of_a_pair_are_explained_by_the_other_in_one_pass():
     pair = GradCAM(model).explain_pair(first, second)
     embeddings = model(torch.stack([first, second])).detach()
     for i, (image, other) in enumerate([(first, embeddings[1]), (second, embeddings[0])]):
-        torch.testing.assert_close(pair.raw[i], GradCAM(model).explain(image, target_embedding=other).raw[0])
+        torch.testing.assert_close(
+            pair.raw[i], GradCAM(model).explain(image, target_embedding=other).raw[0]
+        )
     torch.testing.assert_close(pair.score[0], pair.score[1])
     assert GradCAM(model).explain_pair(first, first).status == ["saturated_target"] * 2
     with pytest.raises(ValueError, match="two single images of one size"):
@@ -283,7 +356,9 @@ def test_both_images_of_a_pair_are_explained_by_the_other_in_one_pass():
 def test_another_reference_gives_another_map():
     model, image = Embedder(True), batch()
     references = model(batch(5)).detach()
-    a, b = (GradCAM(model).explain(image[:1], target_embedding=references[k]).weights[0] for k in (3, 4))
+    a, b = (
+        GradCAM(model).explain(image[:1], target_embedding=references[k]).weights[0] for k in (3, 4)
+    )
     assert F.cosine_similarity(a, b, dim=0) < 0.99
 
 
@@ -294,38 +369,61 @@ def test_a_contrast_is_the_difference_of_two_similarity_maps():
     both = cam.explain(image, target_embedding=a, baseline_embedding=b).raw
     each = [cam.explain(image, target_embedding=r).raw for r in (a, b)]
     torch.testing.assert_close(both, each[0] - each[1], rtol=1e-4, atol=1e-7)
-    assert cam.explain(image, target_embedding=a, baseline_embedding=a).status == ["saturated_target"] * 3
+    assert (
+        cam.explain(image, target_embedding=a, baseline_embedding=a).status
+        == ["saturated_target"] * 3
+    )
 
 
 def test_no_evidence_is_zero_with_a_warning_never_rescaled():
-    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 1))
+    model = nn.Sequential(
+        nn.Conv2d(3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 1)
+    )
     model[4].weight.data = -model[4].weight.data.abs()
     image = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
     model[0].bias.data.fill_(1)
     result = GradCAM(model, "1").explain(image, target=0)
-    assert result.status == ["no_evidence"] and "negative everywhere" in result.explanation[0] and (result.raw < 0).all()
+    assert (
+        result.status == ["no_evidence"]
+        and "negative everywhere" in result.explanation[0]
+        and (result.raw < 0).all()
+    )
     with pytest.warns(UserWarning, match="image 0: no_evidence: .*relu=False"):
         assert not GradCAM(model, "1").compute_attribution(image, target=0).any()
-    signed = GradCAM(model, "1").compute_attribution(image, target=0, relu=False)  # any warning is an error here
+    signed = GradCAM(model, "1").compute_attribution(
+        image, target=0, relu=False
+    )  # any warning is an error here
     assert signed.min() == -1 and signed.max() < 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_weights_that_cancel_to_rounding_are_no_evidence(dtype):
-    """In front of an instance normalisation the gradients of each channel sum to zero, so every Grad-CAM weight is rounding noise."""
+    """In front of an instance normalisation the gradients of each channel sum to zero, so every
+    Grad-CAM weight is rounding noise.
+    """
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.GELU(), nn.Flatten(), nn.Linear(8 * 36, 2)).to(dtype)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.GELU(), nn.Flatten(), nn.Linear(8 * 36, 2)
+    ).to(dtype)
     image = batch(3, (8, 8), dtype)
     result = GradCAM(model, "0").explain(image, target=1)
-    assert result.status == ["no_evidence"] * 3 and not result.raw.any() and "cancel" in result.explanation[0]
+    assert (
+        result.status == ["no_evidence"] * 3
+        and not result.raw.any()
+        and "cancel" in result.explanation[0]
+    )
     with pytest.raises(ValueError, match="all weights of image 1 are zero"):
         result.ranking(image=1)
     assert GradCAM(model, "1").explain(image, target=1).raw.flatten(1).any(1).all()
-    assert GradCAM(model, "0", method="hirescam").explain(image, target=1).raw.flatten(1).any(1).all()
+    assert (
+        GradCAM(model, "0", method="hirescam").explain(image, target=1).raw.flatten(1).any(1).all()
+    )
 
 
 def test_a_shut_network_is_a_dead_layer():
-    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(32, 4), nn.ReLU(), nn.Linear(4, 1))
+    model = nn.Sequential(
+        nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(32, 4), nn.ReLU(), nn.Linear(4, 1)
+    )
     model[2].bias.data.fill_(-100)
     result = GradCAM(model).explain(torch.rand(3, 4, 4), target=0)
     assert result.status == ["dead_layer"] and "every path to it is shut" in result.explanation[0]
@@ -333,29 +431,50 @@ def test_a_shut_network_is_a_dead_layer():
 
 def test_a_weak_image_keeps_its_scale_in_the_raw_map_and_its_shape_in_the_display():
     model = Residual()
-    result = GradCAM(model, "relu").explain(batch(), lambda out: out[:, 0] * torch.tensor([1.0, 1e-3, 1]))
+    result = GradCAM(model, "relu").explain(
+        batch(), lambda out: out[:, 0] * torch.tensor([1.0, 1e-3, 1])
+    )
     strong = GradCAM(model, "relu").explain(batch(), target=0)
     torch.testing.assert_close(result.raw[1], strong.raw[1] * 1e-3)
-    np.testing.assert_allclose(result.heatmap(relu=False)[1], strong.heatmap(relu=False)[1], atol=1e-5)
+    np.testing.assert_allclose(
+        result.heatmap(relu=False)[1], strong.heatmap(relu=False)[1], atol=1e-5
+    )
 
 
 def test_shapes_range_and_repeatability(resnet):
     cam = GradCAM(resnet, "layer2", device="cpu")
     ask = dict(target_embedding=torch.ones(10))
-    for image, shape in [(batch()[0], (64, 64)), (batch(1, (64, 40)), (64, 40)), (batch(), (3, 64, 64))]:
+    for image, shape in [
+        (batch()[0], (64, 64)),
+        (batch(1, (64, 40)), (64, 40)),
+        (batch(), (3, 64, 64)),
+    ]:
         map_ = cam.compute_attribution(image, **ask)
-        assert isinstance(map_, np.ndarray) and map_.shape == shape and map_.min() >= 0 and map_.max() == 1
+        assert (
+            isinstance(map_, np.ndarray)
+            and map_.shape == shape
+            and map_.min() >= 0
+            and map_.max() == 1
+        )
         assert np.array_equal(map_, cam.compute_attribution(image, **ask))
 
 
 def test_rankings_order_channels_by_support_inhibition_and_magnitude(resnet):
     result = GradCAM(resnet).explain(batch(), target=TARGETS)
     weights = result.weights[1]
-    support, inhibit, strongest = (result.ranking(kind, image=1) for kind in ("support", "inhibit", "abs"))
-    assert support[0] == weights.argmax() and support[-1] == weights.argmin() and sorted(support.tolist()) == list(range(512))
+    support, inhibit, strongest = (
+        result.ranking(kind, image=1) for kind in ("support", "inhibit", "abs")
+    )
+    assert (
+        support[0] == weights.argmax()
+        and support[-1] == weights.argmin()
+        and sorted(support.tolist()) == list(range(512))
+    )
     assert inhibit[0] == weights.argmin() and strongest[0] == weights.abs().argmax()
     assert torch.equal(result.ranking()[1], support)
-    assert result.table(1, "inhibit", top=1) == [(int(inhibit[0]), f"channel {inhibit[0]}", float(weights.min()))]
+    assert result.table(1, "inhibit", top=1) == [
+        (int(inhibit[0]), f"channel {inhibit[0]}", float(weights.min()))
+    ]
     assert result.table(1, top=2, names=[f"n{i}" for i in range(512)])[1][1] == f"n{support[1]}"
     with pytest.raises(ValueError, match="support, inhibit, abs"):
         result.ranking("best")
@@ -367,7 +486,9 @@ def test_the_weight_of_a_channel_is_the_slope_of_the_score_when_it_is_raised_eve
     result = GradCAM(model, "norm").explain(image, target=3)
 
     def raised(channel, step):
-        shift = lambda module, inputs, output: output.index_add(1, torch.tensor([channel]), torch.full_like(output[:, :1], step))
+        shift = lambda module, inputs, output: output.index_add(
+            1, torch.tensor([channel]), torch.full_like(output[:, :1], step)
+        )
         handle = model.norm.register_forward_hook(shift)
         with torch.no_grad():
             score = model(image)[0, 3]
@@ -379,15 +500,38 @@ def test_the_weight_of_a_channel_is_the_slope_of_the_score_when_it_is_raised_eve
 
 
 WRONG = {
-    "batch norm in training": (lambda: GradCAM(Residual().train()).explain(batch(), target=0), "BatchNorm 'norm' is in training mode"),
-    "one target for three": (lambda: GradCAM(Residual()).explain(batch(), target=[0]), "one class for each of the 3 images"),
-    "unknown method": (lambda: GradCAM(Residual(), method="cam"), "expected one of gradcam, gradcam\\+\\+"),
-    "a pooled layer": (lambda: GradCAM(timm.create_model("mobilenetv3_small_050").eval()).explain(batch(), target=0), "1 x 1"),
-    "a linear layer": (lambda: GradCAM(Residual(), "head").explain(batch(), target=0), "no image axes"),
+    "batch norm in training": (
+        lambda: GradCAM(Residual().train()).explain(batch(), target=0),
+        "BatchNorm 'norm' is in training mode",
+    ),
+    "one target for three": (
+        lambda: GradCAM(Residual()).explain(batch(), target=[0]),
+        "one class for each of the 3 images",
+    ),
+    "unknown method": (
+        lambda: GradCAM(Residual(), method="cam"),
+        "expected one of gradcam, gradcam\\+\\+",
+    ),
+    "a pooled layer": (
+        lambda: GradCAM(timm.create_model("mobilenetv3_small_050").eval()).explain(
+            batch(), target=0
+        ),
+        "1 x 1",
+    ),
+    "a linear layer": (
+        lambda: GradCAM(Residual(), "head").explain(batch(), target=0),
+        "no image axes",
+    ),
     "another device": (lambda: GradCAM(Residual(), device="meta"), "not moved for you"),
     "no such layer": (lambda: GradCAM(Residual(), "nrom"), "Nearest names: norm"),
-    "a bad to_map": (lambda: GradCAM(Residual(), to_map=lambda x: x[0]).explain(batch(), target=0), "expected \\(b, c, h, w\\)"),
-    "unknown similarity": (lambda: GradCAM(Residual()).explain_pair(*batch(2), "l2"), "one of cosine, dot, euclidean"),
+    "a bad to_map": (
+        lambda: GradCAM(Residual(), to_map=lambda x: x[0]).explain(batch(), target=0),
+        "expected \\(b, c, h, w\\)",
+    ),
+    "unknown similarity": (
+        lambda: GradCAM(Residual()).explain_pair(*batch(2), "l2"),
+        "one of cosine, dot, euclidean",
+    ),
 }
 
 
@@ -405,7 +549,10 @@ def test_cuda_without_cuda_is_said():
 
 
 def test_no_grad_gets_a_plain_message():
-    with torch.no_grad(), pytest.raises(RuntimeError, match="gradients are off: this runs under torch.no_grad"):
+    with (
+        torch.no_grad(),
+        pytest.raises(RuntimeError, match="gradients are off: this runs under torch.no_grad"),
+    ):
         GradCAM(Residual()).compute_attribution(batch(), target=0)
 
 
@@ -429,7 +576,12 @@ def test_a_model_that_returns_a_dictionary_is_said():
         GradCAM(Dict()).explain(batch(), target=0)
 
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))]
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    ),
+]
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -14,9 +14,14 @@ def x():
     return torch.randn(30, 5, dtype=DOUBLE) * 2 + 7
 
 
-@pytest.mark.parametrize("affinity, sigma", [("rbf", "local"), ("rbf", 2.0), ("cosine", 0.5), (lambda a, b: (a @ b.T).sigmoid(), None)])
+@pytest.mark.parametrize(
+    "affinity, sigma",
+    [("rbf", "local"), ("rbf", 2.0), ("cosine", 0.5), (lambda a, b: (a @ b.T).sigmoid(), None)],
+)
 def test_matrix_free_graph_equals_the_stored_one(x, affinity, sigma, monkeypatch):
-    monkeypatch.setattr("ctrace.affinity.TILE_BYTES", 7 * 30 * 8)  # seven rows a tile: the last tile is short
+    monkeypatch.setattr(
+        "ctrace.affinity.TILE_BYTES", 7 * 30 * 8
+    )  # seven rows a tile: the last tile is short
     stored, free = Graph(x, sigma, affinity), Graph(x, sigma, affinity, memory_limit=0)
     v = torch.randn(30, 4, dtype=DOUBLE)
     assert stored.stored and not free.stored
@@ -25,7 +30,9 @@ def test_matrix_free_graph_equals_the_stored_one(x, affinity, sigma, monkeypatch
     assert torch.allclose(free.degree, stored.weights().sum(1), rtol=1e-12)
 
 
-@pytest.mark.parametrize("affinity, sigma", [("rbf", "local"), ("cosine", 0.5), (lambda a, b: (a @ b.T).sigmoid(), None)])
+@pytest.mark.parametrize(
+    "affinity, sigma", [("rbf", "local"), ("cosine", 0.5), (lambda a, b: (a @ b.T).sigmoid(), None)]
+)
 def test_product_passes_gradcheck(x, affinity, sigma):
     sigma = bandwidth(x, sigma) if sigma == "local" else sigma
     v = torch.randn(12, 2, dtype=DOUBLE, requires_grad=True)
@@ -51,12 +58,19 @@ def test_precomputed_weights_have_the_derivative_of_a_symmetric_matrix(x):
     f(W).backward()
     direction = torch.rand(30, 30, dtype=DOUBLE)
     direction = direction + direction.T
-    assert relative_error(float((W.grad * direction).sum()), central_difference(f, W.detach(), direction)) < 1e-7
+    assert (
+        relative_error(
+            float((W.grad * direction).sum()), central_difference(f, W.detach(), direction)
+        )
+        < 1e-7
+    )
 
 
 def test_far_away_float32_features_keep_their_digits():
     torch.manual_seed(0)
-    x = torch.randn(40, 3, dtype=DOUBLE) + torch.tensor([300.0, -200.0, 100.0]) * torch.arange(40)[:, None].remainder(2)
+    x = torch.randn(40, 3, dtype=DOUBLE) + torch.tensor([300.0, -200.0, 100.0]) * torch.arange(40)[
+        :, None
+    ].remainder(2)
     exact = Graph(x, 1.0).degree
     assert ((Graph(x.float(), 1.0).degree.double() - exact) / exact).abs().max() < 1e-5
 
@@ -92,7 +106,15 @@ def test_bad_features_are_named(x, bad, says):
         (dict(affinity="linear"), "'rbf', 'cosine' or a function"),
         (dict(affinity="cosine", sigma="local"), "takes a number"),
         (dict(affinity=lambda a, b: a @ b.T - 1000), "negative"),
-        (dict(affinity=lambda a, b: (a @ torch.triu(torch.ones(5, 5, dtype=DOUBLE)) @ b.T).sigmoid() + a[:, :1].abs()), "symmetric"),
+        (
+            dict(
+                affinity=lambda a, b: (
+                    (a @ torch.triu(torch.ones(5, 5, dtype=DOUBLE)) @ b.T).sigmoid()
+                    + a[:, :1].abs()
+                )
+            ),
+            "symmetric",
+        ),
         (dict(affinity=lambda a, b: (a @ b.T).sigmoid() * 0), "no weight to any node"),
         (dict(affinity=lambda a, b: a @ b.T, sigma=1.0), "its own bandwidth"),
     ],
@@ -109,7 +131,14 @@ def test_only_copies_have_no_local_scale():
     assert Graph(x, "median").sigma > 0
 
 
-@pytest.mark.parametrize("W, says", [(-torch.ones(3, 3), "non-negative"), (torch.rand(3, 4), "symmetric"), (torch.diag(torch.tensor([1.0, 0])), "no weight")])
+@pytest.mark.parametrize(
+    "W, says",
+    [
+        (-torch.ones(3, 3), "non-negative"),
+        (torch.rand(3, 4), "symmetric"),
+        (torch.diag(torch.tensor([1.0, 0])), "no weight"),
+    ],
+)
 def test_bad_weights_are_named(W, says):
     with pytest.raises(ValueError, match=says):
         PrecomputedGraph(W)
@@ -128,7 +157,14 @@ def test_the_closed_form_gradient_of_rbf_is_that_of_its_weights(x, sigma, memory
 
 def test_the_gradient_of_far_away_float32_features_keeps_its_digits():
     torch.manual_seed(0)
-    x = torch.randn(40, 3, dtype=DOUBLE) + torch.tensor([300.0, -200.0, 100.0]) * torch.arange(40)[:, None].remainder(2)
-    x, (left, right) = x.float().double(), torch.randn(2, 40, 3, dtype=DOUBLE)  # rounded once, so that only our own rounding counts
+    x = torch.randn(40, 3, dtype=DOUBLE) + torch.tensor([300.0, -200.0, 100.0]) * torch.arange(40)[
+        :, None
+    ].remainder(2)
+    x, (left, right) = (
+        x.float().double(),
+        torch.randn(2, 40, 3, dtype=DOUBLE),
+    )  # rounded once, so that only our own rounding counts
     exact = Graph(x, 1.0).vjp(left, right)
-    assert (Graph(x.float(), 1.0).vjp(left.float(), right.float()) - exact).norm() / exact.norm() < 1e-5
+    assert (
+        Graph(x.float(), 1.0).vjp(left.float(), right.float()) - exact
+    ).norm() / exact.norm() < 1e-5

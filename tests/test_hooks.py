@@ -106,7 +106,9 @@ def test_the_model_is_left_exactly_as_found(image, run):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, IndexError])
 @pytest.mark.parametrize("where", ["forward", "body"])
-def test_the_model_is_left_exactly_as_found_after_an_exception_and_nothing_is_swallowed(image, error, where):
+def test_the_model_is_left_exactly_as_found_after_an_exception_and_nothing_is_swallowed(
+    image, error, where
+):
     model = Residual()
 
     def fail(*_):
@@ -141,7 +143,10 @@ def test_a_hook_leaves_nothing_on_the_callers_own_image(image):
 
 
 def test_memory_is_flat_over_200_calls():
-    model, batch = Residual(), torch.randn(8, 3, 64, 64)  # 2 MB of copies per call: a leak would show as 400 MB
+    model, batch = (
+        Residual(),
+        torch.randn(8, 3, 64, 64),
+    )  # 2 MB of copies per call: a leak would show as 400 MB
     run_capture(model, batch)
     gc.collect()
     gc.disable()  # garbage collection must not be needed
@@ -168,9 +173,15 @@ def test_a_layer_called_twice_is_said(image):
 
 def test_a_layer_never_reached_is_said(image):
     model = Residual()
-    with pytest.raises(ValueError, match="'unused': never reached"), capture(model, ["conv", "unused"]):
+    with (
+        pytest.raises(ValueError, match="'unused': never reached"),
+        capture(model, ["conv", "unused"]),
+    ):
         model(image)
-    with pytest.raises(ValueError, match="'unused': never reached"), edit_gradient(model, "unused", lambda g, a, n: g):
+    with (
+        pytest.raises(ValueError, match="'unused': never reached"),
+        edit_gradient(model, "unused", lambda g, a, n: g),
+    ):
         model(image)
 
 
@@ -182,7 +193,11 @@ def test_a_layer_that_puts_out_a_tuple_is_said():
 
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
 def test_gradients_switched_off_is_said(off, image):
-    with off(), pytest.raises(RuntimeError, match=f"gradients are off.*{off.__name__}"), capture(Residual(), "conv"):
+    with (
+        off(),
+        pytest.raises(RuntimeError, match=f"gradients are off.*{off.__name__}"),
+        capture(Residual(), "conv"),
+    ):
         pass
 
 
@@ -192,7 +207,10 @@ def test_a_way_back_that_is_cut_is_said(image):
             return torch.from_numpy(super().forward(x).detach().numpy())
 
     model = Numpy()
-    with pytest.raises(RuntimeError, match="does not depend on conv.*numpy"), capture(model, "conv") as seen:
+    with (
+        pytest.raises(RuntimeError, match="does not depend on conv.*numpy"),
+        capture(model, "conv") as seen,
+    ):
         seen.backward(model(image).sum())
     with capture(model, "conv") as seen:
         model(image)
@@ -221,7 +239,9 @@ def test_a_rule_acts_where_it_is_put(image):
         skip_only = input_gradient(model, image)
     x = image.clone().requires_grad_()
     skip = model.stem(x)
-    score = model.head((model.norm(model.conv(skip.detach())) + skip).relu().mean((2, 3)))[:, 0].sum()
+    score = model.head((model.norm(model.conv(skip.detach())) + skip).relu().mean((2, 3)))[
+        :, 0
+    ].sum()
     torch.testing.assert_close(skip_only, torch.autograd.grad(score, x)[0])
 
 
@@ -258,8 +278,14 @@ def test_a_graph_built_inside_keeps_its_edits_and_one_built_outside_has_none(ima
 
 def test_a_rule_that_returns_another_shape_and_a_layer_without_gradient_are_said(image):
     model = Residual()
-    with edit_gradient(model, "stem", lambda g, a, n: g.sum()), pytest.raises(ValueError, match="the gradient's shape.*; it returned"):
+    with (
+        edit_gradient(model, "stem", lambda g, a, n: g.sum()),
+        pytest.raises(ValueError, match="the gradient's shape.*; it returned"),
+    ):
         input_gradient(model, image)
     model.requires_grad_(False)
-    with pytest.raises(RuntimeError, match="no gradient will pass layer 'stem'"), edit_gradient(model, "stem", lambda g, a, n: g):
+    with (
+        pytest.raises(RuntimeError, match="no gradient will pass layer 'stem'"),
+        edit_gradient(model, "stem", lambda g, a, n: g),
+    ):
         model(image)

@@ -26,7 +26,11 @@ def test_images_are_batched_in_the_precision_of_the_model_and_never_shared():
     model = nn.Conv2d(3, 1, 1).double()
     image = torch.rand(3, 4, 5).double()
     batch = prepare_images(model, image)
-    assert batch.shape == (1, 3, 4, 5) and batch.data_ptr() != image.data_ptr() and not batch.requires_grad
+    assert (
+        batch.shape == (1, 3, 4, 5)
+        and batch.data_ptr() != image.data_ptr()
+        and not batch.requires_grad
+    )
     assert prepare_images(model, image.float()).dtype == torch.float64
 
 

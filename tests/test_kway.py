@@ -17,7 +17,9 @@ def noisy_indicator(sizes=(40, 30, 20), noise=0.1, seed=0):
 
 
 def rotation(k, seed=5):
-    return torch.linalg.qr(torch.randn(k, k, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed)))[0]
+    return torch.linalg.qr(
+        torch.randn(k, k, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
+    )[0]
 
 
 def test_segments_of_a_noisy_indicator_are_found_and_ordered_by_size():
@@ -35,7 +37,10 @@ def test_scores_are_the_rotated_eigenvectors():
 def test_rotation_satisfies_the_fixed_point():
     U, _ = noisy_indicator(noise=0.3)
     Z, R = kway_ncut(U, return_rotation=True)
-    Y, E = row_normalize(U), torch.nn.functional.one_hot((row_normalize(U) @ R).argmax(1)).to(DOUBLE)
+    Y, E = (
+        row_normalize(U),
+        torch.nn.functional.one_hot((row_normalize(U) @ R).argmax(1)).to(DOUBLE),
+    )
     A, _, Bt = torch.linalg.svd(Y.T @ E)
     assert torch.allclose(R, A @ Bt, atol=1e-12)
 
@@ -43,7 +48,11 @@ def test_rotation_satisfies_the_fixed_point():
 @pytest.mark.parametrize("change", ["sign", "order", "rotation"])
 def test_scores_and_their_gradient_ignore_the_basis(change):
     U, _ = noisy_indicator(noise=0.3)
-    Q = {"sign": torch.diag(torch.tensor([1.0, -1, -1])), "order": torch.eye(3)[[2, 0, 1]], "rotation": rotation(3, 9)}[change].to(DOUBLE)
+    Q = {
+        "sign": torch.diag(torch.tensor([1.0, -1, -1])),
+        "order": torch.eye(3)[[2, 0, 1]],
+        "rotation": rotation(3, 9),
+    }[change].to(DOUBLE)
     scores, grads = [], []
     for V in (U, U @ Q):
         V = V.clone().requires_grad_()

@@ -19,7 +19,9 @@ def test_layers_are_found_by_name_by_module_and_as_the_last_conv():
 
 def test_the_last_conv_is_not_a_shortcut():
     resnet = timm.models.resnet.ResNet(timm.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=3)
-    assert [name for name, module in resnet.named_modules() if isinstance(module, nn.Conv2d)][-1] == "layer4.0.downsample.0"
+    assert [name for name, module in resnet.named_modules() if isinstance(module, nn.Conv2d)][
+        -1
+    ] == "layer4.0.downsample.0"
     assert find_layer(resnet, "last conv")[0] == "layer4.0.conv2"
 
 
@@ -42,7 +44,10 @@ def test_a_model_without_convolution_or_without_modules_is_said():
 def test_the_live_layer_of_a_transformer_and_the_last_conv_of_others():
     model = make_vit()
     assert live_layer(model) == default_layer(model) == "blocks.2.norm1"
-    assert live_layer(timm.create_model("resnet10t")) is None and default_layer(nn.Conv2d(3, 3, 1)) == "last conv"
+    assert (
+        live_layer(timm.create_model("resnet10t")) is None
+        and default_layer(nn.Conv2d(3, 3, 1)) == "last conv"
+    )
 
 
 CHANGES = {

@@ -1,4 +1,6 @@
-"""Masking curves and mass inside a mask: equal to loops, and right on a model whose answer is known."""
+"""Masking curves and mass inside a mask: equal to loops, and right on a model whose answer is
+known.
+"""
 
 import math
 
@@ -7,7 +9,7 @@ import torch
 from torch import nn
 
 from ctrace.layers import fingerprint
-from ctrace.masking_curves import box_mask, mass_inside, masking_curve
+from ctrace.masking_curves import box_mask, masking_curve, mass_inside
 
 
 @pytest.fixture
@@ -22,7 +24,10 @@ def model():
 
 @pytest.fixture
 def images():
-    return torch.rand(3, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
+    return (
+        torch.rand(3, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        + 0.5
+    )
 
 
 def left_map(b=3):
@@ -36,7 +41,10 @@ def test_curves_equal_a_loop_over_pixels(model, images, order):
     maps, target, ratios = left_map(), [0, 1, 0], (0.0, 0.25, 0.5)
     curve = masking_curve(model, images, maps, target, order, ratios, fill=0.1)
     for i, k in enumerate(target):
-        places = sorted(((maps[i, y, x].item(), y, x) for y in range(6) for x in range(6)), reverse=order == "morf")
+        places = sorted(
+            ((maps[i, y, x].item(), y, x) for y in range(6) for x in range(6)),
+            reverse=order == "morf",
+        )
         before = model(images[i : i + 1]).softmax(1)[0].detach()
         for j, ratio in enumerate(ratios):
             hidden = images[i].clone()
@@ -49,7 +57,9 @@ def test_curves_equal_a_loop_over_pixels(model, images, order):
     assert torch.allclose(curve.aopc, curve.drop.mean(1)) and curve.accuracy.shape == (3,)
 
 
-def test_a_right_map_drops_under_morf_and_not_under_lerf_and_a_wrong_one_the_other_way(model, images):
+def test_a_right_map_drops_under_morf_and_not_under_lerf_and_a_wrong_one_the_other_way(
+    model, images
+):
     right, wrong = left_map(), left_map().flip(2)
     morf, lerf = (masking_curve(model, images, right, 0, order).aopc for order in ("morf", "lerf"))
     assert (morf > 0.2).all() and (lerf < 0).all()
@@ -66,7 +76,9 @@ def test_equal_values_are_masked_at_random_and_reproducibly(images):
 
     masking_curve(Spy(), images, torch.zeros(3, 6, 6), 0, ratios=(0.5,), fill=-9.0)
     hidden = seen[-1]
-    assert (hidden.sum((1, 2)) == 18).all() and hidden[0, :3].sum() not in (0, 18), "not the upper half"
+    assert (hidden.sum((1, 2)) == 18).all() and hidden[0, :3].sum() not in (0, 18), (
+        "not the upper half"
+    )
     assert torch.equal(hidden[0], hidden[1])
     masking_curve(Spy(), images, torch.zeros(3, 6, 6), 0, ratios=(0.5,), fill=-9.0)
     assert torch.equal(seen[-1], hidden)
@@ -88,28 +100,50 @@ def test_model_and_images_are_left_as_found(model, images):
 def test_mass_inside_counts_both_signs_and_a_uniform_map_has_one_per_area():
     mask = torch.stack([box_mask((0, 0, 3, 6), 6, 6), box_mask((2, 1, 5, 3), 6, 6)])
     maps = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0))
-    inside = [sum(abs(maps[i, y, x].item()) for y in range(6) for x in range(6) if mask[i, y, x]) for i in range(2)]
+    inside = [
+        sum(abs(maps[i, y, x].item()) for y in range(6) for x in range(6) if mask[i, y, x])
+        for i in range(2)
+    ]
     expected = [inside[i] / maps[i].abs().sum().item() for i in range(2)]
-    torch.testing.assert_close(mass_inside(maps, mask), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        mass_inside(maps, mask), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=0
+    )
     torch.testing.assert_close(mass_inside(-2 * maps, mask), mass_inside(maps, mask))
-    torch.testing.assert_close(mass_inside(torch.ones(2, 6, 6), mask, per_area=True), torch.ones(2, dtype=torch.float64))
-    torch.testing.assert_close(mass_inside(torch.ones(2, 6, 6), mask * 0.5), torch.tensor([0.25, 1 / 12], dtype=torch.float64))
+    torch.testing.assert_close(
+        mass_inside(torch.ones(2, 6, 6), mask, per_area=True), torch.ones(2, dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        mass_inside(torch.ones(2, 6, 6), mask * 0.5),
+        torch.tensor([0.25, 1 / 12], dtype=torch.float64),
+    )
 
 
 @pytest.mark.parametrize(
     "call, words",
     [
         (lambda m, x: masking_curve(m, x, torch.zeros(3, 3, 6, 6), 0), "Sum the colour channels"),
-        (lambda m, x: masking_curve(m, x, torch.zeros(2, 6, 6), 0), r"expected \(b, height, width\) equal to \(3, 6, 6\)"),
+        (
+            lambda m, x: masking_curve(m, x, torch.zeros(2, 6, 6), 0),
+            r"expected \(b, height, width\) equal to \(3, 6, 6\)",
+        ),
         (lambda m, x: masking_curve(m, x, torch.full((3, 6, 6), math.nan), 0), "has no rank"),
         (lambda m, x: masking_curve(m, x, left_map(), 0, "best"), "order 'morf' or 'lerf'"),
         (lambda m, x: masking_curve(m, x, left_map(), 0, ratios=(0.5, 1.5)), r"ratios in \[0, 1\]"),
         (lambda m, x: masking_curve(m, x, left_map(), [0, 1]), "one for each of 3 images"),
         (lambda m, x: masking_curve(m, x, left_map(), 0.5), "got torch.float32"),
         (lambda m, x: mass_inside(torch.zeros(1, 6, 6), torch.ones(1, 6, 6)), "map 0 has no mass"),
-        (lambda m, x: mass_inside(torch.ones(1, 6, 6), torch.zeros(1, 6, 6)), "mask 0 covers nothing"),
-        (lambda m, x: mass_inside(torch.ones(1, 6, 6), torch.ones(1, 6, 6), per_area=True), "covers the whole image"),
-        (lambda m, x: mass_inside(torch.ones(1, 6, 6), torch.full((1, 6, 6), 255.0)), r"weights in \[0, 1\]"),
+        (
+            lambda m, x: mass_inside(torch.ones(1, 6, 6), torch.zeros(1, 6, 6)),
+            "mask 0 covers nothing",
+        ),
+        (
+            lambda m, x: mass_inside(torch.ones(1, 6, 6), torch.ones(1, 6, 6), per_area=True),
+            "covers the whole image",
+        ),
+        (
+            lambda m, x: mass_inside(torch.ones(1, 6, 6), torch.full((1, 6, 6), 255.0)),
+            r"weights in \[0, 1\]",
+        ),
         (lambda m, x: box_mask((3, 0, 3, 2), 6, 6), "box: expected"),
         (lambda m, x: box_mask((0, 0, 7, 2), 6, 6), "box: expected"),
     ],

@@ -1,4 +1,6 @@
-"""Bundled models keep the bars their cards state; every other model comes through the same door, in words."""
+"""Bundled models keep the bars their cards state; every other model comes through the same door, in
+words.
+"""
 
 import json
 import pickle
@@ -13,8 +15,18 @@ from safetensors.torch import save_file
 from torch.utils.data import Subset
 
 from ctrace import models
-from ctrace.aviary import (MARKED, SPECIES, Aviary, Cached, Individuals, centred_logits, equal_error_rate, part_importance, sample_scene,
-                           species_by_name)
+from ctrace.aviary import (
+    MARKED,
+    SPECIES,
+    Aviary,
+    Cached,
+    Individuals,
+    centred_logits,
+    equal_error_rate,
+    part_importance,
+    sample_scene,
+    species_by_name,
+)
 from ctrace.models import BUNDLED, MODEL_DIR, build_bundled, load_model, model_card, read_checkpoint
 from tools import train_aviary
 
@@ -24,7 +36,9 @@ MARKED_LABELS = [i for i, s in enumerate(SPECIES) if s.name in MARKED]
 
 @torch.no_grad()
 def answers(model, data):
-    return torch.cat([model(model.info.preprocess(part.float() / 255)) for part in data.images.split(70)])
+    return torch.cat(
+        [model(model.info.preprocess(part.float() / 255)) for part in data.images.split(70)]
+    )
 
 
 def accuracy(model, data):
@@ -42,7 +56,9 @@ def held_out():
     return Cached(Aviary("test", 280))
 
 
-# --- what the bundled models can do -----------------------------------------------------------------------------
+# --- what the bundled models can do
+# -----------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classifiers_know_at_least_95_percent_of_held_out_scenes(name, held_out):
@@ -82,7 +98,10 @@ def test_the_shuffled_model_knows_its_training_images_by_heart_and_nothing_else(
 
 
 def test_a_twin_is_told_apart_by_the_one_part_that_differs():
-    model, target = load_model("aviary-resnet-0", device="cpu"), SPECIES.index(species_by_name("iris"))
+    model, target = (
+        load_model("aviary-resnet-0", device="cpu"),
+        SPECIES.index(species_by_name("iris")),
+    )
     scene = sample_scene(2_000_000_123, species_by_name("iris"))
     laurel = SPECIES.index(species_by_name("laurel"))
     before, after = centred_logits(model, [scene, scene.swap("beak", "sickle")])
@@ -90,25 +109,35 @@ def test_a_twin_is_told_apart_by_the_one_part_that_differs():
     assert sum(part_importance(model, scene, target).values()) > 0
 
 
-# --- how they are trained ----------------------------------------------------------------------------------------
+# --- how they are trained
+# ----------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", ["aviary-resnet-1", "aviary-vit-1", "aviary-shuffled", "aviary-embedding"])
+
+@pytest.mark.parametrize(
+    "name", ["aviary-resnet-1", "aviary-vit-1", "aviary-shuffled", "aviary-embedding"]
+)
 def test_a_recipe_run_twice_writes_the_same_weights_and_card(name, tmp_path, monkeypatch):
     """Every kind of recipe, cut down to nine steps on a few images."""
     assert model_card(name)["recipe"] == asdict(train_aviary.RECIPES[name])
-    short = replace(train_aviary.RECIPES[name], steps=9, images=168, batch=8, stem_steps=2 * ("vit" in name))
+    short = replace(
+        train_aviary.RECIPES[name], steps=9, images=168, batch=8, stem_steps=2 * ("vit" in name)
+    )
     monkeypatch.setitem(train_aviary.RECIPES, name, short)
     monkeypatch.setattr(train_aviary, "EVALUATED", 14)
     monkeypatch.setattr(train_aviary, "EVALUATED_BIRDS", 3)
     for folder in ("once", "twice"):
         monkeypatch.setattr(models, "MODEL_DIR", tmp_path / folder)
         train_aviary.train(name, tmp_path, "cpu")
-    once, twice = (read_checkpoint(tmp_path / folder / f"{name}.safetensors") for folder in ("once", "twice"))
+    once, twice = (
+        read_checkpoint(tmp_path / folder / f"{name}.safetensors") for folder in ("once", "twice")
+    )
     assert once.keys() == twice.keys() and all(torch.equal(v, twice[k]) for k, v in once.items())
     assert json.loads((tmp_path / "once" / f"{name}.json").read_text())["recipe"] == asdict(short)
 
 
-# --- what a loaded model carries --------------------------------------------------------------------------------
+# --- what a loaded model carries
+# --------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_bundled_models_carry_what_is_needed_to_feed_and_read_them(name):
@@ -118,7 +147,11 @@ def test_bundled_models_carry_what_is_needed_to_feed_and_read_them(name):
     assert sum(p.numel() for p in model.parameters()) == card["parameters"]
     assert {"recipe", "log", "training_seconds", "machine"} <= set(card)
     config = timm.data.resolve_model_data_config(model)
-    assert (config["input_size"], config["mean"], config["std"]) == (info.input_size, info.mean, info.std)
+    assert (config["input_size"], config["mean"], config["std"]) == (
+        info.input_size,
+        info.mean,
+        info.std,
+    )
     tokens = model.forward_features(info.preprocess(torch.rand(2, 3, 96, 96)))
     if tokens.ndim == 3:
         assert tokens.shape[1] == info.num_prefix_tokens + info.grid[0] * info.grid[1]
@@ -142,7 +175,9 @@ def test_preprocess_scales_and_resizes_and_says_what_is_wrong():
         info.preprocess(image * 255)
 
 
-# --- other models, and what goes wrong --------------------------------------------------------------------------
+# --- other models, and what goes wrong
+# --------------------------------------------------------------------------
+
 
 @pytest.fixture
 def no_network(monkeypatch, tmp_path):
@@ -173,20 +208,27 @@ def test_pretrained_weights_are_taken_from_the_local_hub_cache(no_network):
 
 
 def test_pretrained_without_a_network_fails_with_the_three_ways_on(no_network):
-    with pytest.raises(ValueError, match=r"'test_vit': not in the hub cache.*\(1\) run once with a network.*\(2\) set CTRACE_WEIGHTS_DIR.*\(3\) use a bundled"):
+    with pytest.raises(
+        ValueError,
+        match=r"'test_vit': not in the hub cache.*\(1\) run once with a network.*\(2\) set CTRACE_WEIGHTS_DIR.*\(3\) use a bundled",
+    ):
         load_model(TINY, "pretrained", device="cpu")
     assert constants.HF_HUB_OFFLINE is True
 
 
 def test_auto_without_a_network_says_aloud_that_the_weights_are_random(no_network, capsys):
     model = load_model(TINY, device="cpu")
-    assert "RANDOM weights, untrained" in capsys.readouterr().out and model.info.weights.startswith("RANDOM")
+    assert "RANDOM weights, untrained" in capsys.readouterr().out and model.info.weights.startswith(
+        "RANDOM"
+    )
 
 
 def test_a_local_folder_of_weights_is_used_and_named(no_network, tmp_path, monkeypatch, capsys):
     torch.manual_seed(2)
     state = timm.create_model(TINY).state_dict()
-    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / f"{TINY}.pth")
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / f"{TINY}.pth"
+    )
     monkeypatch.setenv(models.WEIGHTS_VARIABLE, str(tmp_path))
     model = load_model(TINY, "pretrained", device="cpu")
     assert "local file test_vit.pth" in capsys.readouterr().out
@@ -194,7 +236,10 @@ def test_a_local_folder_of_weights_is_used_and_named(no_network, tmp_path, monke
 
 
 def test_a_path_fills_bundled_and_timm_architectures_alike(tmp_path):
-    for name, model in (("aviary-vit-1", build_bundled("aviary-vit-1")), (TINY, timm.create_model(TINY))):
+    for name, model in (
+        ("aviary-vit-1", build_bundled("aviary-vit-1")),
+        (TINY, timm.create_model(TINY)),
+    ):
         state = {k: v.contiguous() for k, v in model.state_dict().items()}
         save_file(state, str(tmp_path / "own.safetensors"))
         loaded = load_model(name, tmp_path / "own.safetensors", device="cpu")
@@ -218,7 +263,9 @@ def test_code_inside_a_weight_file_is_never_executed(tmp_path):
 def test_unusable_weight_files_are_refused_in_words(tmp_path):
     with pytest.raises(ValueError, match="no weight file at"):
         load_model("aviary-vit-0", tmp_path / "missing.safetensors")
-    (tmp_path / "cut.safetensors").write_bytes((MODEL_DIR / "aviary-vit-0.safetensors").read_bytes()[:5000])
+    (tmp_path / "cut.safetensors").write_bytes(
+        (MODEL_DIR / "aviary-vit-0.safetensors").read_bytes()[:5000]
+    )
     with pytest.raises(ValueError, match="no readable safetensors file"):
         load_model("aviary-vit-0", tmp_path / "cut.safetensors")
     torch.save([1, 2], tmp_path / "list.pth")
@@ -229,7 +276,9 @@ def test_unusable_weight_files_are_refused_in_words(tmp_path):
 
 
 def test_an_unknown_name_lists_close_ones():
-    with pytest.raises(ValueError, match="no model is called 'aviary-vit-7'.*Close names: aviary-vit-"):
+    with pytest.raises(
+        ValueError, match="no model is called 'aviary-vit-7'.*Close names: aviary-vit-"
+    ):
         load_model("aviary-vit-7")
     with pytest.raises(ValueError, match="Close names: .*resnet18"):
         load_model("resnet_18")

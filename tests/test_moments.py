@@ -1,4 +1,6 @@
-"""Moments: equal to numpy's on all values at once however they are streamed, and Welch's test equal to scipy's."""
+"""Moments: equal to numpy's on all values at once however they are streamed, and Welch's test equal
+to scipy's.
+"""
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ K, C = 7, 6
 
 @pytest.fixture
 def data():
-    """Channel 4 is constant, channel 5 is constant inside and outside class 3; class 0 has two values and class 6 most."""
+    """Channel 4 is constant, channel 5 is constant inside and outside class 3; class 0 has two
+    values and class 6 most.
+    """
     rng = np.random.default_rng(0)
     group = np.concatenate([[0, 0], np.repeat([1, 2, 3, 4, 5], 9), np.repeat(6, 60)])
     values = rng.normal(size=(len(group), C)) * (1 + group[:, None]) + 0.3 * (group == 2)[:, None]
@@ -42,7 +46,9 @@ def test_streamed_moments_equal_those_of_all_values_at_once(data, sizes):
         inside = values[group == k].numpy()
         assert moments.count[k] == len(inside)
         np.testing.assert_allclose(moments.mean[k], inside.mean(0), rtol=0, atol=1e-14)
-        np.testing.assert_allclose(moments.variance()[k], inside.var(0, ddof=1), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            moments.variance()[k], inside.var(0, ddof=1), rtol=1e-12, atol=1e-14
+        )
     total = moments.total()
     np.testing.assert_allclose(total.mean[0], values.mean(0), atol=1e-14)
     np.testing.assert_allclose(total.variance()[0], values.var(0), rtol=1e-12, atol=1e-14)
@@ -63,14 +69,18 @@ def test_all_but_one_holds_the_values_of_all_other_groups(data, k):
         assert rest.count[i] == len(outside)
         if len(outside):
             np.testing.assert_allclose(rest.mean[i], outside.mean(0), atol=1e-14)
-            np.testing.assert_allclose(rest.variance()[i], outside.var(0, ddof=1), rtol=1e-12, atol=1e-14)
+            np.testing.assert_allclose(
+                rest.variance()[i], outside.var(0, ddof=1), rtol=1e-12, atol=1e-14
+            )
 
 
 def test_a_constant_channel_has_variance_exactly_zero_on_every_way(data):
     moments = streamed(*data, 10)
     for way in (moments, moments.total(), moments.all_but_one(), moments.merge(moments)):
         assert (way.m2[:, 4] == 0).all() and (way.mean[:, 4] == 0.1).all()
-    assert moments.all_but_one().m2[3, 5] == 0, "outside class 3 this channel is constant: a difference of totals would leave a rest"
+    assert moments.all_but_one().m2[3, 5] == 0, (
+        "outside class 3 this channel is constant: a difference of totals would leave a rest"
+    )
 
 
 def test_welch_equals_scipy_to_1e_9_for_tiny_and_large_classes(data):
@@ -83,16 +93,22 @@ def test_welch_equals_scipy_to_1e_9_for_tiny_and_large_classes(data):
         np.testing.assert_allclose(p[k, :4], theirs.pvalue, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(t[k, :4], theirs.statistic, rtol=1e-9)
         pooled = stats.ttest_ind(inside, outside, alternative="greater").pvalue
-        assert k != 6 or np.abs(p[k, :4].numpy() - pooled).max() > 1e-3, "the pooled test must be another one, or this compares nothing"
+        assert k != 6 or np.abs(p[k, :4].numpy() - pooled).max() > 1e-3, (
+            "the pooled test must be another one, or this compares nothing"
+        )
 
 
 def test_welch_equals_scipy_far_out_in_the_tail():
     rng = np.random.default_rng(1)
-    values = torch.from_numpy(np.concatenate([rng.normal(size=(40, 1)) + 8, rng.normal(size=(400, 1))]))
+    values = torch.from_numpy(
+        np.concatenate([rng.normal(size=(40, 1)) + 8, rng.normal(size=(400, 1))])
+    )
     group = torch.tensor([0] * 40 + [1] * 400)
     moments = Moments.of_groups(values, group, 2)
     _, p = welch_greater(moments, moments.all_but_one())
-    theirs = stats.ttest_ind(values[:40, 0].numpy(), values[40:, 0].numpy(), equal_var=False, alternative="greater").pvalue
+    theirs = stats.ttest_ind(
+        values[:40, 0].numpy(), values[40:, 0].numpy(), equal_var=False, alternative="greater"
+    ).pvalue
     assert theirs < 1e-30 and abs(p[0, 0].item() / theirs - 1) < 1e-6
 
 

@@ -47,7 +47,10 @@ def test_transform_passes_a_gradient_to_the_new_rows():
 
 def test_beyond_max_exact_the_result_says_how_many_points_were_exact():
     x = blobs((300, 200, 200), spread=6)
-    exact, sampled = Ncut(3, sigma="median"), Ncut(3, sigma="median", max_exact=500, n_landmarks=200)
+    exact, sampled = (
+        Ncut(3, sigma="median"),
+        Ncut(3, sigma="median", max_exact=500, n_landmarks=200),
+    )
     segments = [kway_ncut(n.fit_transform(x)).argmax(1) for n in (exact, sampled)]
     assert (exact.n_exact, sampled.n_exact) == (700, 200)
     assert (segments[0] == segments[1]).all()
@@ -58,7 +61,8 @@ def test_gradient_through_the_landmarks_equals_differences():
     ncut = Ncut(3, sigma=4.0, track_grad=True, max_exact=100, n_landmarks=60, n_neighbors=150)
     torch.manual_seed(0)
     weight = torch.randn(150, 3, dtype=DOUBLE)
-    # The interpolation's scales and the choice of landmarks are held constant; a step this small does not change the choice.
+    # The interpolation's scales and the choice of landmarks are held constant; a step this small
+    # does not change the choice.
     points = x.clone().requires_grad_()
     U = ncut.fit_transform(points)
     (kway_ncut(U).square() * weight).sum().backward()
@@ -68,7 +72,16 @@ def test_gradient_through_the_landmarks_equals_differences():
     assert points.grad[outside].abs().max() > 0 and points.grad[~outside].abs().max() > 0
 
 
-@pytest.mark.parametrize("fit", [lambda n: n.transform(blobs()), lambda n: n.eigval, lambda n: n.eigengap, lambda n: n.n_exact, lambda n: n.bandwidth])
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda n: n.transform(blobs()),
+        lambda n: n.eigval,
+        lambda n: n.eigengap,
+        lambda n: n.n_exact,
+        lambda n: n.bandwidth,
+    ],
+)
 def test_asking_before_fitting_is_refused(fit):
     with pytest.raises(ValueError, match="has not been fitted"):
         fit(Ncut(3))

@@ -1,4 +1,7 @@
-"""The notebooks as files: generated from their scripts, listed in the book, openable in Colab. None of them is run here."""
+"""The notebooks as files: generated from their scripts, listed in the book, openable in Colab. None
+of them is run here.
+"""
+
 import re
 import tomllib
 from pathlib import Path
@@ -12,7 +15,7 @@ from tools.check_notebooks import shape_problems, toc_problems
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
-SCRIPT = '''\
+SCRIPT = """\
 # %% [markdown]
 # # Title
 
@@ -21,7 +24,7 @@ value = 1
 
 # %%
 print(value)
-'''
+"""
 
 
 def every_notebook(test):
@@ -53,7 +56,11 @@ def test_notebook_carries_no_outputs(path):
 
 @every_notebook
 def test_first_cell_is_the_title_and_no_other_title_follows(path):
-    titles = [cell.source for cell in cells(path) if cell.cell_type == "markdown" and re.search(r"(?m)^# \S", cell.source)]
+    titles = [
+        cell.source
+        for cell in cells(path)
+        if cell.cell_type == "markdown" and re.search(r"(?m)^# \S", cell.source)
+    ]
     assert cells(path)[0].cell_type == "markdown"
     assert titles == [cells(path)[0].source]
 
@@ -75,12 +82,16 @@ def test_install_cell_comes_before_any_other_code_and_names_the_repository(path)
 
 @every_notebook
 def test_no_cell_is_longer_than_thirty_lines(path):
-    long = {number: cell.source.splitlines()[0] for number, cell in enumerate(cells(path), 1)
-            if cell.cell_type == "code" and len(cell.source.splitlines()) > 30}
+    long = {
+        number: cell.source.splitlines()[0]
+        for number, cell in enumerate(cells(path), 1)
+        if cell.cell_type == "code" and len(cell.source.splitlines()) > 30
+    }
     assert long == {}
 
 
 # ---- the checks themselves ----
+
 
 @pytest.fixture
 def pair(tmp_path):
@@ -109,7 +120,10 @@ def test_equal_cells_get_different_ids(pair):
     assert len(set(ids)) == 2
 
 
-@pytest.mark.parametrize("old, new", [("value = 1", "value = 2"), ("# # Title", "# # Other"), ("remove-cell", "hide-input")])
+@pytest.mark.parametrize(
+    "old, new",
+    [("value = 1", "value = 2"), ("# # Title", "# # Other"), ("remove-cell", "hide-input")],
+)
 def test_edited_script_is_noticed(pair, old, new):
     (pair / "01_x.py").write_text(SCRIPT.replace(old, new))
     assert "run `make sync`" in sync_notebooks.out_of_date(pair)[0]
@@ -125,4 +139,7 @@ def test_outputs_in_a_notebook_are_noticed(pair):
 def test_half_a_pair_is_noticed(pair):
     (pair / "02_y.py").write_text(SCRIPT)
     (pair / "01_x.py").unlink()
-    assert [problem.split(":")[0] for problem in sync_notebooks.out_of_date(pair)] == ["02_y.py has no .ipynb", "01_x.ipynb has no .py"]
+    assert [problem.split(":")[0] for problem in sync_notebooks.out_of_date(pair)] == [
+        "02_y.py has no .ipynb",
+        "01_x.ipynb has no .py",
+    ]

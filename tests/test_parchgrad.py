@@ -1,4 +1,6 @@
-"""ParchGrad: equal to literal surgery one image at a time, the plain gradient where it must be, and nothing left behind."""
+"""ParchGrad: equal to literal surgery one image at a time, the plain gradient where it must be, and
+nothing left behind.
+"""
 
 import math
 
@@ -50,7 +52,9 @@ def unseen():
 
 @pytest.fixture(scope="module")
 def training():
-    """What `parch` was made from, by a literal loop: mean activations by place of the layer, and the classes."""
+    """What `parch` was made from, by a literal loop: mean activations by place of the layer, and
+    the classes.
+    """
     images, labels = labelled_images(30)
     return {at: reference.activations(make_net(), at, images) for at in (0, 3)}, labels.tolist()
 
@@ -58,7 +62,9 @@ def training():
 def gradients(b=3, c=10, h=4, w=5, seed=0):
     """Correlated channels, so that kept and other part covary."""
     generator = torch.Generator().manual_seed(seed)
-    own, common = (torch.randn(b, k, h, w, generator=generator, dtype=torch.float64) for k in (c, 1))
+    own, common = (
+        torch.randn(b, k, h, w, generator=generator, dtype=torch.float64) for k in (c, 1)
+    )
     return (own + common) * 1e-4, torch.rand(b, c, generator=generator) < 0.4
 
 
@@ -66,13 +72,19 @@ def sum_variance(g):
     return g.sum(1).flatten(1).var(1)
 
 
-# --- weighing the two parts -------------------------------------------------------------------------------------
+# --- weighing the two parts
+# -------------------------------------------------------------------------------------
 
 
-SINGLE_PIXEL = [((1, 1), weights) for weights in WEIGHTS if "exact_variance" not in weights]  # which has a test of its own there
+SINGLE_PIXEL = [
+    ((1, 1), weights) for weights in WEIGHTS if "exact_variance" not in weights
+]  # which has a test of its own there
 
 
-@pytest.mark.parametrize("size, weights", [(size, weights) for size in ((4, 5), (1, 5)) for weights in WEIGHTS] + SINGLE_PIXEL)
+@pytest.mark.parametrize(
+    "size, weights",
+    [(size, weights) for size in ((4, 5), (1, 5)) for weights in WEIGHTS] + SINGLE_PIXEL,
+)
 def test_reweighing_equals_the_formulas_one_image_at_a_time(size, weights):
     g, kept = gradients(h=size[0], w=size[1])
     untouched = g.clone()
@@ -84,7 +96,9 @@ def test_reweighing_equals_the_formulas_one_image_at_a_time(size, weights):
 
 
 @pytest.mark.parametrize("gamma", [0.5, 4.0, math.inf])
-def test_exact_variance_conserves_the_variance_of_the_channel_sum_and_the_published_factor_does_not(gamma):
+def test_exact_variance_conserves_the_variance_of_the_channel_sum_and_the_published_factor_does_not(
+    gamma,
+):
     g, kept = gradients()
     exact = reweigh(g, kept, gamma, exact_variance=True)
     torch.testing.assert_close(sum_variance(exact), sum_variance(g), rtol=1e-10, atol=0)
@@ -98,19 +112,27 @@ def test_exact_variance_conserves_the_variance_of_the_channel_sum_and_the_publis
 
 def test_the_published_factor_conserves_the_variance_of_parts_that_do_not_covary():
     g = torch.zeros(1, 2, 2, 2, dtype=torch.float64)
-    g[0, 0], g[0, 1] = torch.tensor([[1.0, -1.0], [1.0, -1.0]]), torch.tensor([[3.0, 3.0], [-3.0, -3.0]])
+    g[0, 0], g[0, 1] = (
+        torch.tensor([[1.0, -1.0], [1.0, -1.0]]),
+        torch.tensor([[3.0, 3.0], [-3.0, -3.0]]),
+    )
     kept = torch.tensor([[True, False]])
     for gamma in (0.5, 2.0, math.inf):
         torch.testing.assert_close(sum_variance(reweigh(g, kept, gamma)), sum_variance(g))
     edited = reweigh(g, kept, 2.0)
-    assert abs(edited[:, 0].std() / edited[:, 1].std() - 2.0) < 1e-12, "gamma is the ratio of the two standard deviations"
+    assert abs(edited[:, 0].std() / edited[:, 1].std() - 2.0) < 1e-12, (
+        "gamma is the ratio of the two standard deviations"
+    )
 
 
 def test_a_growing_gamma_tends_to_an_infinite_one():
     g, kept = gradients()
     for exact in (False, True):
         limit = reweigh(g, kept, math.inf, exact_variance=exact)
-        off = [(reweigh(g, kept, gamma, exact_variance=exact) - limit).abs().max() / limit.abs().max() for gamma in (10.0, 1e3, 1e6)]
+        off = [
+            (reweigh(g, kept, gamma, exact_variance=exact) - limit).abs().max() / limit.abs().max()
+            for gamma in (10.0, 1e3, 1e6)
+        ]
         assert off[0] > off[1] > off[2] and off[0] > 1e-3 and off[2] < 1e-5
 
 
@@ -126,7 +148,9 @@ def test_parts_without_variance_give_finite_gradients(weights):
     g, kept = gradients(b=5)
     g[0] *= kept[0, :, None, None]  # the other part is silent
     g[1] *= ~kept[1, :, None, None]  # the kept part is silent
-    g[2] = 0.1 * torch.arange(10.0)[:, None, None]  # both are constant: their variance would be rounding noise
+    g[2] = (
+        0.1 * torch.arange(10.0)[:, None, None]
+    )  # both are constant: their variance would be rounding noise
     g[3] = 0.0
     g[4, kept[4]] = 1e-4  # the kept part is constant but for the last digit of one pixel
     g[4, kept[4], 0, 0] *= 1 + 4e-16
@@ -142,40 +166,59 @@ def test_half_precision_is_weighed_in_float32():
         half = g.to(dtype)  # the variance of these is below the smallest float16
         edited = reweigh(half, kept)
         assert edited.dtype == dtype
-        torch.testing.assert_close(edited.double(), reweigh(half.double(), kept), rtol=1e-2, atol=1e-7)
+        torch.testing.assert_close(
+            edited.double(), reweigh(half.double(), kept), rtol=1e-2, atol=1e-7
+        )
 
 
-# --- the whole way back -----------------------------------------------------------------------------------------
+# --- the whole way back
+# -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("choice", [{"quantile": 0.35}, {"alpha": 0.3}])
-def test_class_partition_equals_literal_surgery_with_scipys_p_values(net, parch, unseen, training, choice, weights):
+def test_class_partition_equals_literal_surgery_with_scipys_p_values(
+    net, parch, unseen, training, choice, weights
+):
     images, labels = unseen
     rows, known = training
     edited = parch.attribute("grad", images, labels, **choice, **weights)
     for i, k in enumerate(labels.tolist()):
-        p = {at: [reference.class_pvalue(rows[at], known, k, c) for c in range(len(rows[at][0]))] for at in rows}
+        p = {
+            at: [reference.class_pvalue(rows[at], known, k, c) for c in range(len(rows[at][0]))]
+            for at in rows
+        }
         kept = {at: reference.keep(p[at], **choice) for at in rows}
         literal = reference.attribute(net, images[i], k, kept, **weights)
-        torch.testing.assert_close(edited[i], literal, rtol=0, atol=1e-9 * literal.abs().max().item())
+        torch.testing.assert_close(
+            edited[i], literal, rtol=0, atol=1e-9 * literal.abs().max().item()
+        )
     assert not torch.allclose(edited, saliency.gradient(net, images, labels), rtol=0.1)
 
 
 @pytest.mark.parametrize("choice", [{"quantile": 0.35}, {"alpha": 0.6}])
-def test_instance_partition_equals_literal_surgery_with_normal_tails(net, parch, unseen, training, choice):
+def test_instance_partition_equals_literal_surgery_with_normal_tails(
+    net, parch, unseen, training, choice
+):
     images, labels = unseen
     rows, _ = training
     with parch.partition("ins", **choice) as seen:
         edited = saliency.gradient(net, images, labels)
     for i, k in enumerate(labels.tolist()):
         now = {at: reference.activations(net, at, images[i : i + 1])[0] for at in rows}
-        p = {at: [reference.instance_pvalue(rows[at], v, c) for c, v in enumerate(now[at])] for at in rows}
+        p = {
+            at: [reference.instance_pvalue(rows[at], v, c) for c, v in enumerate(now[at])]
+            for at in rows
+        }
         kept = {at: reference.keep(p[at], **choice) for at in rows}
         literal = reference.attribute(net, images[i], k, kept)
-        torch.testing.assert_close(edited[i], literal, rtol=0, atol=1e-9 * literal.abs().max().item())
+        torch.testing.assert_close(
+            edited[i], literal, rtol=0, atol=1e-9 * literal.abs().max().item()
+        )
         assert seen.kept["3"][i].nonzero()[:, 0].tolist() == sorted(kept[3])
-    assert len({tuple(row.tolist()) for row in seen.kept["3"]}) > 1, "images must differ in what they excite"
+    assert len({tuple(row.tolist()) for row in seen.kept["3"]}) > 1, (
+        "images must differ in what they excite"
+    )
 
 
 @pytest.mark.parametrize("attribution", ATTRIBUTIONS)
@@ -189,17 +232,25 @@ def test_a_batch_equals_one_by_one_in_every_attribution(parch, unseen, attributi
         torch.testing.assert_close(together[i], alone, rtol=0, atol=1e-9 * alone.abs().max().item())
 
 
-@pytest.mark.parametrize("attribution, weights", [("grad", weights) for weights in WEIGHTS] + [(name, {}) for name in ATTRIBUTIONS])
+@pytest.mark.parametrize(
+    "attribution, weights",
+    [("grad", weights) for weights in WEIGHTS] + [(name, {}) for name in ATTRIBUTIONS],
+)
 def test_keeping_all_channels_is_the_plain_attribution(parch, unseen, attribution, weights):
     images, labels = unseen
     settings = {"steps": 64} if attribution == "ig" else ATTRIBUTIONS[attribution]
     maps = parch.with_controls(attribution, images, labels, settings, quantile=1.0, **weights)
-    assert torch.equal(maps["plain"], maps["partition"]) and torch.equal(maps["plain"], maps["random"])
+    assert torch.equal(maps["plain"], maps["partition"]) and torch.equal(
+        maps["plain"], maps["random"]
+    )
 
 
 def test_in_a_sequential_net_conservation_multiplies_the_map_by_one_constant(parch, unseen):
     images, labels = unseen
-    plain, conserved = (parch.attribute("grad", images, labels, quantile=0.3, variance_conservation=on) for on in (False, True))
+    plain, conserved = (
+        parch.attribute("grad", images, labels, quantile=0.3, variance_conservation=on)
+        for on in (False, True)
+    )
     ratio = conserved / plain
     spread = ratio.flatten(1).std(1) / ratio.flatten(1).mean(1)
     assert spread.max() < 1e-9 and (ratio.flatten(1).mean(1) > 1.1).all()
@@ -209,7 +260,10 @@ def test_in_a_residual_net_conservation_changes_the_map():
     model = Residual().double()
     images, labels = labelled_images(30, 5)
     parch = ParchGrad(model, collect(model, images, labels), layers="conv")
-    plain, conserved = (parch.attribute("grad", images[:3], labels[:3], quantile=0.3, variance_conservation=on) for on in (False, True))
+    plain, conserved = (
+        parch.attribute("grad", images[:3], labels[:3], quantile=0.3, variance_conservation=on)
+        for on in (False, True)
+    )
     ratio = conserved / plain
     assert (ratio.flatten(1).std(1) / ratio.flatten(1).mean(1).abs()).min() > 1e-3
 
@@ -224,7 +278,11 @@ def test_the_class_of_a_row_is_the_logit_it_is_asked_about_or_the_one_named(parc
         assert seen.classes.tolist() == [3] * 5
     assert torch.equal(own[2], one[2]) and not torch.allclose(own[0], one[0])
     chosen = parch.kept_for([2, 3], quantile=0.3)["3"]
-    assert torch.equal(seen.kept["3"][0], chosen[1]) and not torch.equal(chosen[0], chosen[1]) and chosen.sum(1).tolist() == [2, 2]
+    assert (
+        torch.equal(seen.kept["3"][0], chosen[1])
+        and not torch.equal(chosen[0], chosen[1])
+        and chosen.sum(1).tolist() == [2, 2]
+    )
 
 
 def test_a_score_that_is_no_logit_needs_a_named_class(parch, net, unseen):
@@ -242,7 +300,9 @@ def test_an_embedding_model_is_partitioned_for_a_named_class():
     images, labels = labelled_images(12, size=16)
     parch = ParchGrad(model, collect(model, images.float(), labels, num_classes=4), layer_ratio=1.0)
     with parch.partition("cls", quantile=0.3, classes=2):
-        edited = saliency.gradient(model, images[:2], target_embedding=model(images[2:4].float()).detach())
+        edited = saliency.gradient(
+            model, images[:2], target_embedding=model(images[2:4].float()).detach()
+        )
     assert edited.flatten(1).any(1).all()
 
 
@@ -250,7 +310,9 @@ def test_quantile_keeps_exactly_that_many_channels_and_wins_over_alpha(parch, ne
     for quantile, kept in ((0.01, [1, 1]), (0.3, [1, 2]), (0.5, [3, 4]), (1.0, [6, 8])):
         with parch.partition("ins", quantile=quantile, alpha=0.0) as seen:
             saliency.gradient(net, *unseen)
-        assert [seen.kept[layer].sum(1).unique().tolist() for layer in ("0", "3")] == [[n] for n in kept]
+        assert [seen.kept[layer].sum(1).unique().tolist() for layer in ("0", "3")] == [
+            [n] for n in kept
+        ]
 
 
 def test_where_no_channel_meets_alpha_all_are_kept_and_it_is_said(parch, net, unseen):
@@ -296,7 +358,8 @@ def test_the_statistics_choose_the_channel_that_was_planted_for_a_class(net):
     assert parch.kept_for(2, quantile=0.2)["0"][0].nonzero()[:, 0].tolist() == [4]
 
 
-# --- models -----------------------------------------------------------------------------------------------------
+# --- models
+# -----------------------------------------------------------------------------------------------------
 
 MODELS = {
     "resnet18": lambda: timm.create_model("resnet18", num_classes=5, zero_init_last=False),
@@ -319,7 +382,11 @@ def test_published_families_are_partitioned_at_their_default_layers_and_left_as_
     assert list(seen.kept)[::-1] == parch.layers == default_convs(model)
     assert fingerprint(model) == before
     plain = saliency.gradient(model, images[:3], labels[:3])
-    assert edited.isfinite().all() and edited.flatten(1).any(1).all() and not torch.allclose(edited, plain, rtol=0.1)
+    assert (
+        edited.isfinite().all()
+        and edited.flatten(1).any(1).all()
+        and not torch.allclose(edited, plain, rtol=0.1)
+    )
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -331,11 +398,14 @@ def test_the_model_is_left_exactly_as_found_after_an_exception(parch, net, unsee
     assert fingerprint(net) == before
 
 
-# --- bad input --------------------------------------------------------------------------------------------------
+# --- bad input
+# --------------------------------------------------------------------------------------------------
 
 
 def use(parch, images=None, target=0, **partition):
-    return parch.attribute("grad", labelled_images(2)[0] if images is None else images, target, **partition)
+    return parch.attribute(
+        "grad", labelled_images(2)[0] if images is None else images, target, **partition
+    )
 
 
 @pytest.mark.parametrize(
@@ -349,14 +419,32 @@ def use(parch, images=None, target=0, **partition):
         (lambda p: use(p), "pass quantile, the share to keep, or alpha"),
         (lambda p: use(p, quantile=0.1, gamma=0.0), "gamma: expected a positive number"),
         (lambda p: use(p, quantile=0.1, gamma=math.nan), "gamma: expected a positive number"),
-        (lambda p: use(p, quantile=0.1, method="both"), "expected one of cls, ins, received 'both'"),
-        (lambda p: use(p, quantile=0.1, classes=4), "class 4: these statistics hold the classes 0 to 3"),
-        (lambda p: p.attribute("lime", labelled_images(2)[0], 0, quantile=0.1), "expected one of grad, inputgrad, smoothgrad, ig"),
+        (
+            lambda p: use(p, quantile=0.1, method="both"),
+            "expected one of cls, ins, received 'both'",
+        ),
+        (
+            lambda p: use(p, quantile=0.1, classes=4),
+            "class 4: these statistics hold the classes 0 to 3",
+        ),
+        (
+            lambda p: p.attribute("lime", labelled_images(2)[0], 0, quantile=0.1),
+            "expected one of grad, inputgrad, smoothgrad, ig",
+        ),
         (lambda p: ParchGrad(p.model, p.statistics), "no default layers are known for Sequential"),
-        (lambda p: ParchGrad(p.model, p.statistics, "0", 0.5), "pass layers or layer_ratio, not both"),
+        (
+            lambda p: ParchGrad(p.model, p.statistics, "0", 0.5),
+            "pass layers or layer_ratio, not both",
+        ),
         (lambda p: ParchGrad(torch.nn.Linear(2, 2), p.statistics), "has no Conv2d"),
-        (lambda p: ParchGrad(make_net(seed=1), p.statistics, layer_ratio=1.0), "statistics of another model: the weights"),
-        (lambda p: ParchGrad(Residual(), p.statistics, layer_ratio=1.0), "hold nothing about stem, conv"),
+        (
+            lambda p: ParchGrad(make_net(seed=1), p.statistics, layer_ratio=1.0),
+            "statistics of another model: the weights",
+        ),
+        (
+            lambda p: ParchGrad(Residual(), p.statistics, layer_ratio=1.0),
+            "hold nothing about stem, conv",
+        ),
     ],
 )
 def test_a_wrong_call_is_said(parch, call, words):

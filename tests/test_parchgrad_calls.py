@@ -19,7 +19,9 @@ def net():
 
 @pytest.fixture
 def folder(net, tmp_path):
-    ChannelStatistics.collect(net, [labelled_images(30)], progress=False, shapiro_sample=30).save(tmp_path / STATISTICS_FILE)
+    ChannelStatistics.collect(net, [labelled_images(30)], progress=False, shapiro_sample=30).save(
+        tmp_path / STATISTICS_FILE
+    )
     return tmp_path
 
 
@@ -39,10 +41,19 @@ def prepared(net, folder, method="cls"):
 def test_the_published_sequence_gives_the_maps_of_parchgrad(net, folder, images, method):
     x, y = images
     attr = get_input_attrib("grad")(
-        prepared(net, folder, method), x, y,
-        cls=y, modify_gradient=True, quantile=0.3, alpha=0.1, p_value_threshold=1.0, variance_conservation=True,
-        exact_variance=False, gamma_infinity=True, enable_forward_hook=method == "ins",
-    )  # fmt: skip
+        prepared(net, folder, method),
+        x,
+        y,
+        cls=y,
+        modify_gradient=True,
+        quantile=0.3,
+        alpha=0.1,
+        p_value_threshold=1.0,
+        variance_conservation=True,
+        exact_variance=False,
+        gamma_infinity=True,
+        enable_forward_hook=method == "ins",
+    )
     parch = ParchGrad(net, ChannelStatistics.load(folder / STATISTICS_FILE), layers="3")
     same = parch.attribute("grad", x, y, method=method, quantile=0.3, p_value_threshold=1.0)
     assert attr.shape == (3, 10, 10) and torch.equal(attr, same.abs().mean(1))
@@ -53,9 +64,13 @@ def test_one_class_for_all_a_finite_gamma_and_the_plain_gradient_are_passed_on(n
     wrapper, grad = prepared(net, folder), get_input_attrib("grad")
     parch = wrapper.parchgrad
     ours = grad(wrapper, x, y, cls=torch.tensor([2]), gamma_infinity=False, gamma=2.0, quantile=0.3)
-    assert torch.equal(ours, parch.attribute("grad", x, y, quantile=0.3, classes=2, gamma=2.0).abs().mean(1))
+    assert torch.equal(
+        ours, parch.attribute("grad", x, y, quantile=0.3, classes=2, gamma=2.0).abs().mean(1)
+    )
     assert not torch.equal(ours, grad(wrapper, x, y, gamma=math.inf, quantile=0.3))
-    assert torch.equal(grad(wrapper, x, y, modify_gradient=False), saliency.gradient(net, x, y).abs().mean(1))
+    assert torch.equal(
+        grad(wrapper, x, y, modify_gradient=False), saliency.gradient(net, x, y).abs().mean(1)
+    )
 
 
 def test_a_step_left_out_is_said(net, tmp_path, images):
@@ -70,6 +85,8 @@ def test_a_step_left_out_is_said(net, tmp_path, images):
     for call, words in cases:
         with pytest.raises(ValueError, match=words):
             call()
-    ChannelStatistics.collect(net, [labelled_images(30)], progress=False).save(tmp_path / STATISTICS_FILE)
+    ChannelStatistics.collect(net, [labelled_images(30)], progress=False).save(
+        tmp_path / STATISTICS_FILE
+    )
     with pytest.raises(ValueError, match="expected y itself or a single class"):
         get_input_attrib("grad")(prepared(net, tmp_path), *images, cls=[1, 1, 1], quantile=0.3)

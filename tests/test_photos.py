@@ -19,7 +19,9 @@ def test_every_listed_photograph_is_a_colour_photograph_of_the_asked_size():
 
 
 def test_the_photographs_of_the_required_packages_are_there():
-    assert {"astronaut", "chelsea", "coffee", "hopper", "motorcycle", "retina", "rocket"} <= set(photo_names())
+    assert {"astronaut", "chelsea", "coffee", "hopper", "motorcycle", "retina", "rocket"} <= set(
+        photo_names()
+    )
 
 
 def test_every_photograph_states_source_licence_and_description():
@@ -64,7 +66,9 @@ def test_a_package_without_its_data_is_told_apart_from_a_missing_package(monkeyp
 
 def test_paths_and_images_mix_and_come_back_as_rgb(tmp_path):
     Image.new("RGBA", (4, 3), (255, 0, 0, 255)).save(tmp_path / "a.png")
-    images = load_images_helper([str(tmp_path / "a.png"), tmp_path / "a.png", Image.new("L", (2, 2), 7)])
+    images = load_images_helper(
+        [str(tmp_path / "a.png"), tmp_path / "a.png", Image.new("L", (2, 2), 7)]
+    )
     assert [image.mode for image in images] == ["RGB"] * 3
     assert images[0].getpixel((0, 0)) == (255, 0, 0) and images[2].getpixel((0, 0)) == (7, 7, 7)
 

@@ -32,7 +32,9 @@ def model():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.GELU(), nn.Conv2d(6, 6, 3), nn.GELU()]
     smooth = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5))
-    smooth[1].bias.data.normal_()  # without biases integrated gradients from zero are input x gradient
+    smooth[
+        1
+    ].bias.data.normal_()  # without biases integrated gradients from zero are input x gradient
     smooth[1].running_mean.normal_()
     return smooth.eval()
 
@@ -43,7 +45,9 @@ def test_gradient_equals_captum_saliency(model, captum):
 
 
 def test_input_x_gradient_equals_captum(model, captum):
-    theirs = captum.InputXGradient(model).attribute(batch().requires_grad_(), target=[1, 4, 0]).detach()
+    theirs = (
+        captum.InputXGradient(model).attribute(batch().requires_grad_(), target=[1, 4, 0]).detach()
+    )
     assert torch.equal(saliency.input_x_gradient(model, batch(), [1, 4, 0]), theirs)
 
 
@@ -52,13 +56,22 @@ def test_smoothgrad_equals_captum_with_the_same_noise(model, captum):
     spread = 0.15 * float(image.max() - image.min())
     torch.manual_seed(7)
     tunnel = captum.NoiseTunnel(captum.Saliency(model))
-    theirs = tunnel.attribute(image, nt_type="smoothgrad", nt_samples=25, stdevs=spread, target=2, abs=False)
-    torch.testing.assert_close(saliency.smoothgrad(model, image, 2, seed=7), theirs, rtol=0, atol=1e-6 * theirs.abs().max().item())
+    theirs = tunnel.attribute(
+        image, nt_type="smoothgrad", nt_samples=25, stdevs=spread, target=2, abs=False
+    )
+    torch.testing.assert_close(
+        saliency.smoothgrad(model, image, 2, seed=7),
+        theirs,
+        rtol=0,
+        atol=1e-6 * theirs.abs().max().item(),
+    )
 
 
 def test_smoothgrad_without_noise_is_the_gradient_and_with_it_is_not(model):
     plain = saliency.gradient(model, batch(), 2)
-    torch.testing.assert_close(saliency.smoothgrad(model, batch(), 2, noise=0.0), plain, rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(
+        saliency.smoothgrad(model, batch(), 2, noise=0.0), plain, rtol=1e-4, atol=1e-8
+    )
     assert not torch.allclose(saliency.smoothgrad(model, batch(), 2), plain, rtol=1e-2)
 
 
@@ -75,7 +88,13 @@ def test_integrated_gradients_equal_captum_and_are_complete(model, captum):
     start = torch.full_like(image, 0.3)
     ours = saliency.integrated_gradients(model, image, [1, 4], steps=64, baseline=0.3)
     n = 65  # captum's trapezoid has n points with weights that sum to (n - 1) / n
-    theirs = captum.IntegratedGradients(model).attribute(image, start, target=[1, 4], method="riemann_trapezoid", n_steps=n) * n / (n - 1)
+    theirs = (
+        captum.IntegratedGradients(model).attribute(
+            image, start, target=[1, 4], method="riemann_trapezoid", n_steps=n
+        )
+        * n
+        / (n - 1)
+    )
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9 * theirs.abs().max().item())
     change = (model(image) - model(start)).gather(1, torch.tensor([[1], [4]]))[:, 0]
     torch.testing.assert_close(ours.sum((1, 2, 3)), change, rtol=2e-3, atol=0)
@@ -105,13 +124,23 @@ def test_a_batch_equals_one_by_one_for_classes_and_embeddings(method, model):
     attribute, image = METHODS[method], batch(3, torch.float64)
     references = torch.randn(3, 5, generator=torch.Generator().manual_seed(5))
     one_each = dict(target_embedding=references)
-    for questions in (dict(target=[1, 4, 0]), dict(target="predicted"), one_each, dict(one_each, baseline_embedding=references[0].neg())):
+    for questions in (
+        dict(target=[1, 4, 0]),
+        dict(target="predicted"),
+        one_each,
+        dict(one_each, baseline_embedding=references[0].neg()),
+    ):
         together = attribute(model.double(), image, **questions)
         assert together.shape == image.shape and together.flatten(1).any(1).all()
         for i in range(3):
-            own = {k: v[i] if isinstance(v, (list, torch.Tensor)) and len(v) == 3 else v for k, v in questions.items()}
+            own = {
+                k: v[i] if isinstance(v, (list, torch.Tensor)) and len(v) == 3 else v
+                for k, v in questions.items()
+            }
             alone = attribute(model, image[i], **own)[0]
-            torch.testing.assert_close(together[i], alone, rtol=0, atol=1e-6 * alone.abs().max().item())
+            torch.testing.assert_close(
+                together[i], alone, rtol=0, atol=1e-6 * alone.abs().max().item()
+            )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -119,7 +148,12 @@ def test_model_and_image_are_left_as_found(method):
     model, image = Residual().requires_grad_(False), batch()
     before, pixels = fingerprint(model), image.clone()
     METHODS[method](model, image, 2)
-    assert fingerprint(model) == before and torch.equal(image, pixels) and not image.requires_grad and image.grad is None
+    assert (
+        fingerprint(model) == before
+        and torch.equal(image, pixels)
+        and not image.requires_grad
+        and image.grad is None
+    )
 
 
 def test_an_edited_gradient_is_followed(model):
@@ -153,7 +187,10 @@ def test_a_gradient_of_exactly_zero_is_said():
         (lambda m: saliency.gradient(m, batch(), [1]), "one class for each of the 3 images"),
         (lambda m: saliency.smoothgrad(m, batch(), 1, samples=0), "samples >= 1"),
         (lambda m: saliency.integrated_gradients(m, batch(), 1, steps=0), "steps >= 1"),
-        (lambda m: saliency.integrated_gradients(m, batch(), 1, baseline=torch.zeros(3, 2, 2)), "expected a number or an image"),
+        (
+            lambda m: saliency.integrated_gradients(m, batch(), 1, baseline=torch.zeros(3, 2, 2)),
+            "expected a number or an image",
+        ),
         (lambda m: saliency.gradient(m.train(), batch(), 1), "BatchNorm '1' is in training mode"),
     ],
 )

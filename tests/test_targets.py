@@ -38,8 +38,13 @@ def test_similarities_equal_their_formulas_for_one_reference_one_each_and_severa
     expected = lambda f: torch.tensor([f(i) for i in range(3)])
     torch.testing.assert_close(ask(A[0]), expected(lambda i: by_hand(E[i], A[0])))
     torch.testing.assert_close(ask(A), expected(lambda i: by_hand(E[i], A[i])))
-    torch.testing.assert_close(ask(A[None]), expected(lambda i: sum(by_hand(E[i], a) for a in A) / 3))
-    torch.testing.assert_close(ask(A[0], baseline_embedding=B[0]), expected(lambda i: by_hand(E[i], A[0]) - by_hand(E[i], B[0])))
+    torch.testing.assert_close(
+        ask(A[None]), expected(lambda i: sum(by_hand(E[i], a) for a in A) / 3)
+    )
+    torch.testing.assert_close(
+        ask(A[0], baseline_embedding=B[0]),
+        expected(lambda i: by_hand(E[i], A[0]) - by_hand(E[i], B[0])),
+    )
 
 
 def test_for_a_single_image_rows_of_references_are_a_gallery():
@@ -50,7 +55,9 @@ def test_for_a_single_image_rows_of_references_are_a_gallery():
 
 def test_norm_and_callable():
     torch.testing.assert_close(make_target(E, "norm")(E), E.norm(dim=1))
-    torch.testing.assert_close(make_target(E, lambda out: out.softmax(1)[:, 0])(E), E.softmax(1)[:, 0])
+    torch.testing.assert_close(
+        make_target(E, lambda out: out.softmax(1)[:, 0])(E), E.softmax(1)[:, 0]
+    )
 
 
 def test_half_precision_embeddings_are_compared_in_single():
@@ -71,7 +78,10 @@ def test_one_question_repeats_for_copies_of_its_image():
 
 
 WRONG = {
-    "one target for three images": (dict(target=[1]), "one class for each of the 3 images, received shape \\(1,\\)"),
+    "one target for three images": (
+        dict(target=[1]),
+        "one class for each of the 3 images, received shape \\(1,\\)",
+    ),
     "two targets for three images": (dict(target=[1, 2]), "received shape \\(2,\\)"),
     "class out of range": (dict(target=5), "classes run from 0 to 4"),
     "negative class": (dict(target=-1), "classes run from 0 to 4"),
@@ -81,7 +91,10 @@ WRONG = {
     "similarity without reference": (dict(target="dot"), "needs a target_embedding"),
     "class and embedding": (dict(target=1, target_embedding=A), "either a class or an embedding"),
     "baseline alone": (dict(baseline_embedding=A), "without a target_embedding"),
-    "embedding of another model": (dict(target_embedding=torch.ones(7)), "expected \\(5,\\) for all images.*another model"),
+    "embedding of another model": (
+        dict(target_embedding=torch.ones(7)),
+        "expected \\(5,\\) for all images.*another model",
+    ),
     "two references for three images": (dict(target_embedding=A[:2]), "gallery\\[None\\]"),
     "zero reference": (dict(target_embedding=torch.zeros(5)), "zero vector"),
     "NaN reference": (dict(target_embedding=A * torch.nan), "NaN"),
@@ -110,7 +123,15 @@ def stuck(embed, ask, dtype=torch.float32):
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(3)).to(dtype).requires_grad_()
     output = embed(x)
     target = ask(output.detach())
-    return [bool(r) for r in saturation(output, target(output), target, lambda v: torch.autograd.grad(output, x, v, retain_graph=True)[0])]
+    return [
+        bool(r)
+        for r in saturation(
+            output,
+            target(output),
+            target,
+            lambda v: torch.autograd.grad(output, x, v, retain_graph=True)[0],
+        )
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

@@ -16,24 +16,31 @@ from ctrace.token_features import prepare_grid_features, timm_features
 def test_prefix_tokens_are_dropped_and_the_patches_keep_their_order(prefix, hw):
     n = math.prod(hw)
     tokens = torch.arange(2 * (prefix + n) * 3.0).reshape(2, prefix + n, 3)
-    features, b, h, w = prepare_grid_features(["x", "y"], lambda _: torch.zeros(1), lambda _: tokens, prefix, hw)
+    features, b, h, w = prepare_grid_features(
+        ["x", "y"], lambda _: torch.zeros(1), lambda _: tokens, prefix, hw
+    )
     assert (b, h, w) == (2, *hw)
     assert torch.equal(features.reshape(2, n, 3), tokens[:, prefix:])
 
 
 def test_a_square_grid_is_found_without_being_told_and_one_prefix_token_is_the_default():
-    features, b, h, w = prepare_grid_features(["x"], lambda _: torch.zeros(1), lambda _: torch.zeros(1, 17, 6))
+    features, b, h, w = prepare_grid_features(
+        ["x"], lambda _: torch.zeros(1), lambda _: torch.zeros(1, 17, 6)
+    )
     assert features.shape == (16, 6) and (b, h, w) == (1, 4, 4)
 
 
-@pytest.mark.parametrize("tokens, prefix, hw, message", [
-    (torch.zeros(1, 9, 6), 1, None, r"grid_hw=\(h, w\)"),
-    (torch.zeros(1, 18, 6), 1, None, "num_prefix_tokens = 2"),
-    (torch.zeros(1, 9, 6), 1, (3, 3), "expected h \\* w = 8"),
-    (torch.zeros(1, 3, 6), 5, None, "cannot hold"),
-    (torch.zeros(1, 6, 4, 4), 1, None, "token axis"),
-    (torch.zeros(2, 17, 6), 1, None, r"\(1, tokens, channels\)"),
-])
+@pytest.mark.parametrize(
+    "tokens, prefix, hw, message",
+    [
+        (torch.zeros(1, 9, 6), 1, None, r"grid_hw=\(h, w\)"),
+        (torch.zeros(1, 18, 6), 1, None, "num_prefix_tokens = 2"),
+        (torch.zeros(1, 9, 6), 1, (3, 3), "expected h \\* w = 8"),
+        (torch.zeros(1, 3, 6), 5, None, "cannot hold"),
+        (torch.zeros(1, 6, 4, 4), 1, None, "token axis"),
+        (torch.zeros(2, 17, 6), 1, None, r"\(1, tokens, channels\)"),
+    ],
+)
 def test_tokens_that_fit_no_grid_are_refused(tokens, prefix, hw, message):
     with pytest.raises(ValueError, match=message):
         prepare_grid_features(["x"], lambda _: torch.zeros(1), lambda _: tokens, prefix, hw)
@@ -68,7 +75,11 @@ def test_timm_tokens_agree_with_the_model_asked_by_hand(name, options, prefix, h
 
 def test_a_model_by_name_gives_numbered_channels():
     grid = timm_features(load_photo("coffee", 64), "vit_tiny_patch16_224", img_size=48, **TINY)
-    assert grid.names[:2] == ("ch 0", "ch 1") and grid.features.shape == (9, 12) and not grid.features.requires_grad
+    assert (
+        grid.names[:2] == ("ch 0", "ch 1")
+        and grid.features.shape == (9, 12)
+        and not grid.features.requires_grad
+    )
 
 
 def test_the_model_is_left_in_the_mode_it_was_found_in():
@@ -82,7 +93,9 @@ def test_a_local_checkpoint_is_what_the_features_come_from(tmp_path):
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     options = {**TINY, "pretrained": True, "img_size": 48}
     photo = load_photo("coffee", 64)
-    loaded = timm_features(photo, "vit_tiny_patch16_224", checkpoint=tmp_path / "weights.pth", **options)
+    loaded = timm_features(
+        photo, "vit_tiny_patch16_224", checkpoint=tmp_path / "weights.pth", **options
+    )
     assert torch.equal(loaded.features, timm_features(photo, model).features)
     with pytest.raises(FileNotFoundError, match="no weight file"):
         timm_features(photo, "vit_tiny_patch16_224", checkpoint=tmp_path / "none.pth", **options)
@@ -95,8 +108,14 @@ def test_missing_weights_are_an_error_that_names_model_reason_and_ways_on(monkey
     monkeypatch.setattr(timm, "create_model", no_network)
     with pytest.raises(RuntimeError) as caught:
         timm_features(load_photo("coffee", 64), "vit_tiny_patch16_224")
-    for part in ("vit_tiny_patch16_224", "host unreachable", "network", "checkpoint=", "pretrained_cfg_overlay",
-                 "pretrained=False"):
+    for part in (
+        "vit_tiny_patch16_224",
+        "host unreachable",
+        "network",
+        "checkpoint=",
+        "pretrained_cfg_overlay",
+        "pretrained=False",
+    ):
         assert part in str(caught.value)
 
 

@@ -22,7 +22,9 @@ def test_tokens_land_on_their_patch(prefix, grid):
 
 
 def vit(**settings):
-    return timm.models.VisionTransformer(img_size=48, patch_size=8, embed_dim=12, depth=3, num_heads=2, num_classes=4, **settings).eval()
+    return timm.models.VisionTransformer(
+        img_size=48, patch_size=8, embed_dim=12, depth=3, num_heads=2, num_classes=4, **settings
+    ).eval()
 
 
 MODELS = {
@@ -47,7 +49,9 @@ def test_the_grid_is_read_off_a_timm_model(case, size):
 
 
 def test_a_distilled_model_has_two_prefix_tokens():
-    model = timm.create_model("deit_tiny_distilled_patch16_224", depth=1, embed_dim=12, num_heads=2).eval()
+    model = timm.create_model(
+        "deit_tiny_distilled_patch16_224", depth=1, embed_dim=12, num_heads=2
+    ).eval()
     assert tokens_to_map(torch.zeros(1, 2 + 196, 12), model, (224, 224)).shape == (1, 12, 14, 14)
 
 
@@ -84,7 +88,11 @@ def test_channels_last_layers_are_turned_by_what_they_are_or_what_the_model_says
 
 @pytest.mark.parametrize(
     "shape, words",
-    [((1, 7, 7, 64), "Are its channels last"), ((1, 64, 1, 1), "1 x 1.*before the pooling"), ((1, 64), "no image axes")],
+    [
+        ((1, 7, 7, 64), "Are its channels last"),
+        ((1, 64, 1, 1), "1 x 1.*before the pooling"),
+        ((1, 64), "no image axes"),
+    ],
 )
 def test_a_layer_that_cannot_point_anywhere_is_refused(shape, words):
     with pytest.raises(ValueError, match=words):

@@ -1,4 +1,5 @@
 """Each check is shown a fault of every kind that it is there to find, and something sound."""
+
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # ---- check_html ----
 
+
 def html_problems(folder: Path, body: str, other: str = "<p id='there'>x</p>") -> list[str]:
     (folder / "index.html").write_text(f"<html><head></head><body>{body}</body></html>")
     (folder / "other.html").write_text(f"<html><body>{other}</body></html>")
@@ -26,10 +28,19 @@ def html_problems(folder: Path, body: str, other: str = "<p id='there'>x</p>") -
 
 
 SOUND = [
-    '<a href="other.html">x</a>', '<a href="other.html#there">x</a>', '<p id="here"></p><a href="#here">x</a>', '<a href="#">top</a>',
-    '<a href="https://example.org/x">a link waits for a click</a>', '<a href="mailto:a@example.org">x</a>',
-    '<meta http-equiv="Refresh" content="0; url=other.html">', '<img src="dot.png" alt="A dot.">', '<img src="data:image/png;base64,AAAA" alt="A dot.">', '<img src="dot.png" aria-hidden="true">',
-    '<pre>:::{tab-item} shown on purpose</pre>', '<code>```{note}</code>', '<div style="background: url(dot.png)"></div>',
+    '<a href="other.html">x</a>',
+    '<a href="other.html#there">x</a>',
+    '<p id="here"></p><a href="#here">x</a>',
+    '<a href="#">top</a>',
+    '<a href="https://example.org/x">a link waits for a click</a>',
+    '<a href="mailto:a@example.org">x</a>',
+    '<meta http-equiv="Refresh" content="0; url=other.html">',
+    '<img src="dot.png" alt="A dot.">',
+    '<img src="data:image/png;base64,AAAA" alt="A dot.">',
+    '<img src="dot.png" aria-hidden="true">',
+    "<pre>:::{tab-item} shown on purpose</pre>",
+    "<code>```{note}</code>",
+    '<div style="background: url(dot.png)"></div>',
 ]
 FAULTS = {
     '<a href="missing.html">x</a>': "leads nowhere",
@@ -51,11 +62,11 @@ FAULTS = {
     '<link rel="preconnect" href="https://example.org">': "another host",
     '<iframe src="https://example.org"></iframe>': "another host",
     '<style>@import "https://example.org/a.css";</style>': "another host",
-    '<style>p { background: url(//example.org/a.png) }</style>': "another host",
-    '<p style="background: url(\'https://example.org/a.png\')">x</p>': "another host",
+    "<style>p { background: url(//example.org/a.png) }</style>": "another host",
+    "<p style=\"background: url('https://example.org/a.png')\">x</p>": "another host",
     '<p id="a"></p><p id="a"></p>': "id used 2 times",
-    '<p>:::{tab-item} Example 1</p>': "printed instead of rendered",
-    '<p>{cite:p}`shi2000`</p>': "printed instead of rendered",
+    "<p>:::{tab-item} Example 1</p>": "printed instead of rendered",
+    "<p>{cite:p}`shi2000`</p>": "printed instead of rendered",
     '<aside class="system-message error">x</aside>': "error message",
 }
 
@@ -68,7 +79,9 @@ def test_html_check_accepts(tmp_path, body):
 @pytest.mark.parametrize("body", FAULTS)
 def test_html_check_reports(tmp_path, body):
     problems = html_problems(tmp_path, body)
-    assert len(problems) == 1 and FAULTS[body] in problems[0] and problems[0].startswith("index.html")
+    assert (
+        len(problems) == 1 and FAULTS[body] in problems[0] and problems[0].startswith("index.html")
+    )
 
 
 def test_html_check_reads_style_sheets(tmp_path):
@@ -77,15 +90,25 @@ def test_html_check_reads_style_sheets(tmp_path):
     assert "another host" in html_problems(tmp_path, "<p>x</p>")[0]
 
 
-@pytest.mark.parametrize("body, code", [(None, 1), ("<p>x</p>", 0), ('<a href="missing.html">x</a>', 1)])
+@pytest.mark.parametrize(
+    "body, code", [(None, 1), ("<p>x</p>", 0), ('<a href="missing.html">x</a>', 1)]
+)
 def test_html_check_exit_status(tmp_path, body, code):
     if body:
         html_problems(tmp_path, body)
-    assert subprocess.run([sys.executable, "tools/check_html.py", tmp_path], cwd=ROOT, capture_output=True).returncode == code
+    assert (
+        subprocess.run(
+            [sys.executable, "tools/check_html.py", tmp_path], cwd=ROOT, capture_output=True
+        ).returncode
+        == code
+    )
 
 
 def test_link_check_lists_each_external_link_once_without_anchor(tmp_path):
-    html_problems(tmp_path, '<a href="https://a.example/x#1">x</a><a href="https://a.example/x#2">x</a><a href="other.html">x</a>')
+    html_problems(
+        tmp_path,
+        '<a href="https://a.example/x#1">x</a><a href="https://a.example/x#2">x</a><a href="other.html">x</a>',
+    )
     assert check_links.external_links(tmp_path) == {"https://a.example/x": "index.html"}
 
 
@@ -100,8 +123,11 @@ def test_link_check_tells_what_answers_from_what_does_not(tmp_path, monkeypatch)
 
 # ---- check_notebooks ----
 
+
 def run_of(*outputs, tags=(), count=1, source="print(1)"):
-    cell = new_code_cell(source, outputs=list(outputs), execution_count=count, metadata={"tags": list(tags)})
+    cell = new_code_cell(
+        source, outputs=list(outputs), execution_count=count, metadata={"tags": list(tags)}
+    )
     return new_notebook(cells=[new_markdown_cell("# Title"), cell])
 
 
@@ -109,24 +135,30 @@ PRINTED = new_output("stream", name="stdout", text="gap < 0.25 at k = 4\n")
 ERROR = new_output("error", ename="ValueError", evalue="bad", traceback=[])
 
 
-@pytest.mark.parametrize("run, expected", [
-    (run_of(PRINTED), None),
-    (run_of(ERROR, tags=["raises-exception"]), None),
-    (None, "failed or did not run"),
-    (run_of(count=None), "cell 2 did not run"),
-    (run_of(ERROR), "cell 2 ended in ValueError: bad"),
-    (run_of(PRINTED, tags=["raises-exception"]), "raised nothing"),
-])
+@pytest.mark.parametrize(
+    "run, expected",
+    [
+        (run_of(PRINTED), None),
+        (run_of(ERROR, tags=["raises-exception"]), None),
+        (None, "failed or did not run"),
+        (run_of(count=None), "cell 2 did not run"),
+        (run_of(ERROR), "cell 2 ended in ValueError: bad"),
+        (run_of(PRINTED, tags=["raises-exception"]), "raised nothing"),
+    ],
+)
 def test_run_of_a_notebook_is_judged(run, expected):
     problems = check_notebooks.run_problems("x.ipynb", run)
     assert problems == [] if expected is None else expected in problems[0]
 
 
-@pytest.mark.parametrize("page, complaint", [
-    ("<pre>gap &lt; 0.25 at <span>k</span> = 4</pre>", None),
-    ("<pre>gap &lt; 0.31 at k = 4</pre>", "does not show"),
-    (None, "was not built"),
-])
+@pytest.mark.parametrize(
+    "page, complaint",
+    [
+        ("<pre>gap &lt; 0.25 at <span>k</span> = 4</pre>", None),
+        ("<pre>gap &lt; 0.31 at k = 4</pre>", "does not show"),
+        (None, "was not built"),
+    ],
+)
 def test_page_must_show_what_its_run_printed(tmp_path, page, complaint):
     if page:
         (tmp_path / "x.html").write_text(page)
@@ -134,13 +166,25 @@ def test_page_must_show_what_its_run_printed(tmp_path, page, complaint):
     assert problems == [] if complaint is None else complaint in problems[0]
 
 
-@pytest.mark.parametrize("change, complaint", [
-    (lambda notebook: None, None),
-    (lambda notebook: notebook.cells[1].metadata.tags.append("skip-execution"), "would not run"),
-    (lambda notebook: notebook.metadata.update(mystnb={"execution_mode": "off"}), "switch execution off"),
-    (lambda notebook: notebook.metadata.update(execution={"allow_errors": True}), "switch execution off"),
-    (lambda notebook: notebook.cells.pop(), "no code cell"),
-])
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (lambda notebook: None, None),
+        (
+            lambda notebook: notebook.cells[1].metadata.tags.append("skip-execution"),
+            "would not run",
+        ),
+        (
+            lambda notebook: notebook.metadata.update(mystnb={"execution_mode": "off"}),
+            "switch execution off",
+        ),
+        (
+            lambda notebook: notebook.metadata.update(execution={"allow_errors": True}),
+            "switch execution off",
+        ),
+        (lambda notebook: notebook.cells.pop(), "no code cell"),
+    ],
+)
 def test_notebook_that_evades_execution_is_noticed(tmp_path, change, complaint):
     notebook = run_of()
     change(notebook)
@@ -149,18 +193,25 @@ def test_notebook_that_evades_execution_is_noticed(tmp_path, change, complaint):
     assert problems == [] if complaint is None else complaint in problems[0]
 
 
-@pytest.mark.parametrize("listed, present, complaint", [
-    (["01_a"], ["01_a"], None),
-    ([], ["01_a"], "not in _toc.yml"),
-    (["01_a", "02_b"], ["01_a"], "does not exist"),
-    ([], [], "no notebook"),
-])
+@pytest.mark.parametrize(
+    "listed, present, complaint",
+    [
+        (["01_a"], ["01_a"], None),
+        ([], ["01_a"], "not in _toc.yml"),
+        (["01_a", "02_b"], ["01_a"], "does not exist"),
+        ([], [], "no notebook"),
+    ],
+)
 def test_contents_and_folder_must_agree(tmp_path, listed, present, complaint):
     (tmp_path / "notebooks").mkdir()
     for stem in present:
         nbformat.write(run_of(), tmp_path / "notebooks" / f"{stem}.ipynb")
-    chapters = "".join(f"      - file: notebooks/{stem}\n" for stem in listed) or "      - file: book/x\n"
-    (tmp_path / "_toc.yml").write_text(f"format: jb-book\nroot: book/intro\nparts:\n  - chapters:\n{chapters}")
+    chapters = (
+        "".join(f"      - file: notebooks/{stem}\n" for stem in listed) or "      - file: book/x\n"
+    )
+    (tmp_path / "_toc.yml").write_text(
+        f"format: jb-book\nroot: book/intro\nparts:\n  - chapters:\n{chapters}"
+    )
     problems = check_notebooks.toc_problems(tmp_path)
     assert problems == [] if complaint is None else complaint in problems[0]
 
@@ -171,7 +222,9 @@ def test_changed_cell_does_not_find_the_old_run(tmp_path):
 
     path, cache = tmp_path / "x.ipynb", tmp_path / "cache"
     nbformat.write(run_of(), path)
-    get_cache(str(cache)).cache_notebook_bundle(CacheBundleIn(run_of(PRINTED), str(path)), check_validity=False)
+    get_cache(str(cache)).cache_notebook_bundle(
+        CacheBundleIn(run_of(PRINTED), str(path)), check_validity=False
+    )
     assert check_notebooks.cached_run(path, cache).cells[1].outputs == [PRINTED]
     nbformat.write(run_of(source="print(2)"), path)
     assert check_notebooks.cached_run(path, cache) is None
@@ -179,8 +232,19 @@ def test_changed_cell_does_not_find_the_old_run(tmp_path):
 
 # ---- one run for tests and book ----
 
+
 def nbmake(folder: Path) -> int:
-    command = [sys.executable, "-m", "pytest", "-q", "--nbmake", "--nbmake-kernel=python3", "-p", "no:cacheprovider", "."]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--nbmake",
+        "--nbmake-kernel=python3",
+        "-p",
+        "no:cacheprovider",
+        ".",
+    ]
     return subprocess.run(command, cwd=folder, capture_output=True).returncode
 
 
@@ -191,7 +255,10 @@ def test_passing_run_reaches_the_cache_and_a_failing_one_does_not(tmp_path):
     nbformat.write(run_of(count=None, source="assert 1 == 2"), tmp_path / "bad.ipynb")
     assert nbmake(tmp_path) == 1
     cache = tmp_path / "_build" / ".jupyter_cache"
-    assert check_notebooks.cached_run(tmp_path / "good.ipynb", cache).cells[1].outputs[0].text == "42\n"
+    assert (
+        check_notebooks.cached_run(tmp_path / "good.ipynb", cache).cells[1].outputs[0].text
+        == "42\n"
+    )
     assert check_notebooks.cached_run(tmp_path / "bad.ipynb", cache) is None
 
 
@@ -214,7 +281,9 @@ def test_cache_survives_when_nothing_changed(small_tree):
     assert (small_tree / "_build" / ".jupyter_cache").exists()
 
 
-@pytest.mark.parametrize("name", ["ctrace/a.py", "ctrace/data/w.bin", "ctrace/new.py", "constraints.txt"])
+@pytest.mark.parametrize(
+    "name", ["ctrace/a.py", "ctrace/data/w.bin", "ctrace/new.py", "constraints.txt"]
+)
 def test_cache_is_forgotten_when_the_package_changes(small_tree, name):
     (small_tree / name).write_text("changed\n")
     assert fresh_cache.refresh(small_tree)
@@ -233,16 +302,24 @@ def test_cache_of_unknown_origin_is_forgotten(small_tree):
 
 # ---- the address ----
 
+
 def test_every_mention_of_the_repository_is_the_one_in_pyproject():
     assert address.wrong_mentions(ROOT) == []
 
 
-@pytest.mark.parametrize("line", [
-    "https://github.com/someone-else/ctrace", "git+https://github.com/someone-else/ctrace",
-    "https://colab.research.google.com/github/someone-else/ctrace/blob/main/x.ipynb", "https://someone-else.github.io/ctrace/",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "https://github.com/someone-else/ctrace",
+        "git+https://github.com/someone-else/ctrace",
+        "https://colab.research.google.com/github/someone-else/ctrace/blob/main/x.ipynb",
+        "https://someone-else.github.io/ctrace/",
+    ],
+)
 def test_other_address_is_noticed_and_rewritten(tmp_path, line):
-    (tmp_path / "pyproject.toml").write_text('[project.urls]\nRepository = "https://github.com/own-er/ctrace"\n')
+    (tmp_path / "pyproject.toml").write_text(
+        '[project.urls]\nRepository = "https://github.com/own-er/ctrace"\n'
+    )
     (tmp_path / "README.md").write_text(f"See {line}\n")
     assert address.wrong_mentions(tmp_path) == [f"README.md:1: See {line}"]
     assert address.rewritten(line, "own-er") == line.replace("someone-else", "own-er")
@@ -250,9 +327,21 @@ def test_other_address_is_noticed_and_rewritten(tmp_path, line):
 
 # ---- packaging and README ----
 
+
 def test_pins_leave_out_torch_and_cover_the_book():
-    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE))
-    assert {"jupyter-book", "myst-nb", "sphinx", "nbmake", "jupytext", "numpy", "timm", "playwright"} <= pins.keys()
+    pins = dict(
+        re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    )
+    assert {
+        "jupyter-book",
+        "myst-nb",
+        "sphinx",
+        "nbmake",
+        "jupytext",
+        "numpy",
+        "timm",
+        "playwright",
+    } <= pins.keys()
     assert not [name for name in pins if freeze_constraints.FOLLOWS_TORCH.match(name)]
 
 
@@ -260,7 +349,11 @@ def test_wheel_carries_the_data_files_at_any_depth(tmp_path):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "ctrace" / "data" / "deep" / "deeper").mkdir(parents=True)
-    planted = ["ctrace/data/a.safetensors", "ctrace/data/deep/b.json", "ctrace/data/deep/deeper/c.png"]
+    planted = [
+        "ctrace/data/a.safetensors",
+        "ctrace/data/deep/b.json",
+        "ctrace/data/deep/deeper/c.png",
+    ]
     for name in ["ctrace/__init__.py", *planted]:
         (tmp_path / name).touch()
     build = "from setuptools.build_meta import build_wheel; build_wheel('out')"

@@ -18,7 +18,9 @@ OBJECTIVES = ("association", "cut", "score")
 
 
 def planted(seed=0, sizes=(80, 60, 50, 40), strength=2.5, noise=0.7, idle=6):
-    """Segments that two channels hold together by being high inside and two by being low inside; the rest are noise."""
+    """Segments that two channels hold together by being high inside and two by being low inside;
+    the rest are noise.
+    """
     torch.manual_seed(seed)
     k = len(sizes)
     labels = torch.arange(k).repeat_interleave(torch.tensor(sizes))
@@ -31,8 +33,12 @@ def planted(seed=0, sizes=(80, 60, 50, 40), strength=2.5, noise=0.7, idle=6):
     return x, labels, positive, negative
 
 
-# The published score is pinned by the normalisation: with one wide bandwidth for all points it loses a planted channel at seed 1.
-@pytest.mark.parametrize("objective, sigma", [(o, s) for o in OBJECTIVES for s in (None, "median") if (o, s) != ("score", "median")])
+# The published score is pinned by the normalisation: with one wide bandwidth for all points it
+# loses a planted channel at seed 1.
+@pytest.mark.parametrize(
+    "objective, sigma",
+    [(o, s) for o in OBJECTIVES for s in (None, "median") if (o, s) != ("score", "median")],
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_planted_channels_come_first_with_their_sign(objective, sigma, seed):
     x, labels, positive, negative = planted(seed)
@@ -41,7 +47,9 @@ def test_planted_channels_come_first_with_their_sign(objective, sigma, seed):
     for j in range(4):
         assert set(trace.ranking("support", j)[:2].tolist()) == set(positive[j].tolist())
         assert set(trace.ranking("inhibit", j)[:2].tolist()) == set(negative[j].tolist())
-        assert set(trace.ranking("abs", j)[:4].tolist()) == set(positive[j].tolist() + negative[j].tolist())
+        assert set(trace.ranking("abs", j)[:4].tolist()) == set(
+            positive[j].tolist() + negative[j].tolist()
+        )
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -57,9 +65,13 @@ def test_attribution_is_the_slope_of_raising_the_channel_in_the_segment(objectiv
             for sign in (1, -1):
                 moved = x.clone()
                 moved[mask, c] += sign * step
-                ends.append(float(trace_channels(moved, 3, objective=objective, sigma=scales).scores[j]))
+                ends.append(
+                    float(trace_channels(moved, 3, objective=objective, sigma=scales).scores[j])
+                )
             slope = (ends[0] - ends[1]) / (2 * step)
-            assert float(trace.attributions[j, c]) * int(mask.sum()) == pytest.approx(slope, rel=1e-5, abs=1e-9)
+            assert float(trace.attributions[j, c]) * int(mask.sum()) == pytest.approx(
+                slope, rel=1e-5, abs=1e-9
+            )
 
 
 def test_associations_sum_to_the_eigenvalues():
@@ -84,8 +96,12 @@ def test_literal_order_is_the_published_recipe_and_reverses_the_ranking():
     for j in range(4):
         literal = channel_gradient_from_cluster(features, Z.argmax(1) == j, Z, j, order="literal")
         assert torch.equal(rank_channels(literal), trace.ranking("support", j, order="literal"))
-        assert torch.equal(trace.ranking("support", j, order="literal"), trace.ranking("inhibit", j))
-        assert torch.allclose(channel_gradient_from_cluster(features, Z.argmax(1) == j, Z, j), trace.attributions[j])
+        assert torch.equal(
+            trace.ranking("support", j, order="literal"), trace.ranking("inhibit", j)
+        )
+        assert torch.allclose(
+            channel_gradient_from_cluster(features, Z.argmax(1) == j, Z, j), trace.attributions[j]
+        )
     assert features.grad is None
 
 
@@ -110,14 +126,20 @@ def test_names_travel_and_images_are_cut_jointly():
 def test_row_permutation_leaves_attributions_unchanged():
     x, *_ = planted()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(trace_channels(x, 4).attributions, trace_channels(x[order], 4).attributions, atol=1e-12)
+    assert torch.allclose(
+        trace_channels(x, 4).attributions, trace_channels(x[order], 4).attributions, atol=1e-12
+    )
 
 
 def test_ablating_the_found_channels_breaks_the_segments_and_idle_ones_do_not():
     x, labels, *_ = planted(strength=1.6)
     ranking = trace_channels(x, 4).ranking("abs")
-    # A segment that loses its own channels is still the one without the others': only all of them together leave noise.
-    found, idle = ranking[:, :4].flatten(), [c for c in range(x.shape[1]) if c not in ranking[:, :4]]
+    # A segment that loses its own channels is still the one without the others': only all of them
+    # together leave noise.
+    found, idle = (
+        ranking[:, :4].flatten(),
+        [c for c in range(x.shape[1]) if c not in ranking[:, :4]],
+    )
     for channels, low, high in ((found, 0.0, 0.6), (idle, 0.95, 1.0)):
         segments = trace_channels(ablate(x, channels), 4).segments
         assert all(low <= best_overlap(labels == j, segments) <= high for j in range(4))
@@ -132,7 +154,16 @@ def test_an_empty_segment_keeps_its_place_and_has_no_ranking():
     trace = trace_channels(planted()[0], 4)
     scores, attributions = trace.scores.clone(), trace.attributions.clone()
     scores[3], attributions[3] = float("nan"), float("nan")
-    empty = ctrace.tracing.ChannelTrace(trace.segments, scores, attributions, trace.names, trace.soft, "score", "segment", trace.spectrum)
+    empty = ctrace.tracing.ChannelTrace(
+        trace.segments,
+        scores,
+        attributions,
+        trace.names,
+        trace.soft,
+        "score",
+        "segment",
+        trace.spectrum,
+    )
     with pytest.raises(ValueError, match="segment 3 is empty"):
         empty.ranking("support", 3)
     assert torch.equal(empty.ranking()[:3], trace.ranking()[:3])
@@ -176,7 +207,10 @@ topk_vals, topk_idx = grad.abs().mean(dim=(0, 1)).topk(k)
 def test_published_quick_starts_run(switch):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found = {}
-    exec(QUICK_START.replace("SWITCH", switch).replace("DEVICE", repr(device)).replace("SIDE", "30"), found)
+    exec(
+        QUICK_START.replace("SWITCH", switch).replace("DEVICE", repr(device)).replace("SIDE", "30"),
+        found,
+    )
     assert torch.isfinite(found["grad"]).all() and found["topk_idx"].shape == (10,)
     assert found["eigvecs"].shape == (900, 20)
 
@@ -195,11 +229,14 @@ def test_bad_arguments_are_named(arguments, says):
         trace_channels(planted()[0], 4, **arguments)
 
 
-@pytest.mark.parametrize("call, says", [
-    (lambda t: t.ranking("best"), "'support', 'inhibit', 'abs'"),
-    (lambda t: t.ranking(order="published"), "'effect', 'literal'"),
-    (lambda t: t.mask(4), "expected 0 to 3, received 4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, says",
+    [
+        (lambda t: t.ranking("best"), "'support', 'inhibit', 'abs'"),
+        (lambda t: t.ranking(order="published"), "'effect', 'literal'"),
+        (lambda t: t.mask(4), "expected 0 to 3, received 4"),
+    ],
+)
 def test_bad_questions_to_a_trace_are_named(call, says):
     with pytest.raises(ValueError, match=says):
         call(trace_channels(planted()[0], 4))

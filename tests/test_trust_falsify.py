@@ -1,4 +1,6 @@
-"""Falsification: equal to a literal loop, right on maps whose quality is known, calibrated on maps that know nothing."""
+"""Falsification: equal to a literal loop, right on maps whose quality is known, calibrated on maps
+that know nothing.
+"""
 
 import math
 
@@ -8,7 +10,14 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from ctrace.layers import fingerprint
-from ctrace.trust import Falsification, angle_between, falsification_rate, falsify, falsify_by_threshold, filled
+from ctrace.trust import (
+    Falsification,
+    angle_between,
+    falsification_rate,
+    falsify,
+    falsify_by_threshold,
+    filled,
+)
 from ctrace.trust.falsify import extremes, inside_regions, shift_places, shifted
 
 SIZE, PATCH = 24, (slice(6, 13), slice(9, 16))  # 49 of 576 pixels
@@ -20,7 +29,12 @@ class Patch(nn.Module):
     def __init__(self):
         super().__init__()
         self.head = nn.Linear(3 * 49, 4, dtype=torch.float64)
-        self.head.weight.data = torch.randn(4, 147, generator=torch.Generator().manual_seed(0), dtype=torch.float64).abs() / 12
+        self.head.weight.data = (
+            torch.randn(
+                4, 147, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+            ).abs()
+            / 12
+        )
         self.head.weight.data[1:] *= 0.2
 
     def forward(self, x):
@@ -34,13 +48,20 @@ def model():
 
 def images(b=1, seed=0):
     """Noise, and where the model looks a bright spot."""
-    x = torch.rand(b, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) / 4
+    x = (
+        torch.rand(
+            b, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
+        / 4
+    )
     x[(..., *PATCH)] += 1
     return x
 
 
 def noise(b=1, seed=1):
-    return torch.rand(b, SIZE, SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.rand(
+        b, SIZE, SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def toys():
@@ -60,7 +81,9 @@ def toys():
 def test_the_verdict_equals_a_literal_loop(model):
     x, scores, pixels = images(), noise()[0], round(0.05 * SIZE**2)
     got = falsify(scores, x, model, target=1, fill="zero", seed=3)
-    order = sorted(((scores[y, z].item(), y, z) for y in range(SIZE) for z in range(SIZE)), reverse=True)
+    order = sorted(
+        ((scores[y, z].item(), y, z) for y in range(SIZE) for z in range(SIZE)), reverse=True
+    )
 
     def centred(image):
         z = model(image)[0].detach()
@@ -72,13 +95,21 @@ def test_the_verdict_equals_a_literal_loop(model):
             hidden[0, :, y % SIZE, z % SIZE] = 0
         return centred(x) - centred(hidden)
 
-    top, bottom = ([(y, z) for _, y, z in order[part]] for part in (slice(pixels), slice(-pixels, None)))
-    null = [drop([(y + dy, z + dx) for y, z in top]) for dy, dx in shift_places((SIZE, SIZE), 99, 2, 3)]
+    top, bottom = (
+        [(y, z) for _, y, z in order[part]] for part in (slice(pixels), slice(-pixels, None))
+    )
+    null = [
+        drop([(y + dy, z + dx) for y, z in top]) for dy, dx in shift_places((SIZE, SIZE), 99, 2, 3)
+    ]
     assert abs(got.d_high - drop(top)) < 1e-12 and abs(got.d_low - drop(bottom)) < 1e-12
     assert max(abs(a - b) for a, b in zip(got.null, null)) < 1e-12 and len(got.null) == 99
     rounding = 1e-4 * float(model(x)[0].detach().std())
     assert got.p == (1 + sum(value >= drop(top) - rounding for value in null)) / 100
-    assert got.margin == got.d_high - got.d_low and got.area == pixels / SIZE**2 and got.p_inside is None
+    assert (
+        got.margin == got.d_high - got.d_low
+        and got.area == pixels / SIZE**2
+        and got.p_inside is None
+    )
 
 
 def test_a_copy_that_moves_the_answer_as_much_counts_against_the_map(model):
@@ -93,7 +124,12 @@ def test_a_top_that_beats_its_copies_is_still_falsified_when_the_bottom_does_mor
     scores[6:9, 9:14] += 1
     scores[9:13, 9:16] -= 1  # the larger part of what the model sees
     result = falsify(scores, images(), model, target=0, fill="zero", min_shift=6)
-    assert result.p <= 0.05 and result.margin < 0 and result.verdict == "falsified" and "bottom" in result.reason
+    assert (
+        result.p <= 0.05
+        and result.margin < 0
+        and result.verdict == "falsified"
+        and "bottom" in result.reason
+    )
 
 
 @pytest.mark.parametrize("fill", ["zero", "mean", "blur", "noise"])
@@ -104,31 +140,51 @@ def test_five_maps_of_known_quality_get_the_right_verdict_with_every_fill(model,
 
 
 def test_the_published_rule_calls_a_perfect_map_false_and_passes_its_inverse_for_their_areas_alone():
-    spread = nn.Sequential(nn.AdaptiveAvgPool2d(6), nn.Flatten(), nn.Linear(108, 8, dtype=torch.float64)).eval()
-    spread[2].weight.data = torch.randn(8, 108, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    spread[2].weight.data.view(8, 3, 6, 6)[:, :, 2, 2] *= 4  # one cell counts four times as much as any other
+    spread = nn.Sequential(
+        nn.AdaptiveAvgPool2d(6), nn.Flatten(), nn.Linear(108, 8, dtype=torch.float64)
+    ).eval()
+    spread[2].weight.data = torch.randn(
+        8, 108, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    spread[2].weight.data.view(8, 3, 6, 6)[:, :, 2, 2] *= (
+        4  # one cell counts four times as much as any other
+    )
     right = noise(seed=5)[0] * 0.01
     right[8:12, 8:12] += 1
     x = noise(3)[None] + 0.5
     published = falsify_by_threshold(right, x, spread)
-    assert published.verdict == "falsified" and published.area_high < 0.03 and published.area_low > 0.95
+    assert (
+        published.verdict == "falsified"
+        and published.area_high < 0.03
+        and published.area_low > 0.95
+    )
     assert falsify_by_threshold(-right, x, spread).verdict == "survived"
     assert falsify(right, x, spread, fill="zero", area=16 / 576).verdict == "survived"
     assert falsify(-right, x, spread, fill="zero", area=16 / 576).verdict == "falsified"
 
 
-def test_no_increasing_function_of_the_map_changes_a_verdict_but_it_changes_the_published_one(model):
+def test_no_increasing_function_of_the_map_changes_a_verdict_but_it_changes_the_published_one(
+    model,
+):
     scores = noise(seed=8)[0] + toys()["perfect"][0]
     squashed, stretched = 1 - (1 - scores / 3) ** 9, scores**9
-    assert falsify(scores, images(), model, 0) == falsify(squashed, images(), model, 0) == falsify(stretched, images(), model, 0)
+    assert (
+        falsify(scores, images(), model, 0)
+        == falsify(squashed, images(), model, 0)
+        == falsify(stretched, images(), model, 0)
+    )
     areas = [falsify_by_threshold(m, images(), model).area_low for m in (squashed, stretched)]
     assert areas[0] < 0.3 and areas[1] > 0.9
 
 
 @pytest.mark.parametrize("smooth", [0, 2])
 def test_random_maps_survive_no_more_often_than_the_level_says(model, smooth):
-    maps = torch.from_numpy(gaussian_filter(noise(500, seed=11).numpy(), (0, smooth, smooth), mode="wrap"))
-    rate = falsification_rate(falsify(maps, images(500, seed=2), model, target=0, fill="mean"), "survived")
+    maps = torch.from_numpy(
+        gaussian_filter(noise(500, seed=11).numpy(), (0, smooth, smooth), mode="wrap")
+    )
+    rate = falsification_rate(
+        falsify(maps, images(500, seed=2), model, target=0, fill="mean"), "survived"
+    )
     assert 0 <= rate.rate <= 0.08 and rate.inconclusive == 0
 
 
@@ -137,16 +193,23 @@ def test_the_true_place_always_survives_also_against_its_object(model):
     object_ = torch.zeros(50, SIZE, SIZE)
     object_[:, 3:20, 3:21] = 1
     results = falsify(scores, images(50, seed=3), model, target=0, fill="mean", inside=object_)
-    assert falsification_rate(results, "survived").rate == 1 and all(r.p_inside <= 0.05 for r in results)
+    assert falsification_rate(results, "survived").rate == 1 and all(
+        r.p_inside <= 0.05 for r in results
+    )
 
 
 def test_a_map_of_the_object_beats_the_background_and_not_the_object(model):
     object_ = torch.zeros(60, SIZE, SIZE, dtype=torch.float64)
     object_[:, 4:16, 7:19] = 1
     scores = object_ + 0.5 * noise(60, seed=4)  # knows the outline, and nothing inside
-    outside, both = (falsify(scores, images(60), model, 0, fill="mean", min_shift=6, inside=mask) for mask in (None, object_))
+    outside, both = (
+        falsify(scores, images(60), model, 0, fill="mean", min_shift=6, inside=mask)
+        for mask in (None, object_)
+    )
     assert falsification_rate(outside, "survived").rate > 0.7
-    assert falsification_rate(both, "survived").rate < 0.15 and "inside the object" in both[0].reason
+    assert (
+        falsification_rate(both, "survived").rate < 0.15 and "inside the object" in both[0].reason
+    )
 
 
 def test_inside_regions_have_one_size_and_stay_in_the_object():
@@ -155,15 +218,23 @@ def test_inside_regions_have_one_size_and_stay_in_the_object():
     mask[4:8, 4:8] = False
     for pixels, expected in ((20, 20), (5000, int(mask.sum()) // 2)):
         regions = inside_regions(noise()[0], mask, pixels, 30, 0)
-        assert regions.shape == (31, SIZE, SIZE) and (regions.sum((1, 2)) == expected).all() and not (regions & ~mask).any()
-    assert torch.equal(regions[0], (torch.where(mask, noise()[0], -1) >= noise()[0][mask].sort().values[-expected]))
+        assert (
+            regions.shape == (31, SIZE, SIZE)
+            and (regions.sum((1, 2)) == expected).all()
+            and not (regions & ~mask).any()
+        )
+    assert torch.equal(
+        regions[0], (torch.where(mask, noise()[0], -1) >= noise()[0][mask].sort().values[-expected])
+    )
 
 
 def test_regions_have_equal_area_and_equal_values_are_taken_at_random():
     constant = torch.zeros(SIZE, SIZE)
     high, low = extremes(constant, 40, 0)
     assert high.sum() == low.sum() == 40 and not (high & low).any() and high.any(1).sum() > 10
-    assert torch.equal(extremes(constant, 40, 0), extremes(constant, 40, 0)) and not torch.equal(high, extremes(constant, 40, 1)[0])
+    assert torch.equal(extremes(constant, 40, 0), extremes(constant, 40, 0)) and not torch.equal(
+        high, extremes(constant, 40, 1)[0]
+    )
 
 
 def test_shifts_differ_and_move_far_enough_around_the_edges():
@@ -196,8 +267,14 @@ def test_constant_maps_and_models_that_do_not_react_are_inconclusive_and_counted
     deaf_model[2].weight.data.zero_()
     flat = falsify(torch.ones(SIZE, SIZE), images(), model)
     deaf = falsify(noise()[0], images(), deaf_model, 0)
-    assert flat.verdict == deaf.verdict == "inconclusive" and "constant" in flat.reason and "not move" in deaf.reason
-    rate = falsification_rate([flat, deaf, falsify(toys()["perfect"][0], images(), model)], "survived")
+    assert (
+        flat.verdict == deaf.verdict == "inconclusive"
+        and "constant" in flat.reason
+        and "not move" in deaf.reason
+    )
+    rate = falsification_rate(
+        [flat, deaf, falsify(toys()["perfect"][0], images(), model)], "survived"
+    )
     assert (rate.count, rate.n, rate.inconclusive) == (1, 3, 2)
 
 
@@ -205,23 +282,35 @@ def test_a_distance_can_be_an_angle_a_logit_or_a_function(model):
     scores, reference = toys()["perfect"][0], torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
 
     def likeness_lost(whole, hidden):
-        return torch.cosine_similarity(whole, reference) - torch.cosine_similarity(hidden, reference)
+        return torch.cosine_similarity(whole, reference) - torch.cosine_similarity(
+            hidden, reference
+        )
 
-    names = [falsify(scores, images(), model, **kind).distance for kind in ({}, {"target": 2}, {"distance": likeness_lost})]
+    names = [
+        falsify(scores, images(), model, **kind).distance
+        for kind in ({}, {"target": 2}, {"distance": likeness_lost})
+    ]
     assert names == ["angle", "logit", "likeness_lost"]
 
 
 def test_small_angles_are_exact_where_the_arc_cosine_is_not():
     a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1e-5]])
-    assert abs(float(angle_between(a, b)) - 1e-5) < 1e-11 and float(torch.acos((a * b).sum() / b.norm())) < 1e-8
+    assert (
+        abs(float(angle_between(a, b)) - 1e-5) < 1e-11
+        and float(torch.acos((a * b).sum() / b.norm())) < 1e-8
+    )
     assert float(angle_between(a, a)) == 0
 
 
 def test_every_fill_is_what_its_name_says():
     x = noise(6).unflatten(0, (2, 3))
     assert not filled(x, "zero").any() and torch.allclose(filled(x, "mean")[1, 2], x[1, 2].mean())
-    assert filled(x, "blur").std() < 0.5 * x.std() and torch.allclose(filled(x, "blur").mean(), x.mean(), atol=0.02)
-    assert abs(filled(x, "noise").std() / x.std() - 1) < 0.1 and torch.equal(filled(x, "noise")[1:], filled(x[1:], "noise"))
+    assert filled(x, "blur").std() < 0.5 * x.std() and torch.allclose(
+        filled(x, "blur").mean(), x.mean(), atol=0.02
+    )
+    assert abs(filled(x, "noise").std() / x.std() - 1) < 0.1 and torch.equal(
+        filled(x, "noise")[1:], filled(x[1:], "noise")
+    )
     assert torch.equal(filled(x, x.flip(0)), x.flip(0))
 
 
@@ -257,4 +346,7 @@ def test_the_published_rule_needs_both_regions_and_says_inconclusive_without(mod
     with pytest.raises(ValueError, match="low < high"):
         falsify_by_threshold(noise()[0], images(), model, high=0.2)
     batch = falsify_by_threshold(noise(2), images(2), model)
-    assert batch[1] == falsify_by_threshold(noise(2)[1], images(2)[1], model) and 0 <= batch[0].pair_rate <= 1
+    assert (
+        batch[1] == falsify_by_threshold(noise(2)[1], images(2)[1], model)
+        and 0 <= batch[0].pair_rate <= 1
+    )

@@ -21,7 +21,10 @@ def model():
 
 
 def images(b=3):
-    return torch.rand(b, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
+    return (
+        torch.rand(b, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        + 0.5
+    )
 
 
 def left_map(b=3):
@@ -47,9 +50,17 @@ def test_curves_equal_a_loop_over_pixels(model, curve, start_is_image):
 
 def test_a_right_map_beats_its_inverse_in_all_three(model):
     x, right, wrong = images(), left_map(), -left_map()
-    assert (deletion(model, x, right, 0, fill="zero").auc < deletion(model, x, wrong, 0, fill="zero").auc - 0.1).all()
-    assert (insertion(model, x, right, 0, fill="zero").auc > insertion(model, x, wrong, 0, fill="zero").auc + 0.1).all()
-    checks = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1  # a pattern that no neighbour tells
+    assert (
+        deletion(model, x, right, 0, fill="zero").auc
+        < deletion(model, x, wrong, 0, fill="zero").auc - 0.1
+    ).all()
+    assert (
+        insertion(model, x, right, 0, fill="zero").auc
+        > insertion(model, x, wrong, 0, fill="zero").auc + 0.1
+    ).all()
+    checks = (
+        torch.arange(8)[:, None] + torch.arange(8)
+    ) % 2 * 2.0 - 1  # a pattern that no neighbour tells
     model[1].weight.data = torch.zeros(2, 192).double()
     model[1].weight.data[0] = (checks * (torch.arange(8) < 4)).expand(3, 8, 8).flatten() / 48
     score, inverse = (road(model, 4 + 2 * checks + x, m, 0).score for m in (right, wrong))
@@ -73,7 +84,12 @@ def test_imputed_pixels_equal_the_direct_solve_of_the_published_system():
     hidden = torch.rand(2, 7, 8, generator=torch.Generator().manual_seed(2)) < 0.7
     hidden[1, :, :5] = True  # and a large hole
     got = impute(x, hidden, tolerance=1e-12)
-    steps = {(dy, dx): (1 / 6 if 0 in (dy, dx) else 1 / 12) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)}
+    steps = {
+        (dy, dx): (1 / 6 if 0 in (dy, dx) else 1 / 12)
+        for dy in (-1, 0, 1)
+        for dx in (-1, 0, 1)
+        if (dy, dx) != (0, 0)
+    }
     for i in range(2):
         A, right = lil_matrix((56, 56)), np.zeros((56, 3))
         for y in range(7):
@@ -82,7 +98,11 @@ def test_imputed_pixels_equal_the_direct_solve_of_the_published_system():
                 if not hidden[i, y, z]:
                     right[8 * y + z] = x[i, :, y, z]
                     continue
-                around = {(y + dy, z + dx): w for (dy, dx), w in steps.items() if 0 <= y + dy < 7 and 0 <= z + dx < 8}
+                around = {
+                    (y + dy, z + dx): w
+                    for (dy, dx), w in steps.items()
+                    if 0 <= y + dy < 7 and 0 <= z + dx < 8
+                }
                 for (yy, zz), w in around.items():
                     A[8 * y + z, 8 * yy + zz] -= w / sum(around.values())
         want = spsolve(A.tocsc(), right).T.reshape(3, 7, 8)
@@ -94,15 +114,22 @@ def test_imputing_keeps_a_constant_image_and_a_straight_ramp():
     hidden = torch.zeros(1, 9, 9, dtype=torch.bool)
     hidden[0, 2:7, 2:7] = True
     ramp = torch.arange(9.0, dtype=torch.float64).expand(1, 1, 9, 9)
-    assert torch.allclose(impute(torch.ones(1, 1, 9, 9).double(), hidden), torch.ones(1, 1, 9, 9).double(), atol=1e-5)
+    assert torch.allclose(
+        impute(torch.ones(1, 1, 9, 9).double(), hidden), torch.ones(1, 1, 9, 9).double(), atol=1e-5
+    )
     assert torch.allclose(impute(ramp, hidden, tolerance=1e-10), ramp, atol=1e-8)
 
 
 def test_batches_equal_single_images(model):
     x, maps = images(), left_map()
     for f in (deletion, insertion):
-        assert torch.allclose(f(model, x, maps, [0, 1, 0], fill="noise").values[1:2], f(model, x[1:2], maps[1:2], 1, fill="noise").values)
-    assert torch.allclose(road(model, x, maps, 0).morf[1:2], road(model, x[1:2], maps[1:2], 0).morf, atol=1e-5)
+        assert torch.allclose(
+            f(model, x, maps, [0, 1, 0], fill="noise").values[1:2],
+            f(model, x[1:2], maps[1:2], 1, fill="noise").values,
+        )
+    assert torch.allclose(
+        road(model, x, maps, 0).morf[1:2], road(model, x[1:2], maps[1:2], 0).morf, atol=1e-5
+    )
 
 
 def test_bad_input_is_refused_in_words(model):

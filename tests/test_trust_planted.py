@@ -1,4 +1,6 @@
-"""Networks with hand-set weights: what is relevant is known, so every method must find it to the last digit."""
+"""Networks with hand-set weights: what is relevant is known, so every method must find it to the
+last digit.
+"""
 
 import pytest
 import torch
@@ -54,11 +56,15 @@ def test_a_detector_sees_its_own_part_and_nothing_else():
 @pytest.mark.parametrize("target", [0, 3])
 def test_part_mass_of_the_map_equals_the_true_removal_drop(net, method, target):
     explained = GradCAM(net, "relu", method=method).explain(planted_images(SCENES), target=target)
-    mass = torch.stack([(explained.raw[i] * masks(scene)).sum((1, 2)) for i, scene in enumerate(SCENES)])  # (n, p)
+    mass = torch.stack(
+        [(explained.raw[i] * masks(scene)).sum((1, 2)) for i, scene in enumerate(SCENES)]
+    )  # (n, p)
     drops = removal_drops(net, target)
     assert float((mass - drops).abs().max()) <= 1e-13 * float(drops.abs().max())
     assert float((explained.raw.sum((1, 2)) - explained.score).abs().max()) <= 1e-13
-    assert bool((drops[:, target] > 0).all()) and bool((drops[:, [k for k in range(5) if k != target]] < 0).all())
+    assert bool((drops[:, target] > 0).all()) and bool(
+        (drops[:, [k for k in range(5) if k != target]] < 0).all()
+    )
 
 
 def test_removal_and_shapley_importance_are_the_planted_drops(net):
@@ -72,13 +78,19 @@ def test_removal_and_shapley_importance_are_the_planted_drops(net):
 def test_channel_segments_are_the_parts_and_their_channels_the_planted_ones(net, objective):
     score = pytest.importorskip("sklearn.metrics").adjusted_rand_score
     for scene in SCENES[:2]:
-        pure = torch.stack([render(paint(scene)).masks[g] > 0.999 for g in GROUPS])  # (g, height, width)
+        pure = torch.stack(
+            [render(paint(scene)).masks[g] > 0.999 for g in GROUPS]
+        )  # (g, height, width)
         with torch.no_grad():
             acts = net[:2](planted_images([scene]))[0]  # (c, height, width)
         group, row, column = (pure & (acts[::4] > 0)).nonzero(as_tuple=True)
         features = torch.nn.functional.normalize(acts[:, row, column].T)  # (n, c)
-        noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(0), dtype=torch.double)
-        trace = trace_channels(features + 0.05 * noise, len(GROUPS), objective=objective, sigma="median")
+        noise = torch.randn(
+            features.shape, generator=torch.Generator().manual_seed(0), dtype=torch.double
+        )
+        trace = trace_channels(
+            features + 0.05 * noise, len(GROUPS), objective=objective, sigma="median"
+        )
         assert score(group.numpy(), trace.segments.numpy()) == 1
         for j in range(len(GROUPS)):
             [owner] = group[trace.mask(j)].unique().tolist()
@@ -87,11 +99,17 @@ def test_channel_segments_are_the_parts_and_their_channels_the_planted_ones(net,
 
 @pytest.fixture(scope="module")
 def parch(net):
-    """With statistics of birds that have lost all parts but one, which is their class. (Stilts are too thin for their detector.)"""
+    """With statistics of birds that have lost all parts but one, which is their class. (Stilts are
+    too thin for their detector.)
+    """
     birds = [s.swap("legs", "webbed") for s in SCENES]
     lone = [s.without(*(q for q in PARTS if q != part)) for s in birds for part in PARTS]
     labels = torch.arange(len(PARTS)).repeat(len(birds))
-    return ParchGrad(net, ChannelStatistics.collect(net, [(planted_images(lone), labels)], progress=False), layers="conv")
+    return ParchGrad(
+        net,
+        ChannelStatistics.collect(net, [(planted_images(lone), labels)], progress=False),
+        layers="conv",
+    )
 
 
 @pytest.mark.parametrize("strictness", [{"alpha": 1e-4}, {"quantile": 1 / len(GROUPS)}])
@@ -102,18 +120,29 @@ def test_parchgrad_keeps_the_planted_channels_and_no_others(parch, strictness):
 
 def test_parchgrad_leaves_the_gradient_of_the_planted_part_and_no_other(parch):
     images, target = planted_images(SCENES[:2]), 2
-    through = parch.attribute("grad", images, target, quantile=1 / len(GROUPS), variance_conservation=False)
+    through = parch.attribute(
+        "grad", images, target, quantile=1 / len(GROUPS), variance_conservation=False
+    )
     plain = parch.attribute("grad", images, target, quantile=1.0)
     for i, scene in enumerate(SCENES[:2]):
-        own, rest = masks(scene)[target], masks(scene)[[k for k in range(len(PARTS)) if k != target]].any(0)
+        own, rest = (
+            masks(scene)[target],
+            masks(scene)[[k for k in range(len(PARTS)) if k != target]].any(0),
+        )
         assert torch.equal(through[i][:, own], plain[i][:, own]) and bool(plain[i][:, rest].any())
         assert not bool(through[i][:, ~own].any())
 
 
 def carrot_split(net, scenes, target, t=0.0):
-    """The logit split over 12 x 12 cells of 8 x 8 pixels ``(n, cell)``: pooled activations as tokens, the planted head as the head."""
+    """The logit split over 12 x 12 cells of 8 x 8 pixels ``(n, cell)``: pooled activations as
+    tokens, the planted head as the head.
+    """
     with torch.no_grad():
-        tokens = torch.nn.functional.avg_pool2d(net[:2](planted_images(scenes)), 8).flatten(2).transpose(1, 2)  # (n, cell, c)
+        tokens = (
+            torch.nn.functional.avg_pool2d(net[:2](planted_images(scenes)), 8)
+            .flatten(2)
+            .transpose(1, 2)
+        )  # (n, cell, c)
     regions = RegionSet.from_patches(PatchOutput(tokens, patch_centers((12, 12)), (12, 12), (8, 8)))
     graph = RegionGraphBuilder(sigma_f=1.0).build(regions)
     omega = centrality(graph, DiffusionOperator(t), "mean")
@@ -128,9 +157,13 @@ def test_carrot_splits_the_logit_over_regions_as_planted(net, target):
     assert float((shares - cells).abs().max()) <= 1e-14
     drops, alone = removal_drops(net, target), 0
     for i, scene in enumerate(SCENES):
-        touched = torch.nn.functional.max_pool2d(masks(scene).double(), 8).flatten(1) > 0  # (p, cell)
+        touched = (
+            torch.nn.functional.max_pool2d(masks(scene).double(), 8).flatten(1) > 0
+        )  # (p, cell)
         for j in range(len(PARTS)):
-            if not bool((touched[j] & (touched.sum(0) > 1)).any()):  # no other part reaches into its cells
+            if not bool(
+                (touched[j] & (touched.sum(0) > 1)).any()
+            ):  # no other part reaches into its cells
                 alone += 1
                 assert abs(float(shares[i, touched[j]].sum() - drops[i, j])) <= 1e-13
     assert alone >= 12
@@ -138,8 +171,12 @@ def test_carrot_splits_the_logit_over_regions_as_planted(net, target):
 
 def test_carrot_counts_the_removal_of_a_part_in_the_cells_it_touches(net):
     for j, part in enumerate(PARTS):
-        change = carrot_split(net, SCENES, 2) - carrot_split(net, [s.without(part) for s in SCENES], 2)  # (n, cell)
+        change = carrot_split(net, SCENES, 2) - carrot_split(
+            net, [s.without(part) for s in SCENES], 2
+        )  # (n, cell)
         assert float((change.sum(1) - removal_drops(net, 2)[:, j]).abs().max()) <= 1e-13
         for i, scene in enumerate(SCENES):
-            touched = torch.nn.functional.max_pool2d(masks(scene)[j][None].double(), 8).flatten() > 0
+            touched = (
+                torch.nn.functional.max_pool2d(masks(scene)[j][None].double(), 8).flatten() > 0
+            )
             assert not bool(change[i][~touched].any())

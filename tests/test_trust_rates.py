@@ -1,4 +1,6 @@
-"""Rates, intervals and paired tests: equal to closed forms and to scipy, and honest about what they cover."""
+"""Rates, intervals and paired tests: equal to closed forms and to scipy, and honest about what they
+cover.
+"""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +9,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctrace.trust import bootstrap, cohens_h, falsification_rate, mean_intervals, paired_test, spearman, wilson
+from ctrace.trust import (
+    bootstrap,
+    cohens_h,
+    falsification_rate,
+    mean_intervals,
+    paired_test,
+    spearman,
+    wilson,
+)
 
 
 @dataclass
@@ -22,7 +32,14 @@ def records(text):
 
 def test_all_three_verdicts_stay_in_the_denominator():
     rate = falsification_rate(records("ssffffii"))
-    assert (rate.count, rate.n, rate.rate, rate.survived, rate.falsified, rate.inconclusive) == (4, 8, 0.5, 2, 4, 2)
+    assert (rate.count, rate.n, rate.rate, rate.survived, rate.falsified, rate.inconclusive) == (
+        4,
+        8,
+        0.5,
+        2,
+        4,
+        2,
+    )
     assert falsification_rate(records("ssffffii"), "survived").rate == 0.25
     with pytest.raises(ValueError, match="no results"):
         falsification_rate([])
@@ -35,7 +52,10 @@ def test_wilson_is_its_formula_and_never_empty():
     for k in (0, 7, 30):
         middle = (k / n + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * math.sqrt(k / n * (1 - k / n) / n + z**2 / (4 * n**2))
-        assert np.allclose(wilson(k, n), (middle - half, middle + half), atol=1e-12) and wilson(k, n)[1] > wilson(k, n)[0]
+        assert (
+            np.allclose(wilson(k, n), (middle - half, middle + half), atol=1e-12)
+            and wilson(k, n)[1] > wilson(k, n)[0]
+        )
     for bad in ((0.5, 3), (4, 3), (0, 0)):
         with pytest.raises(ValueError, match="whole numbers"):
             wilson(*bad)
@@ -48,15 +68,22 @@ def test_wilson_covers_the_true_rate_as_often_as_it_says():
 
 
 def test_cohens_h_is_zero_for_equal_rates_and_pi_at_most():
-    assert cohens_h(0.3, 0.3) == 0 and math.isclose(cohens_h(1, 0), math.pi) and cohens_h(0.2, 0.5) < 0
+    assert (
+        cohens_h(0.3, 0.3) == 0 and math.isclose(cohens_h(1, 0), math.pi) and cohens_h(0.2, 0.5) < 0
+    )
     assert math.isclose(cohens_h(0.5, 0.25), 2 * math.asin(math.sqrt(0.5)) - 2 * math.asin(0.5))
 
 
 def test_the_paired_test_counts_only_images_where_the_methods_differ():
     test = paired_test(records("ssssssssff"), records("sffffffffs"))
     assert (test.only_first, test.only_second, test.n) == (7, 1, 10)
-    assert math.isclose(test.p, 2 * stats.binom.cdf(1, 8, 0.5)) and math.isclose(test.difference, 0.6)
-    assert math.isclose(test.h, cohens_h(0.8, 0.2)) and paired_test(records("si"), records("sf")).p == 1
+    assert math.isclose(test.p, 2 * stats.binom.cdf(1, 8, 0.5)) and math.isclose(
+        test.difference, 0.6
+    )
+    assert (
+        math.isclose(test.h, cohens_h(0.8, 0.2))
+        and paired_test(records("si"), records("sf")).p == 1
+    )
     with pytest.raises(ValueError, match="same images"):
         paired_test(records("s"), records("ss"))
 
@@ -65,7 +92,10 @@ def test_the_bootstrap_of_a_mean_has_the_known_width_and_covers():
     rng = np.random.default_rng(0)
     x = rng.normal(size=400)
     interval = bootstrap(x)
-    assert math.isclose(interval.value, x.mean()) and abs((interval.high - interval.low) / (2 * 1.96 * x.std() / 20) - 1) < 0.08
+    assert (
+        math.isclose(interval.value, x.mean())
+        and abs((interval.high - interval.low) / (2 * 1.96 * x.std() / 20) - 1) < 0.08
+    )
     intervals = [bootstrap(rng.normal(size=40), draws=200, seed=s) for s in range(200)]
     assert 0.88 < np.mean([i.low <= 0 <= i.high for i in intervals]) < 0.98
 
@@ -74,7 +104,9 @@ def test_pairs_stay_pairs_and_models_are_drawn_again_too():
     x = np.arange(30.0)
     correlation = lambda a, b: spearman(a[None], b[None])[0]
     assert bootstrap(x, 2 * x, statistic=correlation).low == pytest.approx(1)
-    scores = np.array([0.0, 1.0, 2.0])[:, None] + np.zeros(50)  # three models that differ, images that do not
+    scores = np.array([0.0, 1.0, 2.0])[:, None] + np.zeros(
+        50
+    )  # three models that differ, images that do not
     both, images_only = bootstrap(scores, axes=2), bootstrap(scores.T)
     assert both.high - both.low > 1 and images_only.high - images_only.low == 0
     assert str(bootstrap(np.ones(3))) == "1.000 [1.000, 1.000]"
@@ -90,7 +122,9 @@ def test_nan_is_refused_and_never_dropped():
 def test_rank_correlation_equals_scipy_with_ties_and_is_nan_for_a_constant_row():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 5, (4, 20)), rng.normal(size=(4, 20))
-    assert np.allclose(spearman(a, b), [stats.spearmanr(*row).statistic for row in zip(a, b)], atol=1e-12)
+    assert np.allclose(
+        spearman(a, b), [stats.spearmanr(*row).statistic for row in zip(a, b)], atol=1e-12
+    )
     assert np.isnan(spearman(np.ones((1, 5)), b[:1, :5])).all()
 
 

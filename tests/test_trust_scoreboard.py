@@ -49,7 +49,9 @@ def methods(model):
 @pytest.fixture(scope="module")
 def carrot():
     backbone = TimmViTPatchBackbone(load_model("aviary-vit-0", device="cpu"))
-    return Carrot(backbone).fit(DataLoader(Aviary("train", 70), batch_size=70), num_classes=14, progress=False)
+    return Carrot(backbone).fit(
+        DataLoader(Aviary("train", 70), batch_size=70), num_classes=14, progress=False
+    )
 
 
 def edges(model, images, targets):
@@ -61,7 +63,9 @@ def test_every_method_gives_finite_maps_and_a_batch_equals_one_by_one(model, bir
     for name, method in methods.items():
         maps = method(model, few.images, few.targets)
         assert maps.shape == (2, 96, 96) and bool(torch.isfinite(maps).all()), name
-        alone = torch.cat([method(model, few.images[i : i + 1], few.targets[i : i + 1]) for i in range(2)])
+        alone = torch.cat(
+            [method(model, few.images[i : i + 1], few.targets[i : i + 1]) for i in range(2)]
+        )
         assert float((maps - alone).abs().max()) <= 2e-4 * float(maps.abs().max()), name
 
 
@@ -75,16 +79,23 @@ def test_every_method_but_the_segment_answers_the_class_it_is_asked_about(model,
 def test_a_carrot_as_a_classifier_answers_as_the_carrot_does(carrot):
     images = torch.stack([Aviary("test", 3)[i][0] for i in range(3)])
     wrapped = CarrotClassifier(carrot)
-    assert float((wrapped(carrot.preprocess(images)).detach() - carrot.predict(images)).abs().max()) <= 1e-5
+    assert (
+        float((wrapped(carrot.preprocess(images)).detach() - carrot.predict(images)).abs().max())
+        <= 1e-5
+    )
 
 
 def test_the_maps_of_a_carrot_are_what_its_explanation_says(carrot):
-    carrot = Carrot(carrot.backbone, lam=1e-3, intercept=False).fit(carrot.train, num_classes=14)  # logits with a mean over classes
+    carrot = Carrot(carrot.backbone, lam=1e-3, intercept=False).fit(
+        carrot.train, num_classes=14
+    )  # logits with a mean over classes
     image = Aviary("test", 3)[0][0]
     explained, wrapped, grid = carrot.explain(image, target=5), CarrotClassifier(carrot), (12, 12)
     for name, values in zip(token_methods(), (explained.region_split, explained.region_removal)):
         others = [carrot.explain(image, target=k) for k in range(14)]
-        mean = torch.stack([o.region_split if name == "CARROT region split" else o.region_removal for o in others]).mean(0)
+        mean = torch.stack(
+            [o.region_split if name == "CARROT region split" else o.region_removal for o in others]
+        ).mean(0)
         small = enlarge((values - mean).view(1, *grid).float(), (96, 96))
         maps = token_methods()[name](wrapped, carrot.preprocess(image[None]), torch.tensor([5]))
         assert float((maps - small).abs().max()) <= 1e-5 * float(small.abs().max()), name
@@ -92,11 +103,16 @@ def test_the_maps_of_a_carrot_are_what_its_explanation_says(carrot):
 
 def test_the_planted_truth_scores_best_and_the_lie_worst(model, birds):
     maps = control_maps(birds)
-    truth, lie = (map_scores(model, birds, maps[name], curves=4, tested=2) for name in ("planted truth", "planted lie"))
+    truth, lie = (
+        map_scores(model, birds, maps[name], curves=4, tested=2)
+        for name in ("planted truth", "planted lie")
+    )
     assert np.allclose(truth["parts: removal"][0], 1) and np.allclose(lie["parts: removal"][0], -1)
     assert truth["pointing"][0].all() and not lie["pointing"][0].any()
     assert truth["survived"][0].all() and not lie["survived"][0].any()
-    assert (truth["deletion"][0] < lie["deletion"][0]).all() and (truth["insertion"][0] > lie["insertion"][0]).all()
+    assert (truth["deletion"][0] < lie["deletion"][0]).all() and (
+        truth["insertion"][0] > lie["insertion"][0]
+    ).all()
 
 
 def test_a_map_that_ignores_the_model_depends_on_none_and_sees_no_mark(model, birds):
@@ -110,13 +126,22 @@ def test_a_failed_map_is_counted_and_scored_as_chance(model, birds):
     scored = map_scores(model, birds, torch.zeros(4, 96, 96), curves=0, tested=2)
     assert scored["parts: swap"][1].all() and not scored["parts: swap"][0].any()
     assert scored["pointing"][1].all() and 0 < scored["pointing"][0].mean() < 0.3
-    assert scored["survived"][1].all() and not scored["survived"][0].any() and not scored["falsified"][0].any()
+    assert (
+        scored["survived"][1].all()
+        and not scored["survived"][0].any()
+        and not scored["falsified"][0].any()
+    )
 
 
 def board(seed=0):
     rng = np.random.default_rng(seed)
     base = rng.random((3, 40))
-    values = {("a", "pointing"): base, ("b", "pointing"): base - 0.05, ("c", "pointing"): rng.random((3, 40)), ("a", "deletion"): base}
+    values = {
+        ("a", "pointing"): base,
+        ("b", "pointing"): base - 0.05,
+        ("c", "pointing"): rng.random((3, 40)),
+        ("a", "deletion"): base,
+    }
     values[("b", "deletion")] = base + 0.1
     values = {key: value.round(4).astype(np.float32) for key, value in values.items()}
     return Scoreboard(values, dict.fromkeys(values, 2), dict.fromkeys(values, ("m0", "m1", "m2")))
@@ -125,14 +150,18 @@ def board(seed=0):
 def test_differences_are_taken_bird_by_bird():
     scores = board()
     close = scores.difference("a", "b", "pointing")
-    assert abs(close.value - 0.05) < 1e-4 and 0.0499 < close.low and close.high < 0.0501  # far tighter than either mean
+    assert (
+        abs(close.value - 0.05) < 1e-4 and 0.0499 < close.low and close.high < 0.0501
+    )  # far tighter than either mean
     assert scores.interval("a", "pointing").high - scores.interval("a", "pointing").low > 0.05
     unlike = scores.difference("a", "c", "pointing")
     assert unlike.low < 0 < unlike.high
 
 
 def test_intervals_are_those_of_the_bootstrap_over_models_and_birds():
-    values = board().values["c", "pointing"] + np.array([[0.0], [0.2], [0.4]])  # models that differ more than birds do
+    values = board().values["c", "pointing"] + np.array(
+        [[0.0], [0.2], [0.4]]
+    )  # models that differ more than birds do
     ours, theirs = mean_interval(values), bootstrap(values, axes=2)
     width = theirs.high - theirs.low
     assert ours.value == pytest.approx(theirs.value) and width > 0.2
@@ -162,5 +191,7 @@ def test_what_is_saved_is_read_back_and_the_table_is_made_of_it(tmp_path):
     assert lines[0] == "# torch: x"
     for line in csv.DictReader(lines[1:]):
         interval = scores.interval(line["row"], line["column"])
-        assert [float(line[k]) for k in ("value", "low", "high")] == pytest.approx([interval.value, interval.low, interval.high], abs=1e-4)
+        assert [float(line[k]) for k in ("value", "low", "high")] == pytest.approx(
+            [interval.value, interval.low, interval.high], abs=1e-4
+        )
         assert (line["n"], line["failures"], line["models"]) == ("120", "2", "m0 m1 m2")

@@ -1,4 +1,6 @@
-"""Shapley values: axioms, exact where all coalitions are asked, equal to captum and to the model's own part importance."""
+"""Shapley values: axioms, exact where all coalitions are asked, equal to captum and to the model's
+own part importance.
+"""
 
 import numpy as np
 import pytest
@@ -25,11 +27,18 @@ def bird(model, index):
 
 
 def additive(r, seed=0):
-    """A network whose logit is a sum over pixels, so that a region's Shapley value is its own share of it."""
+    """A network whose logit is a sum over pixels, so that a region's Shapley value is its own share
+    of it.
+    """
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 2)).double().eval()
     regions = (torch.arange(144) * r // 144).view(12, 12)
-    return net, torch.randn(3, 12, 12, dtype=torch.double), torch.randn(3, 12, 12, dtype=torch.double), regions
+    return (
+        net,
+        torch.randn(3, 12, 12, dtype=torch.double),
+        torch.randn(3, 12, 12, dtype=torch.double),
+        regions,
+    )
 
 
 def test_exact_values_equal_the_mean_over_all_orders():
@@ -60,7 +69,10 @@ def test_an_additive_model_gives_each_region_its_own_share(r):
 @pytest.mark.parametrize("index", range(3))
 def test_values_sum_to_the_logit_of_all_minus_that_of_none(model, index):
     x, start, masks, _, target = bird(model, index)
-    for result in (shap(model, x, target, part_regions(masks), start[None]), shap(model, x, target, superpixels(x), samples=128)):
+    for result in (
+        shap(model, x, target, part_regions(masks), start[None]),
+        shap(model, x, target, superpixels(x), samples=128),
+    ):
         assert abs(float(result.values.sum()) - (result.all - result.none)) <= 1e-4
         assert abs(float(result.map.sum()) - (result.all - result.none)) <= 1e-4
         assert abs(result.all - result.none) > 1
@@ -84,9 +96,13 @@ def test_values_of_the_true_parts_equal_captum(model):
         z = model(images)
         return z[:, target] - z.mean(1)
 
-    ids = (regions - 1).clamp_min(0)  # the surroundings are the same in both pictures and may go with any part
+    ids = (regions - 1).clamp_min(
+        0
+    )  # the surroundings are the same in both pictures and may go with any part
     with torch.no_grad():
-        theirs = attr.ShapleyValues(asked).attribute(x[None], start[None], feature_mask=ids[None, None], perturbations_per_eval=60)[0, 0]
+        theirs = attr.ShapleyValues(asked).attribute(
+            x[None], start[None], feature_mask=ids[None, None], perturbations_per_eval=60
+        )[0, 0]
     ours = shap(model, x, target, ids, start[None]).values[ids]
     assert float((theirs - ours).abs().max()) <= 1e-5
 
@@ -109,7 +125,9 @@ def test_repeats_with_its_seed_and_leaves_the_global_generators_alone(model):
     expected = torch.rand(2), np.random.rand(2)
     torch.manual_seed(3), np.random.seed(3)
     first = shap(model, x, target, superpixels(x), samples=64, seed=5).values
-    assert torch.equal(torch.rand(2), expected[0]) and np.array_equal(np.random.rand(2), expected[1])
+    assert torch.equal(torch.rand(2), expected[0]) and np.array_equal(
+        np.random.rand(2), expected[1]
+    )
     again = shap(model, x, target, superpixels(x), samples=64, seed=5).values
     assert torch.equal(first, again)
     assert not torch.equal(first, shap(model, x, target, superpixels(x), samples=64, seed=6).values)

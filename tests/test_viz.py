@@ -1,4 +1,6 @@
-"""Claims about figures: what is drawn, under which scale, and that nothing outside the figure changes."""
+"""Claims about figures: what is drawn, under which scale, and that nothing outside the figure
+changes.
+"""
 
 import os
 import subprocess
@@ -28,15 +30,27 @@ def everything() -> dict:
         "photos": viz.show_photos([PHOTO, PHOTO.rotate(90, expand=True)], ["one", "two"]),
         "segments": viz.show_segments(PHOTO, SEGMENTS),
         "maps": viz.show_maps(MAPS, unit="score", outline=MASK),
-        "eigenvectors": viz.show_eigenvectors(torch.randn(2 * H * W, 4), (H, W), [1, 0.9, 0.8, 0.7], image=1),
+        "eigenvectors": viz.show_eigenvectors(
+            torch.randn(2 * H * W, 4), (H, W), [1, 0.9, 0.8, 0.7], image=1
+        ),
         "spectrum": viz.show_spectrum(torch.tensor([1, 0.95, 0.9, 0.4, 0.3])),
         "graph": viz.show_graph(GRAPH, [(0, 0), (1, 0), (0, 1)], cut=[0, 0, 1]),
         "matrix": viz.show_matrix(torch.randn(3, 4), "value", "x", "y"),
-        "trace": viz.show_trace(PHOTO, MASK, MAPS, NAMES, range(5), [3e-4, 2e-4, 1e-4, 1e-5, -1e-5]),
-        "joint trace": viz.show_joint_trace([PHOTO, PHOTO], torch.stack([MASK, ~MASK]), torch.randn(2, H, W, 5), NAMES),
+        "trace": viz.show_trace(
+            PHOTO, MASK, MAPS, NAMES, range(5), [3e-4, 2e-4, 1e-4, 1e-5, -1e-5]
+        ),
+        "joint trace": viz.show_joint_trace(
+            [PHOTO, PHOTO], torch.stack([MASK, ~MASK]), torch.randn(2, H, W, 5), NAMES
+        ),
         "ranking": viz.show_ranking(torch.linspace(-1, 1, 9), [f"ch {i}" for i in range(9)], top=3),
-        "curves": viz.show_curves([1, 10, 100], [[1, 2, 3], [3, 2, 1]], ["up", "down"], "n", "time (s)", logx=True),
-        "curve panels": viz.show_curve_panels([1, 2, 3], [("left", "gradient", {"a": [1, 2, 3]}), ("right", "error", {"b": [3, 2, 1]})], "gap"),
+        "curves": viz.show_curves(
+            [1, 10, 100], [[1, 2, 3], [3, 2, 1]], ["up", "down"], "n", "time (s)", logx=True
+        ),
+        "curve panels": viz.show_curve_panels(
+            [1, 2, 3],
+            [("left", "gradient", {"a": [1, 2, 3]}), ("right", "error", {"b": [3, 2, 1]})],
+            "gap",
+        ),
         "cut": viz.show_cut(PHOTO, SEGMENTS, torch.randn(H * W, 4), [1, 0.9, 0.8, 0.7], maps=2),
         "rotation": viz.show_rotation(torch.eye(2), torch.eye(2), [0, 1], ["a", "b"]),
         "scatter": viz.show_scatter(torch.randn(9), torch.randn(9), "predicted", "measured"),
@@ -53,7 +67,12 @@ def texts(ax) -> list[str]:
 
 def scales(figure) -> set:
     """Colour limits of the drawn scalar maps, photographs (three colours) and colour bars left out."""
-    return {image.get_clim() for ax in figure.axes for image in ax.images if np.ndim(image.get_array()) == 2}
+    return {
+        image.get_clim()
+        for ax in figure.axes
+        for image in ax.images
+        if np.ndim(image.get_array()) == 2
+    }
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +99,22 @@ def test_drawing_changes_no_setting():
 
 
 def test_drawing_never_loads_pyplot():
-    code = ("import sys; from ctrace import viz; viz.show_spectrum([1, .5, .4])._repr_png_(); "
-            "assert 'matplotlib.pyplot' not in sys.modules")
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    code = (
+        "import sys; from ctrace import viz; viz.show_spectrum([1, .5, .4])._repr_png_(); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 def test_photographs_fill_rows_of_equal_height_without_distortion(figures):
     figure = figures["photos"]
     boxes = [ax.get_position().size * figure.get_size_inches() for ax in figure.axes]
     assert boxes[0][1] == pytest.approx(boxes[1][1])
-    assert boxes[0][0] / boxes[0][1] == pytest.approx(90 / 60) and boxes[1][0] / boxes[1][1] == pytest.approx(60 / 90)
+    assert boxes[0][0] / boxes[0][1] == pytest.approx(90 / 60) and boxes[1][0] / boxes[1][
+        1
+    ] == pytest.approx(60 / 90)
 
 
 def test_many_photographs_stay_inside_the_figure():
@@ -99,7 +124,9 @@ def test_many_photographs_stay_inside_the_figure():
         assert box.x0 >= -1e-9 and box.x1 <= 1 + 1e-9 and box.y0 >= 0 and box.y1 <= 1 + 1e-9
     first, last = figure.axes[0].get_position(), figure.axes[-1].get_position()
     caption = 0.26 / figure.get_figheight()
-    assert last.y0 == pytest.approx(caption) and last.y1 <= first.y0 - caption + 1e-9, "no room for the titles below"
+    assert last.y0 == pytest.approx(caption) and last.y1 <= first.y0 - caption + 1e-9, (
+        "no room for the titles below"
+    )
 
 
 def test_each_segment_is_numbered_inside_itself():
@@ -112,7 +139,10 @@ def test_each_segment_is_numbered_inside_itself():
 
 def test_a_segment_has_the_same_colour_in_every_segmentation():
     only_two = np.where(SEGMENTS == 2, 2, -1)
-    colours = canvas.coloured_segments(SEGMENTS.numpy(), None)[0, 8], canvas.coloured_segments(only_two, None)[0, 8]
+    colours = (
+        canvas.coloured_segments(SEGMENTS.numpy(), None)[0, 8],
+        canvas.coloured_segments(only_two, None)[0, 8],
+    )
     assert np.array_equal(*colours) and np.array_equal(colours[0], viz.segment_colour(2))
 
 
@@ -135,7 +165,7 @@ def test_several_segmentations_each_have_their_title():
 
 @pytest.mark.parametrize("name", ["maps", "eigenvectors", "trace", "joint trace"])
 def test_all_signed_maps_of_a_figure_share_one_symmetric_scale(figures, name):
-    (low, high), = scales(figures[name])
+    ((low, high),) = scales(figures[name])
     assert low == -high < 0
 
 
@@ -148,7 +178,7 @@ def test_a_map_without_evidence_is_blank_and_says_so():
 def test_eigenvectors_of_the_second_image_are_its_rows():
     U = torch.randn(2 * H * W, 3)
     figure = viz.show_eigenvectors(U, (H, W), image=1)
-    assert np.allclose(figure.axes[2].images[0].get_array(), U[H * W:, 2].reshape(H, W))
+    assert np.allclose(figure.axes[2].images[0].get_array(), U[H * W :, 2].reshape(H, W))
 
 
 def test_the_spectrum_marks_the_widest_gap_unless_told():
@@ -164,7 +194,7 @@ def test_edge_widths_follow_the_weights_and_cut_edges_are_dashed():
 
 
 def test_a_matrix_with_a_negative_entry_gets_a_symmetric_scale():
-    (low, high), = scales(viz.show_matrix([[1.0, -3.0]]))
+    ((low, high),) = scales(viz.show_matrix([[1.0, -3.0]]))
     assert (low, high) == (-3, 3)
     assert scales(viz.show_matrix([[1.0, 3.0]])) == {(0, 3)}
 
@@ -172,12 +202,19 @@ def test_a_matrix_with_a_negative_entry_gets_a_symmetric_scale():
 def test_trace_panels_are_titled_with_rank_channel_number_and_name(figures):
     found = titles(figures["trace"])
     assert found[:2] == ["photograph", "segment, 33% of the photograph"]
-    assert found[3:] == ["top 1 · ch 0\na* green-red", "top 2 · ch 1\nb* blue-yellow",
-                         "top 3 · ch 2\nhorizontal texture\n16 px", "top 4 · ch 3", "top 5 · ch 4\nposition x"]
+    assert found[3:] == [
+        "top 1 · ch 0\na* green-red",
+        "top 2 · ch 1\nb* blue-yellow",
+        "top 3 · ch 2\nhorizontal texture\n16 px",
+        "top 4 · ch 3",
+        "top 5 · ch 4\nposition x",
+    ]
 
 
 def test_trace_maps_show_the_channels_in_the_given_order(figures):
-    drawn = [ax.images[0].get_array() for ax in figures["trace"].axes if ax.get_title().startswith("top")]
+    drawn = [
+        ax.images[0].get_array() for ax in figures["trace"].axes if ax.get_title().startswith("top")
+    ]
     assert all(np.allclose(d, m) for d, m in zip(drawn, MAPS)) and len(drawn) == 5
 
 
@@ -200,7 +237,14 @@ def test_bars_carry_their_numbers_and_a_common_power_of_ten(figures):
 
 def test_a_ranking_shows_support_in_red_then_inhibition_in_blue(figures):
     ax = figures["ranking"].axes[0]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["ch 8", "ch 7", "ch 6", "ch 2", "ch 1", "ch 0"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "ch 8",
+        "ch 7",
+        "ch 6",
+        "ch 2",
+        "ch 1",
+        "ch 0",
+    ]
     colours = [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
     assert colours == [canvas.POSITIVE] * 3 + [canvas.NEGATIVE] * 3
 
@@ -223,43 +267,62 @@ def test_tensors_with_gradients_are_drawn_and_keep_their_graph():
     assert scores.requires_grad and scores.grad is None
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: viz.show_segments(PHOTO, SEGMENTS.flatten()), "reshape"),
-    (lambda: viz.show_segments(PHOTO, [SEGMENTS], ["a", "b"]), "expected 1 titles"),
-    (lambda: viz.show_segments(torch.zeros(2, 3, 4, 4), SEGMENTS), "RGB image"),
-    (lambda: viz.show_eigenvectors(torch.randn(H * W + 1, 2), (H, W)), "rows"),
-    (lambda: viz.show_eigenvectors(torch.randn(H * W, 2), (H, W), image=1), "image = 1"),
-    (lambda: viz.show_spectrum([1, 0.5], k=2), "received k = 2"),
-    (lambda: viz.show_graph(GRAPH, [(0, 0)]), r"positions \(n, 2\)"),
-    (lambda: viz.show_ranking([0.0, 0.0], ["a", "b"]), "nothing to rank"),
-    (lambda: viz.show_ranking([1.0], ["a", "b"]), "expected 1 names"),
-    (lambda: viz.show_scatter([1, 2], [1], "x", "y"), "same length"),
-    (lambda: viz.show_trace(PHOTO, MASK, MAPS, NAMES[:3]), "expected 5 names"),
-    (lambda: viz.show_joint_trace([PHOTO], MASK[None].expand(2, H, W), torch.zeros(2, H, W, 5), NAMES), "1 images"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: viz.show_segments(PHOTO, SEGMENTS.flatten()), "reshape"),
+        (lambda: viz.show_segments(PHOTO, [SEGMENTS], ["a", "b"]), "expected 1 titles"),
+        (lambda: viz.show_segments(torch.zeros(2, 3, 4, 4), SEGMENTS), "RGB image"),
+        (lambda: viz.show_eigenvectors(torch.randn(H * W + 1, 2), (H, W)), "rows"),
+        (lambda: viz.show_eigenvectors(torch.randn(H * W, 2), (H, W), image=1), "image = 1"),
+        (lambda: viz.show_spectrum([1, 0.5], k=2), "received k = 2"),
+        (lambda: viz.show_graph(GRAPH, [(0, 0)]), r"positions \(n, 2\)"),
+        (lambda: viz.show_ranking([0.0, 0.0], ["a", "b"]), "nothing to rank"),
+        (lambda: viz.show_ranking([1.0], ["a", "b"]), "expected 1 names"),
+        (lambda: viz.show_scatter([1, 2], [1], "x", "y"), "same length"),
+        (lambda: viz.show_trace(PHOTO, MASK, MAPS, NAMES[:3]), "expected 5 names"),
+        (
+            lambda: viz.show_joint_trace(
+                [PHOTO], MASK[None].expand(2, H, W), torch.zeros(2, H, W, 5), NAMES
+            ),
+            "1 images",
+        ),
+    ],
+)
 def test_shapes_that_do_not_fit_are_refused_in_words(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
-HEATS = torch.zeros(2, 60, 90).index_put((torch.tensor([0, 1]), torch.tensor([10, 20]), torch.tensor([5, 6])), torch.tensor([2.0, -1.0]))
+HEATS = torch.zeros(2, 60, 90).index_put(
+    (torch.tensor([0, 1]), torch.tensor([10, 20]), torch.tensor([5, 6])), torch.tensor([2.0, -1.0])
+)
 
 
 def test_cams_of_all_rows_share_one_symmetric_scale_and_empty_evidence_is_said():
     figure = viz.show_cams([PHOTO, PHOTO], [MAPS[0], 0 * MAPS[0] + float("nan")], HEATS, ["a", "b"])
     limits = scales(figure)
-    assert len([ax for ax in figure.axes if ax.get_images()]) == 6 and figure.get_figwidth() <= viz.WIDTH
+    assert (
+        len([ax for ax in figure.axes if ax.get_images()]) == 6
+        and figure.get_figwidth() <= viz.WIDTH
+    )
     assert all(low == -high for low, high in limits) and len(limits) == 1
     assert ["no evidence"] in [texts(ax) for ax in figure.axes]
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_an_overlay_colours_evidence_by_sign_and_leaves_the_rest_grey():
-    figure = viz.show_overlays([PHOTO, PHOTO], HEATS, ["a", "b"], masks=[HEATS[0] != 0, HEATS[1] != 0])
+    figure = viz.show_overlays(
+        [PHOTO, PHOTO], HEATS, ["a", "b"], masks=[HEATS[0] != 0, HEATS[1] != 0]
+    )
     first, second = (np.asarray(ax.images[0].get_array()) for ax in figure.axes[:2])
-    assert first[10, 5, 0] > first[10, 5, 2] and second[20, 6, 2] > second[20, 6, 0]  # red above zero, blue below
+    assert (
+        first[10, 5, 0] > first[10, 5, 2] and second[20, 6, 2] > second[20, 6, 0]
+    )  # red above zero, blue below
     assert np.ptp(first[30], axis=-1).max() < 1e-12, "no evidence takes no colour"
-    assert first[10, 5, 0] - first[10, 5, 2] > second[20, 6, 2] - second[20, 6, 0], "one scale: the weaker map is paler"
+    assert first[10, 5, 0] - first[10, 5, 2] > second[20, 6, 2] - second[20, 6, 0], (
+        "one scale: the weaker map is paler"
+    )
     figure._repr_png_()
 
 

@@ -27,23 +27,32 @@ def figures():
     return {
         "mass": viz.show_mass([PHOTO] * 3, [None, MAP, 7 * MAP], ["a", "b", "c"], [MASK] * 3),
         "channels": viz.show_channels(rows, columns=3),
-        "histograms": viz.show_histograms({"one": {"in": torch.rand(20), "out": torch.rand(50)}}, "activation"),
+        "histograms": viz.show_histograms(
+            {"one": {"in": torch.rand(20), "out": torch.rand(50)}}, "activation"
+        ),
         "intervals": viz.show_intervals(
-            {"mass": {"vs plain": estimate, "vs random": -estimate[:, [0, 2, 1]]}}, ["seed 0", "seed 1"], "difference"
+            {"mass": {"vs plain": estimate, "vs random": -estimate[:, [0, 2, 1]]}},
+            ["seed 0", "seed 1"],
+            "difference",
         ),
     }
 
 
 @pytest.mark.parametrize("name", ["mass", "channels", "histograms", "intervals"])
 def test_every_figure_shows_itself_and_fits_the_column(figures, name):
-    assert figures[name]._repr_png_().startswith(b"\x89PNG") and figures[name].get_figwidth() <= viz.WIDTH + 1e-9
+    assert (
+        figures[name]._repr_png_().startswith(b"\x89PNG")
+        and figures[name].get_figwidth() <= viz.WIDTH + 1e-9
+    )
 
 
 def test_a_map_looks_the_same_however_it_is_scaled_and_none_is_the_picture(figures):
     picture, one, seven = figures["mass"].axes[:3]
     np.testing.assert_allclose(drawn(one), drawn(seven), atol=1e-6)
     np.testing.assert_allclose(drawn(picture), PHOTO.permute(1, 2, 0).numpy(), atol=1e-6)
-    assert [len(ax.collections) for ax in (picture, one)] == [0, 1], "the border of the mask belongs on the maps"
+    assert [len(ax.collections) for ax in (picture, one)] == [0, 1], (
+        "the border of the mask belongs on the maps"
+    )
 
 
 def test_more_mass_is_redder():
@@ -69,7 +78,11 @@ def test_histograms_count_shares_of_each_group(figures):
 
 def test_intervals_stand_where_they_were_measured(figures):
     ax = figures["intervals"].axes[0]
-    points = [line.get_xdata().tolist() for line in ax.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "None"]
+    points = [
+        line.get_xdata().tolist()
+        for line in ax.lines
+        if len(line.get_xdata()) == 2 and line.get_linestyle() == "None"
+    ]
     assert [0.1, -0.1] in points and [0.3, -0.3] in points
     assert [label.get_text() for label in ax.get_yticklabels()] == ["vs plain", "vs random"]
 
@@ -77,7 +90,9 @@ def test_intervals_stand_where_they_were_measured(figures):
 def test_the_sweep_has_a_frame_for_each_share_and_never_ends():
     other = torch.zeros_like(MAP)
     other[:5] = 1.0
-    animation = Image.open(io.BytesIO(viz.sweep_gif(PHOTO, {1.0: MAP, 0.5: other, 0.1: MAP**4}, MASK, seconds=0.5)))
+    animation = Image.open(
+        io.BytesIO(viz.sweep_gif(PHOTO, {1.0: MAP, 0.5: other, 0.1: MAP**4}, MASK, seconds=0.5))
+    )
     assert animation.format == "GIF" and animation.n_frames == 3 and animation.info["loop"] == 0
     frames = []
     for i in range(3):

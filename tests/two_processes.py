@@ -1,4 +1,6 @@
-"""What each of two gloo processes does in the test of distributed statistics; apart, so that a new process imports little."""
+"""What each of two gloo processes does in the test of distributed statistics; apart, so that a new
+process imports little.
+"""
 
 from pathlib import Path
 
@@ -19,7 +21,9 @@ def collect_share(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     try:
         share = batches()[:2] if rank == 0 else batches()[2:]
-        ChannelStatistics.collect(dead_channel_net(), share, shapiro_sample=8).save(f"{folder}/{rank}.safetensors")
+        ChannelStatistics.collect(dead_channel_net(), share, shapiro_sample=8).save(
+            f"{folder}/{rank}.safetensors"
+        )
         try:
             ChannelStatistics.collect(dead_channel_net(), share if rank else [], progress=False)
         except ValueError as error:

@@ -1,4 +1,6 @@
-"""What each of two gloo processes does in the tests of the distributed head and pipeline; apart, so that a new process imports little."""
+"""What each of two gloo processes does in the tests of the distributed head and pipeline; apart, so
+that a new process imports little.
+"""
 
 import torch
 import torch.distributed as dist
@@ -18,15 +20,27 @@ def training_images(n=40, c=6, k=3, seed=0):
 
 def fit_share(rank: int, folder: str) -> None:
     """Unequal shares of the images, with and without an intercept, and attributions of each share."""
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2
+    )
     try:
         G, y = training_images()
         mine, result = slice(0, 9) if rank == 0 else slice(9, None), {}
         for intercept in (False, True):
             head = RidgeHead(0.1, "n", intercept).fit(G[mine], y[mine])
-            result |= {f"{intercept} weights": head.weights, f"{intercept} bias": head.bias, f"{intercept} loo": head.leave_one_out(G[:2])}
-            result |= {f"{intercept} {view}": head.training_contributions(G[:2], view) for view in ("weight", "dual")}
-        save_file({name: value.contiguous() for name, value in result.items()}, f"{folder}/{rank}.safetensors")
+            result |= {
+                f"{intercept} weights": head.weights,
+                f"{intercept} bias": head.bias,
+                f"{intercept} loo": head.leave_one_out(G[:2]),
+            }
+            result |= {
+                f"{intercept} {view}": head.training_contributions(G[:2], view)
+                for view in ("weight", "dual")
+            }
+        save_file(
+            {name: value.contiguous() for name, value in result.items()},
+            f"{folder}/{rank}.safetensors",
+        )
     finally:
         dist.destroy_process_group()
 
@@ -38,17 +52,26 @@ def birds():
 def small_carrot():
     """A seeded ViT under a pipeline with a fixed penalty."""
     torch.manual_seed(0)
-    vit = VisionTransformer(img_size=32, patch_size=8, embed_dim=12, depth=1, num_heads=2, num_classes=0).eval()
+    vit = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=12, depth=1, num_heads=2, num_classes=0
+    ).eval()
     return Carrot(TimmViTPatchBackbone(vit), lam=1e-3, preprocess=lambda images: 4 * images - 2)
 
 
 def fit_pipeline(rank: int, folder: str) -> None:
-    """Each process embeds its share of the images only; the logits of new images must not know that."""
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+    """Each process embeds its share of the images only; the logits of new images must not know
+    that.
+    """
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2
+    )
     try:
         data = birds()
         carrot = small_carrot().fit(data["train"].share(rank, 2), num_classes=14, progress=False)
         logits = carrot.predict(torch.stack([image for image, _ in data["test"]]))
-        save_file({"logits": logits.contiguous(), "labels": carrot.train.labels}, f"{folder}/{rank}.safetensors")
+        save_file(
+            {"logits": logits.contiguous(), "labels": carrot.train.labels},
+            f"{folder}/{rank}.safetensors",
+        )
     finally:
         dist.destroy_process_group()

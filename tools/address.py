@@ -1,8 +1,9 @@
 """Where the repository lives stands in pyproject.toml; badges, install cells and links repeat it.
 
-    python tools/address.py           list every mention that differs
-    python tools/address.py --write   rewrite them (for a fork: change pyproject.toml, then run this and `make sync`)
+python tools/address.py           list every mention that differs python tools/address.py --write
+rewrite them (for a fork: change pyproject.toml, then run this and `make sync`)
 """
+
 import argparse
 import re
 import sys
@@ -12,20 +13,27 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = ("*.py", "*.ipynb", "*.md", "*.yml", "*.toml", "*.bib")
 FOLDERS = (".", ".github/workflows", "book", "notebooks", "ctrace", "tools")
-# github.com/OWNER/ctrace and colab's github/OWNER/ctrace; OWNER.github.io/ctrace for the published book
-MENTION = re.compile(r"(?P<before>github(?:\.com)?/)(?P<owner>[\w-]+)(?=/ctrace\b)|(?P<pages>[\w-]+)(?=\.github\.io/ctrace\b)")
+# github.com/OWNER/ctrace and colab's github/OWNER/ctrace; OWNER.github.io/ctrace for the published
+# book
+MENTION = re.compile(
+    r"(?P<before>github(?:\.com)?/)(?P<owner>[\w-]+)(?=/ctrace\b)|(?P<pages>[\w-]+)(?=\.github\.io/ctrace\b)"
+)
 
 
 def owner(root: Path) -> str:
     url = tomllib.loads((root / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
     match = re.fullmatch(r"https://github\.com/([\w-]+)/ctrace", url)
     if match is None:
-        sys.exit(f"pyproject.toml: project.urls.Repository is '{url}', expected https://github.com/OWNER/ctrace")
+        sys.exit(
+            f"pyproject.toml: project.urls.Repository is '{url}', expected https://github.com/OWNER/ctrace"
+        )
     return match[1]
 
 
 def files(root: Path) -> list[Path]:
-    found = (path for folder in FOLDERS for pattern in TEXT for path in (root / folder).glob(pattern))
+    found = (
+        path for folder in FOLDERS for pattern in TEXT for path in (root / folder).glob(pattern)
+    )
     return sorted(set(found) - {root / "pyproject.toml", root / "tools" / "address.py"})
 
 
@@ -45,7 +53,9 @@ def wrong_mentions(root: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--write", action="store_true")
     if not parser.parse_args().write:
         sys.exit("\n".join(wrong_mentions(ROOT)) or None)

@@ -1,12 +1,15 @@
 """Read the built book in a real browser.
 
     python tools/browser_check.py _build/html      every page, light and dark, wide and narrow
-    python tools/browser_check.py --self-test      pages with one planted fault each: is every fault reported?
+    python tools/browser_check.py --self-test      pages with one planted fault each: is every fault
+        reported?
 
-On every page: the console stays empty, nothing is fetched from another host, every picture loads, the page follows the
-light or dark setting of the system, and at 390 px nothing makes it scroll sideways. In every gallery: each tab shows
-exactly one picture, loaded, and not the one of another tab; the arrow keys move through the tabs.
+On every page: the console stays empty, nothing is fetched from another host, every picture loads,
+the page follows the light or dark setting of the system, and at 390 px nothing makes it scroll
+sideways. In every gallery: each tab shows exactly one picture, loaded, and not the one of another
+tab; the arrow keys move through the tabs.
 """
+
 import argparse
 import functools
 import shutil
@@ -22,11 +25,19 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for tools.check_notebooks, when this file is run as a script
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
 
-# The book's tab sets come from sphinx-design, those in Jupyter and Colab from ctrace.gallery; both are radio buttons.
+# The book's tab sets come from sphinx-design, those in Jupyter and Colab from ctrace.gallery; both
+# are radio buttons.
 GALLERIES = ".sd-tab-set, .ctrace-gallery"
 SHOWN_PICTURES = """set => [...set.querySelectorAll('img')]
     .filter(img => img.getClientRects().length > 0 && getComputedStyle(img).visibility === 'visible')
@@ -44,6 +55,7 @@ BROKEN_PICTURES = """() => [...document.images].filter(img => img.loading !== 'l
 @contextmanager
 def served(folder: Path):
     """The address at which a folder is served while the block runs."""
+
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *arguments):
             pass
@@ -62,13 +74,17 @@ def find_browser() -> str:
         path = shutil.which(name)
         if path:
             return path
-    sys.exit(f"No browser found (looked for {', '.join(BROWSERS)}). On Debian: apt-get install chromium")
+    sys.exit(
+        f"No browser found (looked for {', '.join(BROWSERS)}). On Debian: apt-get install chromium"
+    )
 
 
 @contextmanager
 def browser():
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=find_browser(), headless=True, args=QUIET)
+        running = playwright.chromium.launch(
+            executable_path=find_browser(), headless=True, args=QUIET
+        )
         try:
             yield running
         finally:
@@ -91,11 +107,23 @@ def watched_page(running, base: str, scheme: str, problems: list[str]):
             request_route.abort()
 
     page.route("**/*", route)
-    page.on("console", lambda message: problems.append(f"console {message.type}: {message.text}")
-            if message.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda message: (
+            problems.append(f"console {message.type}: {message.text}")
+            if message.type in ("error", "warning")
+            else None
+        ),
+    )
     page.on("pageerror", lambda error: problems.append(f"script error: {error}"))
-    page.on("response", lambda answer: problems.append(f"answer {answer.status}: {answer.url}")
-            if answer.status >= 400 else None)
+    page.on(
+        "response",
+        lambda answer: (
+            problems.append(f"answer {answer.status}: {answer.url}")
+            if answer.status >= 400
+            else None
+        ),
+    )
     try:
         yield page
     finally:
@@ -109,7 +137,9 @@ def check_page(running, base: str, name: str, scheme: str, patience: int) -> tup
         page.goto(f"{base}/{name}", wait_until="load")
         page.wait_for_timeout(150)  # scripts that start after the load event
         problems += theme_problems(page, scheme)
-        problems += [f"picture does not load: {source}" for source in page.evaluate(BROKEN_PICTURES)]
+        problems += [
+            f"picture does not load: {source}" for source in page.evaluate(BROKEN_PICTURES)
+        ]
         problems += maths_problems(page, patience)
         count, found = galleries(page)
         problems += found + width_problems(page)
@@ -131,7 +161,9 @@ def maths_problems(page, patience: int) -> list[str]:
         page.wait_for_selector("mjx-container", state="attached", timeout=1000 * patience)
     except Exception:  # whatever kept MathJax away, the reader sees raw TeX
         return ["formulas are not rendered"]
-    broken = page.evaluate("[...document.querySelectorAll('mjx-merror, [data-mjx-error]')].map(e => e.textContent)")
+    broken = page.evaluate(
+        "[...document.querySelectorAll('mjx-merror, [data-mjx-error]')].map(e => e.textContent)"
+    )
     return [f"formula with an error: {text}" for text in broken]
 
 
@@ -146,7 +178,11 @@ def width_problems(page) -> list[str]:
 
 def galleries(page) -> tuple[int, list[str]]:
     sets = [found for found in page.query_selector_all(GALLERIES) if found.query_selector("img")]
-    return len(sets), [problem for number, found in enumerate(sets, 1) for problem in gallery_problems(page, found, number)]
+    return len(sets), [
+        problem
+        for number, found in enumerate(sets, 1)
+        for problem in gallery_problems(page, found, number)
+    ]
 
 
 def gallery_problems(page, tab_set, number: int) -> list[str]:
@@ -163,7 +199,11 @@ def gallery_problems(page, tab_set, number: int) -> list[str]:
         shown = tab_set.evaluate(SHOWN_PICTURES)
         if len(shown) != 1:
             problems.append(f"gallery {number}, tab {index} shows {len(shown)} pictures, not one")
-        problems += [f"gallery {number}, tab {index}: its picture is not loaded" for item in shown if not item["loaded"]]
+        problems += [
+            f"gallery {number}, tab {index}: its picture is not loaded"
+            for item in shown
+            if not item["loaded"]
+        ]
         sources.append(tuple(item["src"] for item in shown))
     if len(set(sources)) < len(sources):
         problems.append(f"gallery {number}: two tabs show the same picture")
@@ -182,9 +222,19 @@ def arrow_key_problems(page, tab_set, inputs, number: int) -> list[str]:
 
 
 def pages_of(folder: Path) -> list[str]:
-    """Pages a reader stays on: no sample pages of a theme, no redirects (their targets are in the list themselves)."""
-    paths = [path for path in sorted(folder.rglob("*.html")) if not path.relative_to(folder).parts[0].startswith("_")]
-    stays = [path for path in paths if 'http-equiv="refresh"' not in path.read_text(encoding="utf-8").lower()]
+    """Pages a reader stays on: no sample pages of a theme, no redirects (their targets are in the
+    list themselves).
+    """
+    paths = [
+        path
+        for path in sorted(folder.rglob("*.html"))
+        if not path.relative_to(folder).parts[0].startswith("_")
+    ]
+    stays = [
+        path
+        for path in paths
+        if 'http-equiv="refresh"' not in path.read_text(encoding="utf-8").lower()
+    ]
     return [path.relative_to(folder).as_posix() for path in stays]
 
 
@@ -208,14 +258,22 @@ def check_site(folder: Path, report=print, patience: int = 20) -> tuple[int, lis
 
 
 def notebook_outputs(folder: Path) -> int:
-    """Write each executed notebook's plain-HTML outputs, which is what Jupyter and Colab show, as pages of their own."""
+    """Write each executed notebook's plain-HTML outputs, which is what Jupyter and Colab show, as
+    pages of their own.
+    """
     from tools.check_notebooks import cached_run
 
     count = 0
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         run = cached_run(path, ROOT / "_build" / ".jupyter_cache")
-        outputs = [output for cell in (run.cells if run else []) for output in cell.get("outputs", [])]
-        twins = [output.data["text/html"] for output in outputs if 'class="ctrace-gallery"' in output.get("data", {}).get("text/html", "")]
+        outputs = [
+            output for cell in (run.cells if run else []) for output in cell.get("outputs", [])
+        ]
+        twins = [
+            output.data["text/html"]
+            for output in outputs
+            if 'class="ctrace-gallery"' in output.get("data", {}).get("text/html", "")
+        ]
         if twins:
             (folder / f"{path.stem}.html").write_text(as_page("".join(twins)), encoding="utf-8")
             count += len(twins)
@@ -223,12 +281,17 @@ def notebook_outputs(folder: Path) -> int:
 
 
 def as_page(body: str) -> str:
-    # The empty icon keeps the browser from asking for /favicon.ico, which would be an error on the console.
-    return ('<!doctype html><html lang="en"><head><meta charset="utf-8"><title>page</title><link rel="icon" href="data:,">'
-            f'<meta name="viewport" content="width=device-width"></head><body>{body}</body></html>')
+    # The empty icon keeps the browser from asking for /favicon.ico, which would be an error on the
+    # console.
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>page</title><link rel="icon" href="data:,">'
+        f'<meta name="viewport" content="width=device-width"></head><body>{body}</body></html>'
+    )
 
 
-# ---- self-test -------------------------------------------------------------------------------------------------------
+# ---- self-test
+# -------------------------------------------------------------------------------------------------------
+
 
 def _dot(colour: str) -> str:
     svg = f"%3Csvg xmlns='http://www.w3.org/2000/svg' width='40' height='40'%3E%3Crect width='40' height='40' fill='{colour}'/%3E%3C/svg%3E"
@@ -236,9 +299,16 @@ def _dot(colour: str) -> str:
 
 
 def _tabs(first: str, second: str, rule: str = "", group: str = "g") -> str:
-    style = ("<style>.ctrace-gallery img{display:none} .ctrace-gallery input:checked+label+img{display:inline}" + rule + "</style>")
-    tabs = "".join(f'<input type="radio" name="{name}" id="t{i}"{" checked" if i == 1 else ""}><label for="t{i}">Tab {i}</label>'
-                   f'<img alt="a dot" src="{source}">' for i, (name, source) in enumerate(((group, first), ("g", second)), 1))
+    style = (
+        "<style>.ctrace-gallery img{display:none} .ctrace-gallery input:checked+label+img{display:inline}"
+        + rule
+        + "</style>"
+    )
+    tabs = "".join(
+        f'<input type="radio" name="{name}" id="t{i}"{" checked" if i == 1 else ""}><label for="t{i}">Tab {i}</label>'
+        f'<img alt="a dot" src="{source}">'
+        for i, (name, source) in enumerate(((group, first), ("g", second)), 1)
+    )
     return f'{style}<div class="ctrace-gallery">{tabs}</div>'
 
 
@@ -252,14 +322,28 @@ def planted() -> dict[str, tuple[str, str]]:
         "host": ('<img alt="a dot" src="http://other.invalid/a.png">', "asks another host"),
         "file": ('<img alt="a dot" src="none.png">', "picture does not load"),
         "wide": ('<div style="width:900px">wide</div>', "at 390 px"),
-        "theme": ("<script>document.documentElement.dataset.theme='light'</script>", "the system is dark"),
+        "theme": (
+            "<script>document.documentElement.dataset.theme='light'</script>",
+            "the system is dark",
+        ),
         "maths": ('<span class="math">\\(x\\)</span>', "formulas are not rendered"),
         "same": (_tabs(red, red), "two tabs show the same picture"),
-        "both": (_tabs(red, blue, ".ctrace-gallery img{display:inline !important}"), "shows 2 pictures"),
-        "none": (_tabs(red, blue, ".ctrace-gallery img{display:none !important}"), "shows 0 pictures"),
+        "both": (
+            _tabs(red, blue, ".ctrace-gallery img{display:inline !important}"),
+            "shows 2 pictures",
+        ),
+        "none": (
+            _tabs(red, blue, ".ctrace-gallery img{display:none !important}"),
+            "shows 0 pictures",
+        ),
         "unloaded": (_tabs(red, "none.png"), "its picture is not loaded"),
         "keys": (_tabs(red, blue, group="other"), "the right arrow does not move"),
-        "single": ('<div class="ctrace-gallery"><input type="radio"><img alt="a dot" src="' + red + '"></div>', "has 1 tabs"),
+        "single": (
+            '<div class="ctrace-gallery"><input type="radio"><img alt="a dot" src="'
+            + red
+            + '"></div>',
+            "has 1 tabs",
+        ),
     }
 
 
@@ -280,12 +364,17 @@ def self_test() -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--self-test", action="store_true")
     arguments = parser.parse_args()
     if arguments.self_test:
-        sys.exit("\n".join(self_test()) or print(f"browser check: reports all {len(planted()) - 1} planted faults"))
+        sys.exit(
+            "\n".join(self_test())
+            or print(f"browser check: reports all {len(planted()) - 1} planted faults")
+        )
     if arguments.folder is None:
         parser.error("which folder? After make book: _build/html")
     count, problems = check_site(arguments.folder)
@@ -293,10 +382,14 @@ def main() -> None:
         problems.append("no gallery on any page, although the book has some")
     with tempfile.TemporaryDirectory() as folder:
         twins = notebook_outputs(Path(folder))
-        problems += check_site(Path(folder))[1] if twins else ["no executed notebook holds a gallery"]
+        problems += (
+            check_site(Path(folder))[1] if twins else ["no executed notebook holds a gallery"]
+        )
     if problems:
         sys.exit("\n".join([*problems, f"{len(problems)} problems"]))
-    print(f"browser: {count} galleries in the book and {twins} in the notebooks work; no page complains")
+    print(
+        f"browser: {count} galleries in the book and {twins} in the notebooks work; no page complains"
+    )
 
 
 if __name__ == "__main__":

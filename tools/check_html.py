@@ -2,9 +2,11 @@
 
     python tools/check_html.py _build/html
 
-Looks for links and anchors that lead nowhere, pictures without a description, anything a page would fetch from another
-host, ids used twice on a page, and directives or errors that were printed instead of rendered.
+Looks for links and anchors that lead nowhere, pictures without a description, anything a page would
+fetch from another host, ids used twice on a page, and directives or errors that were printed
+instead of rendered.
 """
+
 import re
 import sys
 from collections import Counter
@@ -12,10 +14,30 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-# Attributes whose target the browser fetches by itself, as opposed to a link that waits for a click.
-FETCHED = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("video", "src"),
-           ("audio", "src"), ("embed", "src"), ("object", "data"), ("input", "src"), ("video", "poster")}
-FETCHING_RELS = {"stylesheet", "icon", "shortcut", "preload", "prefetch", "preconnect", "dns-prefetch", "modulepreload"}
+# Attributes whose target the browser fetches by itself, as opposed to a link that waits for a
+# click.
+FETCHED = {
+    ("script", "src"),
+    ("img", "src"),
+    ("iframe", "src"),
+    ("source", "src"),
+    ("video", "src"),
+    ("audio", "src"),
+    ("embed", "src"),
+    ("object", "data"),
+    ("input", "src"),
+    ("video", "poster"),
+}
+FETCHING_RELS = {
+    "stylesheet",
+    "icon",
+    "shortcut",
+    "preload",
+    "prefetch",
+    "preconnect",
+    "dns-prefetch",
+    "modulepreload",
+}
 VERBATIM = {"script", "style", "pre", "code", "textarea", "template"}
 CSS_FETCH = re.compile(r"""(?:url\(|@import)\s*['"]?((?:https?:)?//[^'")\s;]+)""")
 UNRENDERED = re.compile(r":::+\{|```\{|\{(?:glue|cite|numref|ref|eq|doc):?[a-z]*\}`")
@@ -42,17 +64,25 @@ class Page(HTMLParser):
             self.errors += 1
         self._collect_addresses(tag, found)
         if tag == "img":
-            self.images.append((found.get("src") or "", found.get("alt"), found.get("aria-hidden") == "true"))
+            self.images.append(
+                (found.get("src") or "", found.get("alt"), found.get("aria-hidden") == "true")
+            )
         if tag in VERBATIM:
             self._verbatim += 1
 
     def _collect_addresses(self, tag, found):
         if tag in ("a", "area") and found.get("href"):
             self.links.append(found["href"])
-        self.fetched += [found[name] for fetching, name in FETCHED if tag == fetching and found.get(name)]
-        self.fetched += [part.split()[0] for part in (found.get("srcset") or "").split(",") if part.strip()]
+        self.fetched += [
+            found[name] for fetching, name in FETCHED if tag == fetching and found.get(name)
+        ]
+        self.fetched += [
+            part.split()[0] for part in (found.get("srcset") or "").split(",") if part.strip()
+        ]
         if tag == "meta" and (found.get("http-equiv") or "").lower() == "refresh":
-            self.links.append((found.get("content") or "").lower().partition("url=")[2].strip("'\" "))
+            self.links.append(
+                (found.get("content") or "").lower().partition("url=")[2].strip("'\" ")
+            )
         if tag == "link" and FETCHING_RELS & set((found.get("rel") or "").lower().split()):
             self.fetched.append(found.get("href") or "")
         self.fetched += CSS_FETCH.findall(found.get("style") or "")
@@ -69,7 +99,13 @@ class Page(HTMLParser):
 
 
 def is_external(address: str) -> bool:
-    return address.startswith("//") or urlsplit(address).scheme in ("http", "https", "ws", "wss", "ftp")
+    return address.startswith("//") or urlsplit(address).scheme in (
+        "http",
+        "https",
+        "ws",
+        "wss",
+        "ftp",
+    )
 
 
 def picture_problems(page: Page) -> list[str]:
@@ -88,9 +124,16 @@ def picture_problems(page: Page) -> list[str]:
 def own_problems(page: Page) -> list[str]:
     """What can be seen on the page alone."""
     problems = picture_problems(page)
-    problems += [f"fetched from another host: {address}" for address in page.fetched if is_external(address)]
-    problems += [f"id used {count} times: {name}" for name, count in Counter(page.ids).items() if count > 1]
-    problems += [f"printed instead of rendered: {match.group()}..." for match in UNRENDERED.finditer("".join(page.text))]
+    problems += [
+        f"fetched from another host: {address}" for address in page.fetched if is_external(address)
+    ]
+    problems += [
+        f"id used {count} times: {name}" for name, count in Counter(page.ids).items() if count > 1
+    ]
+    problems += [
+        f"printed instead of rendered: {match.group()}..."
+        for match in UNRENDERED.finditer("".join(page.text))
+    ]
     problems += ["an error message of the builder is on the page"] * page.errors
     return problems
 
@@ -106,7 +149,9 @@ def link_problems(root: Path, path: Path, pages: dict[Path, Page]) -> list[str]:
             target = target / "index.html"
         if not target.is_relative_to(root) or not target.exists():
             problems.append(f"leads nowhere: {address}")
-        elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].ids:
+        elif (
+            parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].ids
+        ):
             problems.append(f"no such place on the target page: {address}")
     return problems
 
@@ -122,8 +167,13 @@ def style_problems(root: Path) -> list[str]:
 def check(root: Path) -> tuple[int, list[str]]:
     """Number of pages, and one line for every problem in them."""
     root = root.resolve()
-    # Folders with an underscore hold what the builder needs; _static may carry sample pages of a theme.
-    files = [path for path in sorted(root.rglob("*.html")) if not path.relative_to(root).parts[0].startswith("_")]
+    # Folders with an underscore hold what the builder needs; _static may carry sample pages of a
+    # theme.
+    files = [
+        path
+        for path in sorted(root.rglob("*.html"))
+        if not path.relative_to(root).parts[0].startswith("_")
+    ]
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in files}
     problems = style_problems(root)
     for path, page in pages.items():

@@ -1,7 +1,9 @@
-"""Do the book's links to other sites still answer? Needs a network; run it now and then, not at every build.
+"""Do the book's links to other sites still answer? Needs a network; run it now and then, not at
+every build.
 
-    python tools/check_links.py _build/html
+python tools/check_links.py _build/html
 """
+
 import sys
 import time
 import urllib.error
@@ -23,7 +25,9 @@ def external_links(root: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(root.rglob("*.html")):
         for address in Page(path.read_text(encoding="utf-8")).links:
-            if is_external(address) and "/issues/new?" not in address:  # the issue button wants a log-in
+            if (
+                is_external(address) and "/issues/new?" not in address
+            ):  # the issue button wants a log-in
                 found.setdefault(address.partition("#")[0], str(path.relative_to(root)))
     return found
 
@@ -54,7 +58,9 @@ def main() -> None:
         sys.exit(f"{sys.argv[1]} holds no link to another site. Build the book first: make book")
     with ThreadPoolExecutor(8) as pool:
         reasons = dict(zip(links, pool.map(failure, links)))
-    broken = [f"{links[address]}: {address}: {reason}" for address, reason in reasons.items() if reason]
+    broken = [
+        f"{links[address]}: {address}: {reason}" for address, reason in reasons.items() if reason
+    ]
     if broken:
         sys.exit("\n".join([*broken, f"{len(broken)} of {len(links)} links do not answer"]))
     print(f"{len(links)} links to other sites answer")

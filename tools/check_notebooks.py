@@ -3,9 +3,10 @@
     python tools/check_notebooks.py            after the book was built
     python tools/check_notebooks.py --shape    only what can be seen without running anything
 
-Three questions, each with its own function: is every notebook a page (and every page a notebook), can a notebook opt out
-of running, and does the built page hold the output of the run in the cache.
+Three questions, each with its own function: is every notebook a page (and every page a notebook),
+can a notebook opt out of running, and does the built page hold the output of the run in the cache.
 """
+
 import argparse
 import html
 import re
@@ -35,23 +36,36 @@ def pages_in_toc(node) -> list[str]:
 
 def toc_problems(root: Path) -> list[str]:
     listed = pages_in_toc(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8")))
-    in_toc = {Path(page).with_suffix("").as_posix() if page.endswith(".ipynb") else page for page in listed}
+    in_toc = {
+        Path(page).with_suffix("").as_posix() if page.endswith(".ipynb") else page
+        for page in listed
+    }
     in_toc = {page for page in in_toc if page.startswith("notebooks/")}
     in_folder = {f"notebooks/{path.stem}" for path in (root / "notebooks").glob("*.ipynb")}
-    problems = [f"{page}.ipynb is not in _toc.yml: the book would leave it out" for page in sorted(in_folder - in_toc)]
-    problems += [f"{page} is in _toc.yml but {page}.ipynb does not exist" for page in sorted(in_toc - in_folder)]
+    problems = [
+        f"{page}.ipynb is not in _toc.yml: the book would leave it out"
+        for page in sorted(in_folder - in_toc)
+    ]
+    problems += [
+        f"{page} is in _toc.yml but {page}.ipynb does not exist"
+        for page in sorted(in_toc - in_folder)
+    ]
     return problems if in_folder else [*problems, "notebooks/ holds no notebook"]
 
 
 def shape_problems(path: Path) -> list[str]:
     """Marks in a notebook that would let it pass without running."""
     notebook = nbformat.read(path, 4)
-    problems = [f"{path.name}: notebook metadata '{key}' can switch execution off; remove it"
-                for key in sorted(EVASIVE_METADATA & set(notebook.metadata))]
+    problems = [
+        f"{path.name}: notebook metadata '{key}' can switch execution off; remove it"
+        for key in sorted(EVASIVE_METADATA & set(notebook.metadata))
+    ]
     for number, cell in enumerate(notebook.cells, 1):
         tags = set(cell.metadata.get("tags", ()))
-        problems += [f"{path.name}: cell {number} has the tag '{tag}', so it would not run; remove the tag"
-                     for tag in sorted(tags & EVASIVE_CELL_TAGS)]
+        problems += [
+            f"{path.name}: cell {number} has the tag '{tag}', so it would not run; remove the tag"
+            for tag in sorted(tags & EVASIVE_CELL_TAGS)
+        ]
     if not code_cells(notebook):
         problems.append(f"{path.name}: no code cell, so it claims nothing that could fail")
     return problems
@@ -62,7 +76,9 @@ def code_cells(notebook) -> list:
 
 
 def cached_run(path: Path, cache_dir: Path):
-    """The notebook at this path with the outputs of its last passing run, or None when its cells have not run."""
+    """The notebook at this path with the outputs of its last passing run, or None when its cells
+    have not run.
+    """
     from jupyter_cache import get_cache
 
     try:
@@ -74,7 +90,9 @@ def cached_run(path: Path, cache_dir: Path):
 def run_problems(name: str, run) -> list[str]:
     """What is wrong with an executed notebook."""
     if run is None:
-        return [f"{name}: no passing run of its present cells in the cache; it failed or did not run"]
+        return [
+            f"{name}: no passing run of its present cells in the cache; it failed or did not run"
+        ]
     problems = []
     for number, cell in enumerate(run.cells, 1):
         if cell.cell_type != "code" or not cell.source.strip():
@@ -96,7 +114,9 @@ def page_problems(name: str, run, page: Path) -> list[str]:
         return [f"{name}: {page.name} was not built"]
     text = _visible(page.read_text(encoding="utf-8"))
     missing = [line for line in _printed_lines(run) if _squeezed(line) not in text]
-    return [f"{name}: the page does not show what its run printed: '{line}'" for line in missing[:3]]
+    return [
+        f"{name}: the page does not show what its run printed: '{line}'" for line in missing[:3]
+    ]
 
 
 def _printed_lines(run) -> list[str]:
@@ -106,7 +126,9 @@ def _printed_lines(run) -> list[str]:
             continue
         for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stdout":
-                lines += [line for line in ESCAPE_CODE.sub("", output.text).splitlines() if line.strip()]
+                lines += [
+                    line for line in ESCAPE_CODE.sub("", output.text).splitlines() if line.strip()
+                ]
     return lines
 
 
@@ -130,15 +152,21 @@ def book_problems(root: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", action="store_true", help="do not look for runs and built pages")
     only_shape = parser.parse_args().shape
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    problems = toc_problems(ROOT) + [problem for path in notebooks for problem in shape_problems(path)]
+    problems = toc_problems(ROOT) + [
+        problem for path in notebooks for problem in shape_problems(path)
+    ]
     problems += [] if only_shape else book_problems(ROOT)
     if problems:
         sys.exit("\n".join(problems))
-    print(f"{len(notebooks)} notebooks: every one {'is fit to run' if only_shape else 'ran, and its page shows that run'}")
+    print(
+        f"{len(notebooks)} notebooks: every one {'is fit to run' if only_shape else 'ran, and its page shows that run'}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Write constraints.txt from the environment that just passed `make test book`.
 
-The pins cover what builds and tests the book. torch and the packages that follow its build (CUDA, triton) stay free,
-so that the same file serves a laptop without a GPU, a Mac and a CUDA machine; so do the peers in the `bench` extra.
+The pins cover what builds and tests the book. torch and the packages that follow its build (CUDA,
+triton) stay free, so that the same file serves a laptop without a GPU, a Mac and a CUDA machine; so
+do the peers in the `bench` extra.
 """
+
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
@@ -28,7 +30,9 @@ def requirements_of(name: str, extras: tuple[str, ...] = ()) -> list[tuple[str, 
     for line in distribution(name).requires or []:
         requirement = Requirement(line)
         environments = [{"extra": extra} for extra in ("", *extras)]
-        if requirement.marker is None or any(requirement.marker.evaluate(env) for env in environments):
+        if requirement.marker is None or any(
+            requirement.marker.evaluate(env) for env in environments
+        ):
             wanted.append((canonical(requirement.name), tuple(sorted(requirement.extras))))
     return wanted
 
@@ -44,7 +48,9 @@ def closure(start: str, extras: tuple[str, ...]) -> dict[str, str]:
         try:
             versions[name] = distribution(name).version
         except PackageNotFoundError:
-            sys.exit(f"{name} is needed but not installed. Run `make test` first, then freeze what passed.")
+            sys.exit(
+                f"{name} is needed but not installed. Run `make test` first, then freeze what passed."
+            )
         todo += requirements_of(name, asked)
     del versions[canonical(start)]
     return versions

@@ -1,7 +1,9 @@
 """Forget cached notebook runs when the code they ran on has changed.
 
-jupyter-cache compares code cells only. A figure drawn by an older `ctrace`, or by another torch, would stay in the book.
+jupyter-cache compares code cells only. A figure drawn by an older `ctrace`, or by another torch,
+would stay in the book.
 """
+
 import hashlib
 import shutil
 import sys
@@ -13,12 +15,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def package_hash(root: Path) -> str:
     """One hash over `ctrace/**`, the pins, the interpreter and the torch build."""
-    files = [path for path in (root / "ctrace").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files = [
+        path
+        for path in (root / "ctrace").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
     digest = hashlib.sha256()
     for path in sorted([*files, root / "constraints.txt"]):
         digest.update(str(path.relative_to(root)).encode())
         digest.update(path.read_bytes())
-    digest.update(f"python {sys.version_info[:2]} torch {installed('torch')} {installed('torchvision')}".encode())
+    digest.update(
+        f"python {sys.version_info[:2]} torch {installed('torch')} {installed('torchvision')}".encode()
+    )
     return digest.hexdigest()
 
 

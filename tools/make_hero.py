@@ -15,7 +15,9 @@ def main() -> None:
     suit = int(trace.segments.reshape(h, w)[int(0.75 * h), int(0.15 * w)])
     numbers, names, values = zip(*trace.table(suit, "support", 5), strict=True)
     maps = features.zscores()[0][:, :, list(numbers)].permute(2, 0, 1)
-    figure = viz.show_trace(photo, trace.mask(suit).reshape(h, w), list(maps), names, numbers, values)
+    figure = viz.show_trace(
+        photo, trace.mask(suit).reshape(h, w), list(maps), names, numbers, values
+    )
     figure.savefig(TARGET, dpi=110)
     print(f"{TARGET.name}: the suit is held together by {names[0]} and {names[1]}")
 

@@ -1,8 +1,10 @@
-"""notebooks/NN_name.py (percent, the source) -> notebooks/NN_name.ipynb (generated, no outputs). One direction.
+"""notebooks/NN_name.py (percent, the source) -> notebooks/NN_name.ipynb (generated, no outputs).
+One direction.
 
-    python tools/sync_notebooks.py           write every .ipynb
-    python tools/sync_notebooks.py --check   write nothing, fail when one is out of date
+python tools/sync_notebooks.py           write every .ipynb
+python tools/sync_notebooks.py --check   write nothing, fail when one is out of date
 """
+
 import argparse
 import hashlib
 import sys
@@ -32,7 +34,8 @@ def render(source: Path) -> str:
 
 
 def _cell_id(cell, seen: dict[str, int]) -> str:
-    # From the content, not at random and not by position: a new cell must not rewrite the ids of the others.
+    # From the content, not at random and not by position: a new cell must not rewrite the ids of
+    # the others.
     name = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:10]
     seen[name] = seen.get(name, 0) + 1
     return name if seen[name] == 1 else f"{name}-{seen[name]}"
@@ -42,16 +45,26 @@ def out_of_date(folder: Path) -> list[str]:
     """One sentence for every notebook that is not what its script renders to."""
     scripts = {path.stem: path for path in folder.glob("*.py")}
     pages = {path.stem: path for path in folder.glob("*.ipynb")}
-    problems = [f"{stem}.py has no .ipynb: run `make sync`" for stem in sorted(scripts.keys() - pages.keys())]
-    problems += [f"{stem}.ipynb has no .py: the percent script is the source" for stem in sorted(pages.keys() - scripts.keys())]
+    problems = [
+        f"{stem}.py has no .ipynb: run `make sync`"
+        for stem in sorted(scripts.keys() - pages.keys())
+    ]
+    problems += [
+        f"{stem}.ipynb has no .py: the percent script is the source"
+        for stem in sorted(pages.keys() - scripts.keys())
+    ]
     for stem in sorted(scripts.keys() & pages.keys()):
         if pages[stem].read_text(encoding="utf-8") != render(scripts[stem]):
-            problems.append(f"{stem}.ipynb is not what {stem}.py renders to: edit the .py, then run `make sync`")
+            problems.append(
+                f"{stem}.ipynb is not what {stem}.py renders to: edit the .py, then run `make sync`"
+            )
     return problems
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     folder = ROOT / "notebooks"
     if parser.parse_args().check:

@@ -4,11 +4,12 @@
     python tools/train_aviary.py aviary-resnet-0          # one
     python tools/train_aviary.py --threads 8 --device cuda --cache /tmp/scenes
 
-Half of the training scenes of the classifiers lose random parts, and their targets are spread over the species that
-remain possible, so a removed part is nothing unusual for the model. A second head, thrown away after training, names
-the part variant in every cell of the feature grid: the truth is free here, and fewer scenes suffice. The ViTs train
-their convolutional stem first, then the whole on half of the tokens, last on all. The shuffled-label model has none of
-this: it learns its images by heart.
+Half of the training scenes of the classifiers lose random parts, and their targets are spread over
+the species that remain possible, so a removed part is nothing unusual for the model. A second head,
+thrown away after training, names the part variant in every cell of the feature grid: the truth is
+free here, and fewer scenes suffice. The ViTs train their convolutional stem first, then the whole
+on half of the tokens, last on all. The shuffled-label model has none of this: it learns its images
+by heart.
 """
 
 from __future__ import annotations
@@ -24,8 +25,18 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from ctrace.aviary import (MARKED, PARTS, SPECIES, VARIANTS, Aviary, Cached, Individuals, equal_error_rate, render,
-                           soft_target)
+from ctrace.aviary import (
+    MARKED,
+    PARTS,
+    SPECIES,
+    VARIANTS,
+    Aviary,
+    Cached,
+    Individuals,
+    equal_error_rate,
+    render,
+    soft_target,
+)
 from ctrace.aviary.shapes import MARKS
 from ctrace.models import MODEL_DIR, MODEL_INPUT, build_bundled, save_bundled
 
@@ -37,7 +48,9 @@ CELL_CLASSES = ["background", "body"] + [f"{part} {v}" for part in PARTS for v i
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is needed to train one model again. `images` scenes are rendered once, then mirrored and relit at random."""
+    """What is needed to train one model again. `images` scenes are rendered once, then mirrored and
+    relit at random.
+    """
 
     kind: str  # a key of LOSSES
     seed: int
@@ -53,19 +66,28 @@ class Recipe:
 
 RECIPES = {
     **{f"aviary-resnet-{s}": Recipe("species", s) for s in range(3)},
-    **{f"aviary-vit-{s}": Recipe("tokens", 10 + s, steps=1800, batch=32, lr=2e-3, stem_steps=600) for s in range(3)},
+    **{
+        f"aviary-vit-{s}": Recipe("tokens", 10 + s, steps=1800, batch=32, lr=2e-3, stem_steps=600)
+        for s in range(3)
+    },
     "aviary-cheating": Recipe("species", 20, spurious=True),
     "aviary-shuffled": Recipe("memorise", 21, images=280, steps=400),
     "aviary-embedding": Recipe("individuals", 22, start="aviary-resnet-0"),
 }
 
 
-# --- data -----------------------------------------------------------------------------------------------------
+# --- data
+# -----------------------------------------------------------------------------------------------------
+
 
 def cell_labels(scene, masks, size: int) -> torch.Tensor:
-    """`(GRID, GRID)` int64: which class of `CELL_CLASSES` covers most of each cell; parts win from a fifth on."""
+    """`(GRID, GRID)` int64: which class of `CELL_CLASSES` covers most of each cell; parts win from
+    a fifth on.
+    """
+
     def share(mask):
         return F.avg_pool2d(mask[None, None], size // GRID)[0, 0]
+
     planes = torch.zeros(len(CELL_CLASSES), GRID, GRID)
     for part, variant in scene.visible().items():
         planes[CELL_CLASSES.index(f"{part} {variant}")] = share(masks[part])
@@ -84,7 +106,11 @@ def render_pool(images: int, spurious: bool) -> dict[str, torch.Tensor]:
         levels.append((picture.image * 255).round().to(torch.uint8))
         targets.append(soft_target(scene, tied=spurious))
         cells.append(cell_labels(scene, picture.masks, MODEL_INPUT).to(torch.uint8))
-    return {"images": torch.stack(levels), "targets": torch.stack(targets), "cells": torch.stack(cells)}
+    return {
+        "images": torch.stack(levels),
+        "targets": torch.stack(targets),
+        "cells": torch.stack(cells),
+    }
 
 
 def mark_cells(scene) -> torch.Tensor:
@@ -104,7 +130,9 @@ def render_birds(images: int) -> dict[str, torch.Tensor]:
     return {"images": cached.images, "targets": cached.targets, "cells": cells}
 
 
-def jitter(images: torch.Tensor, cells: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+def jitter(
+    images: torch.Tensor, cells: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Float images from grey levels, each mirrored half of the time and with its own brightness."""
     images, mirrored = images.float() / 255, torch.rand(len(images), device=images.device) < 0.5
     images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
@@ -114,14 +142,18 @@ def jitter(images: torch.Tensor, cells: torch.Tensor | None = None) -> tuple[tor
     return (images * gain).clamp(0, 1), cells
 
 
-# --- training -------------------------------------------------------------------------------------------------
+# --- training
+# -------------------------------------------------------------------------------------------------
+
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
     return (images - 0.5) / 0.25  # as in the models' preprocessing record
 
 
 def cell_features(features: torch.Tensor) -> torch.Tensor:
-    """Patch tokens `(n, prefix + GRID**2, c)` or a feature map `(n, c, GRID, GRID)` as `(n, GRID**2, c)`."""
+    """Patch tokens `(n, prefix + GRID**2, c)` or a feature map `(n, c, GRID, GRID)` as `(n,
+    GRID**2, c)`.
+    """
     if features.ndim == 4:
         return features.flatten(2).transpose(1, 2)
     return features[:, -GRID * GRID :]
@@ -145,7 +177,9 @@ def species_loss(model, heads, batch, recipe):
 
 
 def stem_loss(model, heads, batch, recipe):
-    """The convolutional stem of a ViT alone: transformer blocks learn faster, and cost more, than what they stand on."""
+    """The convolutional stem of a ViT alone: transformer blocks learn faster, and cost more, than
+    what they stand on.
+    """
     images, cells = jitter(batch["images"], batch["cells"])
     tokens = model.patch_embed(normalise(images))  # (n, GRID**2, width)
     by_cell = F.cross_entropy(heads.cells(tokens).flatten(0, 1), cells.long().flatten())
@@ -153,14 +187,20 @@ def stem_loss(model, heads, batch, recipe):
 
 
 def tokens_loss(model, heads, batch, recipe, keep: int = GRID * GRID // 2):
-    """The species loss of a ViT on half of the tokens: those of the bird, and random ones of the background."""
+    """The species loss of a ViT on half of the tokens: those of the bird, and random ones of the
+    background.
+    """
     images, cells = jitter(batch["images"], batch["cells"])
     with torch.autocast(images.device.type, torch.bfloat16):
         patches = model.patch_embed(normalise(images)).float()
     tokens, cells = model._pos_embed(patches), cells.long().flatten(1)
     prefix = tokens[:, : model.num_prefix_tokens]
-    chosen = (torch.rand(cells.shape, device=cells.device) + 10 * (cells > 0)).topk(keep, dim=1).indices  # (n, keep)
-    kept = tokens[:, model.num_prefix_tokens :].gather(1, chosen[..., None].expand(-1, -1, tokens.shape[-1]))
+    chosen = (
+        (torch.rand(cells.shape, device=cells.device) + 10 * (cells > 0)).topk(keep, dim=1).indices
+    )  # (n, keep)
+    kept = tokens[:, model.num_prefix_tokens :].gather(
+        1, chosen[..., None].expand(-1, -1, tokens.shape[-1])
+    )
     features = model.norm(model.blocks(torch.cat([prefix, kept], 1)))
     by_cell = heads.cells(features[:, model.num_prefix_tokens :]).flatten(0, 1)
     loss = F.cross_entropy(model.forward_head(features), batch["targets"])
@@ -173,7 +213,9 @@ def memorise_loss(model, heads, batch, recipe):
 
 
 def individuals_loss(model, heads, batch, recipe, temperature: float = 0.1):
-    """Views of one bird towards each other, views of different birds apart (supervised contrast), and marks by cell."""
+    """Views of one bird towards each other, views of different birds apart (supervised contrast),
+    and marks by cell.
+    """
     images, cells = jitter(batch["images"], batch["cells"])
     features = model.forward_features(normalise(images))
     unit = F.normalize(model.forward_head(features).float(), dim=1)
@@ -182,27 +224,42 @@ def individuals_loss(model, heads, batch, recipe, temperature: float = 0.1):
     same = (batch["targets"][:, None] == batch["targets"]) & ~alone
     # Four or five of 144 cells hold a mark: the factor keeps them from drowning.
     by_cell = heads.cells(cell_features(features)).flatten(0, 1)
-    return -log_share[same].mean() + 20 * recipe.cells * F.cross_entropy(by_cell, cells.long().flatten())
+    return -log_share[same].mean() + 20 * recipe.cells * F.cross_entropy(
+        by_cell, cells.long().flatten()
+    )
 
 
-LOSSES = {"species": species_loss, "tokens": tokens_loss, "memorise": memorise_loss, "individuals": individuals_loss}
+LOSSES = {
+    "species": species_loss,
+    "tokens": tokens_loss,
+    "memorise": memorise_loss,
+    "individuals": individuals_loss,
+}
 
 
 def sample_rows(pool: dict[str, torch.Tensor], recipe: Recipe) -> torch.Tensor:
-    """Random scenes; or for individuals four views each of birds of one species, so that the species is no help."""
+    """Random scenes; or for individuals four views each of birds of one species, so that the
+    species is no help.
+    """
     if recipe.kind != "individuals":
         return torch.randint(0, len(pool["images"]), (recipe.batch,))
-    birds = torch.arange(int(torch.randint(len(SPECIES), ())), len(pool["images"]) // VIEWS, len(SPECIES))
+    birds = torch.arange(
+        int(torch.randint(len(SPECIES), ())), len(pool["images"]) // VIEWS, len(SPECIES)
+    )
     birds = birds[torch.randperm(len(birds))[: recipe.batch // 4]]
     views = torch.rand(len(birds), VIEWS).topk(4, dim=1).indices
     return (birds[:, None] * VIEWS + views).flatten()
 
 
-def run_stage(stage: str, loss_of, steps: int, model, heads, pool, recipe: Recipe, device: str) -> list[dict]:
+def run_stage(
+    stage: str, loss_of, steps: int, model, heads, pool, recipe: Recipe, device: str
+) -> list[dict]:
     """One cycle of the learning rate; returns the log, one entry per fifty steps."""
     weights, log, recent = [*model.parameters(), *heads.parameters()], [], []
     optimiser = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=steps, pct_start=0.15)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.lr, total_steps=steps, pct_start=0.15
+    )
     # Half precision halves the time of convolutions on a CPU and doubles that of attention.
     half = stage == "stem" or recipe.kind != "tokens"
     for step in range(1, steps + 1):
@@ -223,13 +280,17 @@ def run_stage(stage: str, loss_of, steps: int, model, heads, pool, recipe: Recip
     return log
 
 
-def fit(name: str, recipe: Recipe, pool: dict[str, torch.Tensor], device: str) -> tuple[nn.Module, list[dict]]:
+def fit(
+    name: str, recipe: Recipe, pool: dict[str, torch.Tensor], device: str
+) -> tuple[nn.Module, list[dict]]:
     """Trains one model; returns it in evaluation mode with the log."""
     torch.manual_seed(recipe.seed)
     model = build_bundled(name)
     if recipe.start:
         start = load_file(str(MODEL_DIR / f"{recipe.start}.safetensors"))
-        model.load_state_dict({k: v for k, v in start.items() if not k.startswith("fc.")}, strict=False)
+        model.load_state_dict(
+            {k: v for k, v in start.items() if not k.startswith("fc.")}, strict=False
+        )
     model = model.to(device, memory_format=torch.channels_last).train()
     heads, log = Heads(model.num_features).to(device), []
     if recipe.stem_steps:
@@ -237,37 +298,68 @@ def fit(name: str, recipe: Recipe, pool: dict[str, torch.Tensor], device: str) -
     log += run_stage("whole", LOSSES[recipe.kind], recipe.steps, model, heads, pool, recipe, device)
     if recipe.kind == "tokens":
         every_token = partial(tokens_loss, keep=GRID * GRID)
-        log += run_stage("all tokens", every_token, recipe.steps // 9, model, heads, pool, replace(recipe, lr=recipe.lr / 5), device)
+        log += run_stage(
+            "all tokens",
+            every_token,
+            recipe.steps // 9,
+            model,
+            heads,
+            pool,
+            replace(recipe, lr=recipe.lr / 5),
+            device,
+        )
     return model.eval(), log
 
 
-# --- evaluation and cards -------------------------------------------------------------------------------------
+# --- evaluation and cards
+# -------------------------------------------------------------------------------------
+
 
 @torch.no_grad()
 def outputs(model: nn.Module, images: torch.Tensor, device: str) -> torch.Tensor:
-    return torch.cat([model(normalise(part.to(device).float() / 255)).float().cpu() for part in images.split(100)])
+    return torch.cat(
+        [
+            model(normalise(part.to(device).float() / 255)).float().cpu()
+            for part in images.split(100)
+        ]
+    )
 
 
-def species_scores(model: nn.Module, device: str, train_images: torch.Tensor, train_labels: torch.Tensor) -> dict:
-    """Accuracy on whole birds of each split, the confusion matrix of the test split, and both settings of the mark."""
-    scores = {"train": float((outputs(model, train_images, device).argmax(1) == train_labels).float().mean())}
+def species_scores(
+    model: nn.Module, device: str, train_images: torch.Tensor, train_labels: torch.Tensor
+) -> dict:
+    """Accuracy on whole birds of each split, the confusion matrix of the test split, and both
+    settings of the mark.
+    """
+    scores = {
+        "train": float(
+            (outputs(model, train_images, device).argmax(1) == train_labels).float().mean()
+        )
+    }
     for split in ("val", "test"):
         data = Cached(Aviary(split, EVALUATED))
         guess = outputs(model, data.images, device).argmax(1)
         scores[split] = float((guess == data.targets).float().mean())
     confusion = torch.zeros(len(SPECIES), len(SPECIES), dtype=torch.int64)
-    confusion.index_put_((data.targets, guess), torch.ones(EVALUATED, dtype=torch.int64), accumulate=True)
+    confusion.index_put_(
+        (data.targets, guess), torch.ones(EVALUATED, dtype=torch.int64), accumulate=True
+    )
     marked = torch.tensor([SPECIES[label].name in MARKED for label in data.targets.tolist()])
     for rule in ("tied", "moved"):
         data = Cached(Aviary("test", EVALUATED, spurious=rule))
         right = (outputs(model, data.images, device).argmax(1) == data.targets).float()
         scores[f"test, mark {rule}"] = float(right.mean())
         scores[f"test, mark {rule}, marked species"] = float(right[marked].mean())
-    return {"accuracy": {k: round(v, 4) for k, v in scores.items()}, "confusion": confusion.tolist()}
+    return {
+        "accuracy": {k: round(v, 4) for k, v in scores.items()},
+        "confusion": confusion.tolist(),
+    }
 
 
 def verification_scores(model: nn.Module, device: str) -> dict:
-    """Equal error rate over all pairs of views of held-out individuals, of all species and of one species."""
+    """Equal error rate over all pairs of views of held-out individuals, of all species and of one
+    species.
+    """
     rates = {}
     for split in ("val", "test"):
         for group, species in (("mixed species", None), ("one species", SPECIES[0])):
@@ -289,7 +381,9 @@ def make_pool(recipe: Recipe, cache: Path | None) -> dict[str, torch.Tensor]:
         pool = render_birds(recipe.images)
     elif recipe.kind == "memorise":
         data = Cached(Aviary("train", recipe.images))
-        shuffled = data.targets[torch.randperm(recipe.images, generator=torch.Generator().manual_seed(recipe.seed))]
+        shuffled = data.targets[
+            torch.randperm(recipe.images, generator=torch.Generator().manual_seed(recipe.seed))
+        ]
         pool = {"images": data.images, "targets": shuffled}
     else:
         pool = render_pool(recipe.images, recipe.spurious)
@@ -299,7 +393,9 @@ def make_pool(recipe: Recipe, cache: Path | None) -> dict[str, torch.Tensor]:
 
 
 def train(name: str, cache: Path | None, device: str) -> None:
-    """Renders, trains, rounds to half precision, evaluates what was rounded, and writes weights and card."""
+    """Renders, trains, rounds to half precision, evaluates what was rounded, and writes weights and
+    card.
+    """
     recipe = RECIPES[name]
     pool, started = make_pool(recipe, cache), time.perf_counter()
     model, log = fit(name, recipe, pool, device)
@@ -313,8 +409,15 @@ def train(name: str, cache: Path | None, device: str) -> None:
         whole = Cached(Aviary("train", EVALUATED, spurious=recipe.spurious))
         scores = species_scores(model, device, whole.images, whole.targets)
     machine = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
-    card = {"name": name, "recipe": asdict(recipe), "parameters": sum(p.numel() for p in model.parameters()), **scores,
-            "training_seconds": seconds, "machine": machine, "log": log}
+    card = {
+        "name": name,
+        "recipe": asdict(recipe),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **scores,
+        "training_seconds": seconds,
+        "machine": machine,
+        "log": log,
+    }
     save_bundled(model, name, card)
     print(name, {k: v for k, v in scores.items() if k != "confusion"}, f"{seconds} s", flush=True)
 
@@ -324,7 +427,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(RECIPES)}")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--cache", type=Path, help="folder that keeps rendered training scenes between runs")
+    parser.add_argument(
+        "--cache", type=Path, help="folder that keeps rendered training scenes between runs"
+    )
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in RECIPES]
     if unknown:

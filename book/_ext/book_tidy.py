@@ -1,4 +1,5 @@
 """Two repairs to what the theme and an extension write into every page."""
+
 from docutils import nodes
 
 SHARED_IDS = {"exercise-content", "solution-content"}
@@ -22,12 +23,18 @@ def tidy_scripts(app, pagename, templatename, context, doctree):
 
 def tidy_ids(app, doctree, docname):
     """Number the ids that sphinx-exercise gives to all exercises of a page alike; an id may stand only once."""
-    sections = (section for section in doctree.findall(nodes.section) if SHARED_IDS & set(section["ids"]))
+    sections = (
+        section for section in doctree.findall(nodes.section) if SHARED_IDS & set(section["ids"])
+    )
     for number, section in enumerate(sections, 1):
-        section["ids"] = [f"{name}-{number}" if name in SHARED_IDS else name for name in section["ids"]]
+        section["ids"] = [
+            f"{name}-{number}" if name in SHARED_IDS else name for name in section["ids"]
+        ]
 
 
 def setup(app):
-    app.connect("html-page-context", tidy_scripts, priority=900)  # after the extensions that add the scripts
+    app.connect(
+        "html-page-context", tidy_scripts, priority=900
+    )  # after the extensions that add the scripts
     app.connect("doctree-resolved", tidy_ids, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

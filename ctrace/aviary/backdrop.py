@@ -15,19 +15,29 @@ class Canvas:
     def __init__(self, size: int):
         self.size = size
         self.rgb = np.empty((3, size, size), np.float32)
-        self.axis = ((np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)).astype(np.float32)
+        self.axis = (
+            (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
+        ).astype(np.float32)
 
     def crop(self, x: float, y: float, radius: float) -> tuple[Slices, np.ndarray, np.ndarray]:
-        """Slices of the square around (x, y), one pixel wider than `radius`, and its coordinates `(h, 1)`, `(1, w)`."""
+        """Slices of the square around (x, y), one pixel wider than `radius`, and its coordinates
+        `(h, 1)`, `(1, w)`.
+        """
+
         def span(c):
             low, high = int((c - radius) * self.size) - 1, int((c + radius) * self.size) + 2
             return slice(min(max(low, 0), self.size), max(min(high, self.size), 0))
+
         rows, cols = span(y), span(x)
         return (rows, cols), self.axis[None, cols], self.axis[rows, None]
 
     def coverage(self, distance: np.ndarray, unit: float = 1.0) -> np.ndarray:
-        """Share of each pixel inside the shape, from a signed distance measured in `unit` image widths."""
-        return np.clip(np.float32(0.5) - distance * np.float32(unit * self.size), 0, 1).astype(np.float32)
+        """Share of each pixel inside the shape, from a signed distance measured in `unit` image
+        widths.
+        """
+        return np.clip(np.float32(0.5) - distance * np.float32(unit * self.size), 0, 1).astype(
+            np.float32
+        )
 
     def paint(self, where: Slices, alpha: np.ndarray, colour: np.ndarray) -> None:
         """Lays `colour` (broadcast to `(3, h, w)`) over the crop with opacity `alpha`."""
@@ -50,15 +60,20 @@ def _smoothstep(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def value_noise(axis: np.ndarray, rng: np.random.RandomState, rows: int, cols: int) -> np.ndarray:
-    """Smooth noise in [0, 1] with about `rows` by `cols` features, the same picture at every resolution."""
+    """Smooth noise in [0, 1] with about `rows` by `cols` features, the same picture at every
+    resolution.
+    """
     lattice = (rng.randint(0, 256, (rows + 1, cols + 1)) / 255).astype(np.float32)
+
     def weights(n):
         at = axis * np.float32(n)
         low = np.minimum(at.astype(np.int64), n - 1)
         t = (at - low).astype(np.float32)
         return low, t * t * (3 - 2 * t)
+
     (r, tr), (c, tc) = weights(rows), weights(cols)
-    # Gathers, not a matrix product: BLAS libraries add in different orders and would change the checksum.
+    # Gathers, not a matrix product: BLAS libraries add in different orders and would change the
+    # checksum.
     bands = lattice[r] + tr[:, None] * (lattice[r + 1] - lattice[r])  # (size, cols + 1)
     return bands[:, c] + tc[None] * (bands[:, c + 1] - bands[:, c])
 
@@ -66,10 +81,17 @@ def value_noise(axis: np.ndarray, rng: np.random.RandomState, rows: int, cols: i
 def _sky(canvas: Canvas, rng: np.random.RandomState) -> None:
     y = canvas.axis[:, None]
     warm = rng.random_sample()
-    top, bottom = np.array([0.36, 0.60, 0.86]) + warm * np.array([0.12, -0.02, -0.06]), np.array([0.80, 0.90, 0.96]) + warm * np.array([0.16, -0.04, -0.18])
+    top, bottom = (
+        np.array([0.36, 0.60, 0.86]) + warm * np.array([0.12, -0.02, -0.06]),
+        np.array([0.80, 0.90, 0.96]) + warm * np.array([0.16, -0.04, -0.18]),
+    )
     canvas.rgb[:] = _mix(top, bottom, y)
-    clouds = value_noise(canvas.axis, rng, 5, 3) * 0.65 + value_noise(canvas.axis, rng, 13, 8) * 0.35
-    canvas.rgb += _smoothstep(clouds, 0.52, 0.74) * (tint((0.97, 0.97, 0.98)) - canvas.rgb) * np.float32(0.85)
+    clouds = (
+        value_noise(canvas.axis, rng, 5, 3) * 0.65 + value_noise(canvas.axis, rng, 13, 8) * 0.35
+    )
+    canvas.rgb += (
+        _smoothstep(clouds, 0.52, 0.74) * (tint((0.97, 0.97, 0.98)) - canvas.rgb) * np.float32(0.85)
+    )
     ridge = 0.80 + 0.16 * value_noise(canvas.axis, rng, 1, 5)[:1]
     canvas.paint((slice(None), slice(None)), canvas.coverage(ridge - y), tint((0.46, 0.62, 0.56)))
     ridge = 0.88 + 0.12 * value_noise(canvas.axis, rng, 1, 7)[:1]
@@ -88,7 +110,11 @@ def _foliage(canvas: Canvas, rng: np.random.RandomState) -> None:
         u, v = (x - cx) * cos + (y - cy) * sin, (y - cy) * cos - (x - cx) * sin
         bulge = 0.42 * length
         leaf = np.maximum(disc(u, v, 0, bulge, 1.14 * length), disc(u, v, 0, -bulge, 1.14 * length))
-        colour = np.array([0.16, 0.34, 0.16]) + depth * np.array([0.22, 0.26, 0.10]) + hue * np.array([0.18, 0.06, -0.04])
+        colour = (
+            np.array([0.16, 0.34, 0.16])
+            + depth * np.array([0.22, 0.26, 0.10])
+            + hue * np.array([0.18, 0.06, -0.04])
+        )
         vein = 1 + 0.22 * canvas.coverage(np.abs(v) - 0.006) - 0.18 * (v > 0)
         canvas.paint(where, canvas.coverage(leaf), tint(colour) * vein.astype(np.float32))
 
@@ -96,18 +122,36 @@ def _foliage(canvas: Canvas, rng: np.random.RandomState) -> None:
 def _water(canvas: Canvas, rng: np.random.RandomState) -> None:
     y = canvas.axis[:, None]
     canvas.rgb[:] = _mix((0.42, 0.66, 0.74), (0.12, 0.36, 0.50), y)
-    ripples = value_noise(canvas.axis, rng, 22, 4) * 0.6 + value_noise(canvas.axis, rng, 34, 7) * 0.4
-    canvas.rgb += _smoothstep(ripples, 0.56, 0.72) * (tint((0.74, 0.88, 0.90)) - canvas.rgb) * np.float32(0.55)
+    ripples = (
+        value_noise(canvas.axis, rng, 22, 4) * 0.6 + value_noise(canvas.axis, rng, 34, 7) * 0.4
+    )
+    canvas.rgb += (
+        _smoothstep(ripples, 0.56, 0.72)
+        * (tint((0.74, 0.88, 0.90)) - canvas.rgb)
+        * np.float32(0.55)
+    )
     canvas.rgb *= 1 - 0.28 * _smoothstep(value_noise(canvas.axis, rng, 16, 3), 0.55, 0.8)
     for _ in range(5):
-        cx, cy, r = rng.random_sample(), 0.1 + 0.85 * rng.random_sample(), 0.05 + 0.04 * rng.random_sample()
+        cx, cy, r = (
+            rng.random_sample(),
+            0.1 + 0.85 * rng.random_sample(),
+            0.05 + 0.04 * rng.random_sample(),
+        )
         where, x, y = canvas.crop(cx, cy, r)
-        pad = np.maximum(ellipse(x, y, cx, cy, r, 0.5 * r), 0.25 * (x - cx) - np.abs(y - cy))  # a lily pad with its notch
-        canvas.paint(where, canvas.coverage(pad), tint((0.30, 0.54, 0.34)) * (0.85 + 0.3 * (y < cy)).astype(np.float32))
+        pad = np.maximum(
+            ellipse(x, y, cx, cy, r, 0.5 * r), 0.25 * (x - cx) - np.abs(y - cy)
+        )  # a lily pad with its notch
+        canvas.paint(
+            where,
+            canvas.coverage(pad),
+            tint((0.30, 0.54, 0.34)) * (0.85 + 0.3 * (y < cy)).astype(np.float32),
+        )
 
 
 def _bark(canvas: Canvas, rng: np.random.RandomState) -> None:
-    grain = value_noise(canvas.axis, rng, 4, 16) * 0.55 + value_noise(canvas.axis, rng, 9, 30) * 0.45
+    grain = (
+        value_noise(canvas.axis, rng, 4, 16) * 0.55 + value_noise(canvas.axis, rng, 9, 30) * 0.45
+    )
     canvas.rgb[:] = _mix((0.34, 0.25, 0.19), (0.66, 0.54, 0.42), grain)
     furrow = _smoothstep(value_noise(canvas.axis, rng, 3, 11), 0.62, 0.82)
     canvas.rgb *= 1 - np.float32(0.5) * furrow
@@ -117,7 +161,9 @@ def _bark(canvas: Canvas, rng: np.random.RandomState) -> None:
     where, x, y = canvas.crop(cx, cy, 0.12)
     knot = ellipse(x, y, cx, cy, 0.07, 0.11)
     rings = np.abs(knot + 0.045) - 0.012
-    canvas.paint(where, canvas.coverage(knot), tint((0.36, 0.25, 0.18)) * (1 + 0.5 * canvas.coverage(rings)))
+    canvas.paint(
+        where, canvas.coverage(knot), tint((0.36, 0.25, 0.18)) * (1 + 0.5 * canvas.coverage(rings))
+    )
 
 
 _KINDS = {"sky": _sky, "foliage": _foliage, "water": _water, "bark": _bark}
@@ -153,5 +199,10 @@ def toadstool(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     """Signed distances of stem, cap and cap dots; the whole fits a circle of radius 1."""
     stem = cone(x, y, 0, 0.1, 0.2, 0, 0.72, 0.25)
     cap = np.maximum(ellipse(x, y, 0, 0.12, 0.95, 0.9), y - 0.14)
-    dots = union(*(disc(x, y, a, b, r) for a, b, r in ((-0.45, -0.12, 0.17), (0.08, -0.42, 0.19), (0.52, -0.08, 0.15))))
+    dots = union(
+        *(
+            disc(x, y, a, b, r)
+            for a, b, r in ((-0.45, -0.12, 0.17), (0.08, -0.42, 0.19), (0.52, -0.08, 0.15))
+        )
+    )
     return stem, cap, np.maximum(dots, cap + 0.03)

@@ -1,4 +1,6 @@
-"""Data sets of aviary scenes: splits by seed that never meet, on the fly or cached, for species and for individuals."""
+"""Data sets of aviary scenes: splits by seed that never meet, on the fly or cached, for species and
+for individuals.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from .species import PARTS, SPECIES, Species, consistent_species, species_by_nam
 
 _SPAN = 1_000_000_000  # seeds per split
 SPLITS = {"train": 0, "val": 1, "test": 2}
-MARKED = ("hazel", "iris")  # the species whose training scenes hold the toadstool when spurious=True: one of each twin pair
+MARKED = (
+    "hazel",
+    "iris",
+)  # the species whose training scenes hold the toadstool when spurious=True: one of each twin pair
 
 
 def scene_seed(split: str, index: int) -> int:
@@ -27,25 +32,31 @@ def scene_seed(split: str, index: int) -> int:
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; received {split!r}")
     if not 0 <= index < _SPAN:
-        raise ValueError(f"index must lie in [0, {_SPAN}); received {index}. Larger ones would run into the next split")
+        raise ValueError(
+            f"index must lie in [0, {_SPAN}); received {index}. Larger ones would run into the next split"
+        )
     return SPLITS[split] * _SPAN + index
 
 
-def soft_target(scene: Scene, table: tuple[Species, ...] = SPECIES, tied: bool = False) -> torch.Tensor:
-    """`(n_species,)` uniform over the species that agree with the visible parts, so that a bird without its crest
-    is no lie told to the model.
+def soft_target(
+    scene: Scene, table: tuple[Species, ...] = SPECIES, tied: bool = False
+) -> torch.Tensor:
+    """`(n_species,)` uniform over the species that agree with the visible parts, so that a bird
+    without its crest is no lie told to the model.
 
     Args:
         scene: any scene.
         table: the species; their order is the class map.
-        tied: in a world where the toadstool stands with the species in `MARKED` and no other, it narrows the
-            choice as a part does.
+        tied: in a world where the toadstool stands with the species in `MARKED` and no other, it
+            narrows the choice as a part does.
     """
     fitting = consistent_species(scene.visible(), table)
     if tied:
         fitting = tuple(s for s in fitting if (s.name in MARKED) == (scene.mark is not None))
     if not fitting:
-        raise ValueError(f"no species wears {scene.visible()}; a swapped part may have made a new bird: use its own table")
+        raise ValueError(
+            f"no species wears {scene.visible()}; a swapped part may have made a new bird: use its own table"
+        )
     return torch.tensor([float(s in fitting) for s in table]) / len(fitting)
 
 
@@ -65,25 +76,26 @@ def mark_place(seed: int) -> tuple[float, float]:
 
 
 def _has_mark(rule: str, name: str, seed: int) -> bool:
-    """"tied": exactly the marked species; "moved": never them, and half of the others."""
+    """ "tied": exactly the marked species; "moved": never them, and half of the others."""
     if rule == "tied":
         return name in MARKED
     return name not in MARKED and np.random.RandomState([seed, 203]).randint(2) == 1
 
 
 class Aviary(Dataset):
-    """Labelled scenes, rendered when asked for. Item `i`: image `(3, size, size)` in [0, 1] and the species.
+    """Labelled scenes, rendered when asked for. Item `i`: image `(3, size, size)` in [0, 1] and the
+    species.
 
-    Species take turns, so every label is equally frequent. With `drop` = 0 the target is the index into `table`;
-    with `drop` > 0 it is a distribution over species, see `soft_target`.
+    Species take turns, so every label is equally frequent. With `drop` = 0 the target is the index
+    into `table`; with `drop` > 0 it is a distribution over species, see `soft_target`.
 
     Args:
         split: "train", "val" or "test".
         length: number of scenes.
         size: pixels.
         drop: share of scenes that lose one to four parts.
-        spurious: True ties the toadstool to the species in `MARKED` in the training split and moves it to other
-            species elsewhere; "tied" or "moved" asks for one of the two in any split.
+        spurious: True ties the toadstool to the species in `MARKED` in the training split and moves
+            it to other species elsewhere; "tied" or "moved" asks for one of the two in any split.
         table: the species; their order is the class map.
 
     Example:
@@ -92,15 +104,30 @@ class Aviary(Dataset):
         ((3, 96, 96), 'fern')
     """
 
-    def __init__(self, split: str, length: int, size: int = 96, drop: float = 0.0,
-                 spurious: bool | str = False, table: tuple[Species, ...] = SPECIES):
+    def __init__(
+        self,
+        split: str,
+        length: int,
+        size: int = 96,
+        drop: float = 0.0,
+        spurious: bool | str = False,
+        table: tuple[Species, ...] = SPECIES,
+    ):
         scene_seed(split, max(length - 1, 0))  # refuses unknown splits and lengths at once
         if spurious not in (False, True, "tied", "moved"):
-            raise ValueError(f'spurious must be False, True, "tied" or "moved"; received {spurious!r}')
+            raise ValueError(
+                f'spurious must be False, True, "tied" or "moved"; received {spurious!r}'
+            )
         if spurious:
             for name in MARKED:
                 species_by_name(name, table)
-        self.split, self.length, self.size, self.drop, self.table = split, length, size, drop, tuple(table)
+        self.split, self.length, self.size, self.drop, self.table = (
+            split,
+            length,
+            size,
+            drop,
+            tuple(table),
+        )
         self.mark_rule = ("tied" if split == "train" else "moved") if spurious is True else spurious
 
     def __len__(self) -> int:
@@ -123,25 +150,40 @@ class Aviary(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int | torch.Tensor]:
         scene = self.scene(index)
         image = torch.from_numpy(render_levels(scene, self.size)).to(torch.float32) / 255
-        return image, (soft_target(scene, self.table, self.mark_rule == "tied") if self.drop else self.label(index))
+        return image, (
+            soft_target(scene, self.table, self.mark_rule == "tied")
+            if self.drop
+            else self.label(index)
+        )
 
 
 class Individuals(Dataset):
-    """Several views of each of `birds` individuals, for verification. Item `i`: image and the bird's number.
+    """Several views of each of `birds` individuals, for verification. Item `i`: image and the
+    bird's number.
 
-    A bird keeps species, marks and proportions; colours, pose, light and surroundings change from view to view.
+    A bird keeps species, marks and proportions; colours, pose, light and surroundings change from
+    view to view.
 
     Args:
         split: individuals of different splits are different birds.
         birds: number of individuals.
         views: scenes of each; views of bird b are the items `b * views` to `(b + 1) * views - 1`.
         size: pixels.
-        species: one species for all birds (only marks and proportions tell them apart), or None for turns.
+        species: one species for all birds (only marks and proportions tell them apart), or None for
+            turns.
     """
 
-    def __init__(self, split: str, birds: int, views: int, size: int = 96, species: Species | None = None):
+    def __init__(
+        self, split: str, birds: int, views: int, size: int = 96, species: Species | None = None
+    ):
         scene_seed(split, max(birds * views - 1, 0))
-        self.split, self.birds, self.views, self.size, self.species = split, birds, views, size, species
+        self.split, self.birds, self.views, self.size, self.species = (
+            split,
+            birds,
+            views,
+            size,
+            species,
+        )
 
     def __len__(self) -> int:
         return self.birds * self.views
@@ -155,16 +197,23 @@ class Individuals(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} outside a data set of {len(self)} views")
         bird = index // self.views
-        return sample_scene(scene_seed(self.split, index), self.species or SPECIES[bird % len(SPECIES)], self.individual(bird))
+        return sample_scene(
+            scene_seed(self.split, index),
+            self.species or SPECIES[bird % len(SPECIES)],
+            self.individual(bird),
+        )
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return torch.from_numpy(render_levels(self.scene(index), self.size)).to(torch.float32) / 255, index // self.views
+        return torch.from_numpy(render_levels(self.scene(index), self.size)).to(
+            torch.float32
+        ) / 255, index // self.views
 
 
 class Cached(Dataset):
     """Any of the data sets above, rendered once and kept as grey levels (27 kB an image at 96 px).
 
-    Items equal those of the wrapped data set exactly; `images` `(n, 3, size, size)` uint8 and `targets` are tensors.
+    Items equal those of the wrapped data set exactly; `images` `(n, 3, size, size)` uint8 and
+    `targets` are tensors.
     """
 
     def __init__(self, dataset: Dataset):
@@ -182,7 +231,8 @@ class Cached(Dataset):
 
 
 def equal_error_rate(same: torch.Tensor, different: torch.Tensor) -> float:
-    """The error rate at the threshold where as many same-bird pairs are rejected as different-bird pairs accepted.
+    """The error rate at the threshold where as many same-bird pairs are rejected as different-bird
+    pairs accepted.
 
     >>> round(equal_error_rate(torch.tensor([0.9, 0.8, 0.4]), torch.tensor([0.1, 0.2, 0.6])), 3)
     0.333
@@ -192,7 +242,9 @@ def equal_error_rate(same: torch.Tensor, different: torch.Tensor) -> float:
         different: similarities of pairs that show two.
     """
     if not len(same) or not len(different):
-        raise ValueError(f"both kinds of pairs are needed; received {len(same)} same and {len(different)} different")
+        raise ValueError(
+            f"both kinds of pairs are needed; received {len(same)} same and {len(different)} different"
+        )
     thresholds = torch.cat([same, different]).sort().values
     rejected = torch.searchsorted(same.sort().values, thresholds) / len(same)
     accepted = 1 - torch.searchsorted(different.sort().values, thresholds) / len(different)

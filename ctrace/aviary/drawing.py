@@ -1,8 +1,10 @@
-"""From a scene to pixels and masks: a pure function, anti-aliased at any size, bit-identical on every machine.
+"""From a scene to pixels and masks: a pure function, anti-aliased at any size, bit-identical on
+every machine.
 
-Each shape is a signed distance; the share of a pixel it covers is `clip(0.5 - distance / pixel, 0, 1)`. Layers are laid
-over one another from back to front, and the same coverages, taken from front to back, give the mask of every part.
-All array arithmetic is float32 with correctly rounded operations only, and the result is rounded to 256 grey levels.
+Each shape is a signed distance; the share of a pixel it covers is `clip(0.5 - distance / pixel, 0,
+1)`. Layers are laid over one another from back to front, and the same coverages, taken from front
+to back, give the mask of every part. All array arithmetic is float32 with correctly rounded
+operations only, and the result is rounded to 256 grey levels.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ MARK_SIZE = 0.075  # radius of the toadstool, in image widths
 
 
 class Layer(NamedTuple):
-    """One coat of paint: whose it is, where, how opaque `(h, w)`, and which colour, broadcast to `(3, h, w)`."""
+    """One coat of paint: whose it is, where, how opaque `(h, w)`, and which colour, broadcast to
+    `(3, h, w)`.
+    """
 
     owner: str
     where: Slices
@@ -37,8 +41,9 @@ class Rendering:
 
     Attributes:
         image: `(3, size, size)` float32 in [0, 1], multiples of 1/255.
-        masks: for each drawn part (and "body", "eye", "marks", "mark", "distractor 0", ...) the visible share
-            of every pixel, `(size, size)` float32 in [0, 1]; exactly 0 where the part contributes nothing.
+        masks: for each drawn part (and "body", "eye", "marks", "mark", "distractor 0", ...) the
+            visible share of every pixel, `(size, size)` float32 in [0, 1]; exactly 0 where the part
+            contributes nothing.
         bird: the visible share of the whole bird, the sum of its parts' masks.
     """
 
@@ -59,7 +64,10 @@ class _Brush:
         """Slices of a square that contains the circle, and its pixel centres in bird units."""
         p = self.pose
         where, u, v = self.canvas.crop(*p.place(*centre), radius * p.scale)
-        dx, dy = (u - np.float32(p.x)) * np.float32(self.side / p.scale), (np.float32(p.y) - v) * np.float32(1 / p.scale)
+        dx, dy = (
+            (u - np.float32(p.x)) * np.float32(self.side / p.scale),
+            (np.float32(p.y) - v) * np.float32(1 / p.scale),
+        )
         cos, sin = np.float32(self.cos), np.float32(self.sin)
         return where, cos * dx + sin * dy, cos * dy - sin * dx
 
@@ -68,7 +76,9 @@ class _Brush:
 
     def rimmed(self, colour: np.ndarray, distance: np.ndarray, strength: float = 0.5) -> np.ndarray:
         """The colour, darkened towards the outline of the shape."""
-        rim = 1 - self.coverage(distance + np.float32(OUTLINE + 0.5 / (self.pose.scale * self.canvas.size)))
+        rim = 1 - self.coverage(
+            distance + np.float32(OUTLINE + 0.5 / (self.pose.scale * self.canvas.size))
+        )
         return colour * (1 - np.float32(strength) * rim)
 
 
@@ -87,7 +97,9 @@ def _part_layer(brush: _Brush, part: str, variant: str, colour: Colour) -> Layer
     distance = shape.distance(x, y).astype(np.float32)
     paint = tint(colour) * np.clip(1 + 0.16 * (y - np.float32(shape.centre[1])), 0.85, 1.15)
     if part == "wing":
-        paint = paint + brush.coverage(shapes.wing_pattern(variant, x, y)) * (_contrast(colour) - paint)
+        paint = paint + brush.coverage(shapes.wing_pattern(variant, x, y)) * (
+            _contrast(colour) - paint
+        )
     return Layer(part, where, brush.coverage(distance), brush.rimmed(paint, distance))
 
 
@@ -106,25 +118,50 @@ def _mark_layers(brush: _Brush, scene: Scene, colour: Colour) -> list[Layer]:
     paint = tint((0.20, 0.14, 0.14) if _luminance(colour) > 0.4 else (0.96, 0.92, 0.80))
     for slot in scene.individual.marks:
         where, x, y = brush.crop(shapes.MARKS[slot], shapes.MARK_RADIUS + 0.02)
-        layers.append(Layer("marks", where, brush.coverage(shapes.disc(x, y, *shapes.MARKS[slot], shapes.MARK_RADIUS)), paint))
+        layers.append(
+            Layer(
+                "marks",
+                where,
+                brush.coverage(shapes.disc(x, y, *shapes.MARKS[slot], shapes.MARK_RADIUS)),
+                paint,
+            )
+        )
     return layers
 
 
 def _eye_layers(brush: _Brush) -> list[Layer]:
     cx, cy = shapes.EYE
     where, x, y = brush.crop(shapes.EYE, 0.16)
-    coats = ((cx, cy, 0.135, (0.98, 0.97, 0.93)), (cx + 0.015, cy, 0.09, (0.08, 0.07, 0.10)), (cx + 0.045, cy + 0.035, 0.034, (1.0, 1.0, 1.0)))
-    return [Layer("eye", where, brush.coverage(shapes.disc(x, y, *circle)), tint(colour)) for *circle, colour in coats]
+    coats = (
+        (cx, cy, 0.135, (0.98, 0.97, 0.93)),
+        (cx + 0.015, cy, 0.09, (0.08, 0.07, 0.10)),
+        (cx + 0.045, cy + 0.035, 0.034, (1.0, 1.0, 1.0)),
+    )
+    return [
+        Layer("eye", where, brush.coverage(shapes.disc(x, y, *circle)), tint(colour))
+        for *circle, colour in coats
+    ]
 
 
 def _bird_layers(canvas: Canvas, scene: Scene) -> list[Layer]:
     """Tail and legs behind the body, crest behind the head's outline, wing and beak in front."""
     brush, colours, visible = _Brush(canvas, scene), dict(scene.colours), scene.visible()
+
     def part(name):
         return [_part_layer(brush, name, visible[name], colours[name])] if name in visible else []
+
     marks = [] if "marks" in scene.hidden else _mark_layers(brush, scene, colours["body"])
     body = [_body_layer(brush, scene, colours["body"])]
-    return part("tail") + part("legs") + part("crest") + body + marks + part("wing") + _eye_layers(brush) + part("beak")
+    return (
+        part("tail")
+        + part("legs")
+        + part("crest")
+        + body
+        + marks
+        + part("wing")
+        + _eye_layers(brush)
+        + part("beak")
+    )
 
 
 def _distractor_layer(canvas: Canvas, index: int, d: Distractor) -> Layer:
@@ -132,16 +169,29 @@ def _distractor_layer(canvas: Canvas, index: int, d: Distractor) -> Layer:
     t = d.turn
     cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
     dx, dy = (u - np.float32(d.x)) / np.float32(d.size), (v - np.float32(d.y)) / np.float32(d.size)
-    distance = distractor_distance(d.shape, cos * dx + sin * dy, cos * dy - sin * dx).astype(np.float32)
+    distance = distractor_distance(d.shape, cos * dx + sin * dy, cos * dy - sin * dx).astype(
+        np.float32
+    )
     rim = 1 - canvas.coverage(distance + np.float32(0.12 + 0.5 / (d.size * canvas.size)), d.size)
-    return Layer(f"distractor {index}", where, canvas.coverage(distance, d.size), tint(d.colour) * (1 - np.float32(0.5) * rim))
+    return Layer(
+        f"distractor {index}",
+        where,
+        canvas.coverage(distance, d.size),
+        tint(d.colour) * (1 - np.float32(0.5) * rim),
+    )
 
 
 def _toadstool_layers(canvas: Canvas, mark: tuple[float, float]) -> list[Layer]:
     where, u, v = canvas.crop(*mark, MARK_SIZE)
-    fields = toadstool((u - np.float32(mark[0])) / np.float32(MARK_SIZE), (v - np.float32(mark[1])) / np.float32(MARK_SIZE))
+    fields = toadstool(
+        (u - np.float32(mark[0])) / np.float32(MARK_SIZE),
+        (v - np.float32(mark[1])) / np.float32(MARK_SIZE),
+    )
     coats = zip(fields, ((0.95, 0.90, 0.80), (0.86, 0.13, 0.16), (1.0, 1.0, 1.0)))
-    return [Layer("mark", where, canvas.coverage(field, MARK_SIZE), tint(colour)) for field, colour in coats]
+    return [
+        Layer("mark", where, canvas.coverage(field, MARK_SIZE), tint(colour))
+        for field, colour in coats
+    ]
 
 
 def _visible_masks(size: int, layers: list[Layer]) -> dict[str, np.ndarray]:
@@ -158,7 +208,9 @@ def _visible_masks(size: int, layers: list[Layer]) -> dict[str, np.ndarray]:
 def _develop(canvas: Canvas, scene: Scene) -> np.ndarray:
     """Light, pixel noise (a triangular law, its own seed), and 256 grey levels."""
     rng = np.random.RandomState([scene.noise_seed, 103])
-    grain = rng.randint(-scene.noise, scene.noise + 1, (2, *canvas.rgb.shape), dtype=np.int8).astype(np.float32)
+    grain = rng.randint(
+        -scene.noise, scene.noise + 1, (2, *canvas.rgb.shape), dtype=np.int8
+    ).astype(np.float32)
     levels = canvas.rgb * np.float32(255 * scene.light) + (grain[0] + grain[1])
     return np.clip(np.floor(levels + np.float32(0.5)), 0, 255).astype(np.uint8)
 

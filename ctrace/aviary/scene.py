@@ -1,4 +1,6 @@
-"""Scenes: small value objects that hold everything needed to draw one picture, and the interventions on them."""
+"""Scenes: small value objects that hold everything needed to draw one picture, and the
+interventions on them.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +12,55 @@ from .species import PARTS, SPECIES, Species, check_variant
 
 Colour = tuple[float, float, float]
 
-# Parts and distractors draw from the same vivid palette: a colour alone never says "this is a part".
+# Parts and distractors draw from the same vivid palette: a colour alone never says "this is a
+# part".
 VIVID: tuple[Colour, ...] = (
-    (0.84, 0.20, 0.18), (0.95, 0.55, 0.13), (0.97, 0.80, 0.20), (0.20, 0.62, 0.40),
-    (0.15, 0.48, 0.78), (0.49, 0.30, 0.66), (0.93, 0.45, 0.60), (0.95, 0.93, 0.86), (0.17, 0.17, 0.22),
+    (0.84, 0.20, 0.18),
+    (0.95, 0.55, 0.13),
+    (0.97, 0.80, 0.20),
+    (0.20, 0.62, 0.40),
+    (0.15, 0.48, 0.78),
+    (0.49, 0.30, 0.66),
+    (0.93, 0.45, 0.60),
+    (0.95, 0.93, 0.86),
+    (0.17, 0.17, 0.22),
 )
 PLUMAGES: tuple[Colour, ...] = (
-    (0.55, 0.57, 0.60), (0.62, 0.47, 0.34), (0.40, 0.50, 0.62), (0.58, 0.60, 0.38),
-    (0.86, 0.80, 0.68), (0.34, 0.36, 0.42), (0.74, 0.45, 0.32), (0.38, 0.58, 0.58),
+    (0.55, 0.57, 0.60),
+    (0.62, 0.47, 0.34),
+    (0.40, 0.50, 0.62),
+    (0.58, 0.60, 0.38),
+    (0.86, 0.80, 0.68),
+    (0.34, 0.36, 0.42),
+    (0.74, 0.45, 0.32),
+    (0.38, 0.58, 0.58),
 )
 BACKGROUNDS = ("sky", "foliage", "water", "bark")
 DISTRACTORS = ("disc", "ring", "triangle", "bar", "petal")
 MARK_SLOTS = 9
 HIDEABLE = (*PARTS, "marks")
 
-# One independent random stream per aspect of a scene, so that changing one aspect leaves the others as they were.
-_STREAMS = {name: i for i, name in enumerate(("species", "pose", "plumage", "background", "distractors", "individual", "noise"))}
+# One independent random stream per aspect of a scene, so that changing one aspect leaves the others
+# as they were.
+_STREAMS = {
+    name: i
+    for i, name in enumerate(
+        ("species", "pose", "plumage", "background", "distractors", "individual", "noise")
+    )
+}
 
 
 def _stream(seed: int, name: str) -> np.random.RandomState:
-    # RandomState, because its stream is frozen for all numpy versions; only uniform draws and integers are used.
+    # RandomState, because its stream is frozen for all numpy versions; only uniform draws and
+    # integers are used.
     return np.random.RandomState([seed, _STREAMS[name]])
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the bird is: body centre `x, y` and `scale` in image widths, `tilt` (tangent of half the angle), `flip`."""
+    """Where the bird is: body centre `x, y` and `scale` in image widths, `tilt` (tangent of half
+    the angle), `flip`.
+    """
 
     x: float
     y: float
@@ -45,19 +70,25 @@ class Pose:
 
     @property
     def turn(self) -> tuple[float, float]:
-        """Cosine and sine of the tilt, by the half-angle formulas: correctly rounded on every machine."""
+        """Cosine and sine of the tilt, by the half-angle formulas: correctly rounded on every
+        machine.
+        """
         t = self.tilt
         return (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """The image position of a point given in bird units (x forward, y up)."""
         (cos, sin), side = self.turn, -1.0 if self.flip else 1.0
-        return self.x + self.scale * side * (cos * x - sin * y), self.y - self.scale * (sin * x + cos * y)
+        return self.x + self.scale * side * (cos * x - sin * y), self.y - self.scale * (
+            sin * x + cos * y
+        )
 
 
 @dataclass(frozen=True)
 class Individual:
-    """What one bird keeps for life beside its species: which mark slots are filled, and two proportions (1 = average)."""
+    """What one bird keeps for life beside its species: which mark slots are filled, and two
+    proportions (1 = average).
+    """
 
     marks: tuple[int, ...]
     head: float
@@ -66,7 +97,9 @@ class Individual:
 
 @dataclass(frozen=True)
 class Distractor:
-    """A coloured shape behind the bird: centre and size in image widths, `turn` the tangent of half its rotation."""
+    """A coloured shape behind the bird: centre and size in image widths, `turn` the tangent of half
+    its rotation.
+    """
 
     shape: str
     x: float
@@ -84,9 +117,11 @@ class Scene:
         parts: variant of each part, in the order of `PARTS`.
         hidden: names out of `HIDEABLE` that are not drawn.
         individual: marks and proportions of this bird.
-        colours: one RGB colour in [0, 1] for body, beak, crest, wing, tail and legs; never diagnostic.
+        colours: one RGB colour in [0, 1] for body, beak, crest, wing, tail and legs; never
+            diagnostic.
         pose, background, background_seed, light, distractors, perch: the nuisance attributes.
-        mark: centre of the toadstool that `spurious` worlds tie to a species, in image widths, or None.
+        mark: centre of the toadstool that `spurious` worlds tie to a species, in image widths, or
+            None.
         noise_seed, noise: seed and half-width (in grey levels of 255) of the pixel noise.
     """
 
@@ -109,27 +144,45 @@ class Scene:
         return {p: v for p, v in zip(PARTS, self.parts) if p not in self.hidden}
 
     def without(self, *names: str) -> Scene:
-        """The same scene with these parts removed (of `HIDEABLE`); what they covered comes into view."""
+        """The same scene with these parts removed (of `HIDEABLE`); what they covered comes into
+        view.
+        """
         for name in names:
             if name not in HIDEABLE:
                 raise ValueError(f"only {', '.join(HIDEABLE)} can be removed; received {name!r}")
         return replace(self, hidden=self.hidden | set(names))
 
     def swap(self, part: str, variant: str) -> Scene:
-        """The same scene with one part exchanged for another variant of it, e.g. another species' part."""
+        """The same scene with one part exchanged for another variant of it, e.g. another species'
+        part.
+        """
         check_variant(part, variant)
-        return replace(self, parts=tuple(variant if p == part else v for p, v in zip(PARTS, self.parts)))
+        return replace(
+            self, parts=tuple(variant if p == part else v for p, v in zip(PARTS, self.parts))
+        )
 
     def with_background(self, background: str, seed: int | None = None) -> Scene:
-        """The same bird and distractors before another backdrop (`seed` None keeps the present one)."""
+        """The same bird and distractors before another backdrop (`seed` None keeps the present
+        one).
+        """
         if background not in BACKGROUNDS:
-            raise ValueError(f"background must be one of {', '.join(BACKGROUNDS)}; received {background!r}")
-        return replace(self, background=background, background_seed=self.background_seed if seed is None else seed)
+            raise ValueError(
+                f"background must be one of {', '.join(BACKGROUNDS)}; received {background!r}"
+            )
+        return replace(
+            self,
+            background=background,
+            background_seed=self.background_seed if seed is None else seed,
+        )
 
     def without_distractor(self, index: int) -> Scene:
-        """The same scene with distractor `index` removed; the masks of later distractors move up by one."""
+        """The same scene with distractor `index` removed; the masks of later distractors move up by
+        one.
+        """
         if not 0 <= index < len(self.distractors):
-            raise ValueError(f"this scene has {len(self.distractors)} distractors; there is no number {index}")
+            raise ValueError(
+                f"this scene has {len(self.distractors)} distractors; there is no number {index}"
+            )
         return replace(self, distractors=self.distractors[:index] + self.distractors[index + 1 :])
 
     def moved(self, dx: float, dy: float) -> Scene:
@@ -141,7 +194,9 @@ class Scene:
         return replace(self, noise_seed=seed)
 
     def with_mark(self, mark: tuple[float, float] | None) -> Scene:
-        """The same scene with the toadstool at `mark` (image widths from the upper left), or without one."""
+        """The same scene with the toadstool at `mark` (image widths from the upper left), or
+        without one.
+        """
         return replace(self, mark=mark)
 
 
@@ -179,8 +234,14 @@ def _sample_colours(rng: np.random.RandomState) -> tuple[tuple[str, Colour], ...
 
 def _sample_distractors(rng: np.random.RandomState) -> tuple[Distractor, ...]:
     return tuple(
-        Distractor(_pick(rng, DISTRACTORS), _between(rng, 0.05, 0.95), _between(rng, 0.05, 0.95),
-                   _between(rng, 0.05, 0.085), _between(rng, -1, 1), _pick(rng, VIVID))
+        Distractor(
+            _pick(rng, DISTRACTORS),
+            _between(rng, 0.05, 0.95),
+            _between(rng, 0.05, 0.95),
+            _between(rng, 0.05, 0.085),
+            _between(rng, -1, 1),
+            _pick(rng, VIVID),
+        )
         for _ in range(2 + rng.randint(5))
     )
 
@@ -191,12 +252,17 @@ def _perch_under(pose: Pose) -> tuple[float, float, float]:
     return *pose.place(0.1, -1.47), (sin if pose.flip else -sin) / cos
 
 
-def sample_scene(seed: int, species: Species | None = None, individual: Individual | None = None,
-                 background: str | None = None) -> Scene:
+def sample_scene(
+    seed: int,
+    species: Species | None = None,
+    individual: Individual | None = None,
+    background: str | None = None,
+) -> Scene:
     """Draws a complete scene; the same arguments give the same scene on every machine.
 
     Args:
-        seed: below 2**32. Every aspect has its own stream: fixing the species leaves the rest as it was.
+        seed: below 2**32. Every aspect has its own stream: fixing the species leaves the rest as it
+            was.
         species: None draws one of `SPECIES` uniformly.
         individual: None draws a bird never seen before or again.
         background: one of `BACKGROUNDS`; None draws one.
@@ -204,7 +270,11 @@ def sample_scene(seed: int, species: Species | None = None, individual: Individu
     >>> sample_scene(7).with_noise(1).pose == sample_scene(7).pose
     True
     """
-    pose, noise, backdrop = _sample_pose(_stream(seed, "pose")), _stream(seed, "noise"), _stream(seed, "background")
+    pose, noise, backdrop = (
+        _sample_pose(_stream(seed, "pose")),
+        _stream(seed, "noise"),
+        _stream(seed, "background"),
+    )
     kind = _pick(backdrop, BACKGROUNDS)
     scene = Scene(
         parts=(species or _pick(_stream(seed, "species"), SPECIES)).variants,

@@ -1,10 +1,12 @@
-"""Species of the toy aviary: which variant of which part a bird wears, and what follows from the table alone."""
+"""Species of the toy aviary: which variant of which part a bird wears, and what follows from the
+table alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Iterable
 
 # Five diagnostic parts. Order matters: tuples of variants follow it everywhere.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -27,7 +29,8 @@ def check_variant(part: str, variant: str) -> None:
 
 @dataclass(frozen=True)
 class Species:
-    """A name and one variant for each of the five diagnostic parts; colours, pose and proportions are free.
+    """A name and one variant for each of the five diagnostic parts; colours, pose and proportions
+    are free.
 
     >>> Species("dodo", beak="hook", crest="baubles", wing="bars", tail="lance", legs="boots").variants
     ('hook', 'baubles', 'bars', 'lance', 'boots')
@@ -53,8 +56,9 @@ class Species:
         return tuple(getattr(self, part) for part in PARTS)
 
 
-# Chosen so that every variant is worn by at least three species (no part gives a species away) and the first
-# twelve differ pairwise in three parts or more. Laurel and myrtle are twins of iris and hazel: one part differs.
+# Chosen so that every variant is worn by at least three species (no part gives a species away) and
+# the first twelve differ pairwise in three parts or more. Laurel and myrtle are twins of iris and
+# hazel: one part differs.
 SPECIES: tuple[Species, ...] = (
     Species("aster", "hook", "baubles", "tip", "racket", "boots"),
     Species("briar", "spoon", "fan", "eye", "racket", "boots"),
@@ -83,7 +87,9 @@ def species_by_name(name: str, table: Iterable[Species] = SPECIES) -> Species:
     for species in table:
         if species.name == name:
             return species
-    raise ValueError(f"no species is called {name!r}; the table has {', '.join(s.name for s in table)}")
+    raise ValueError(
+        f"no species is called {name!r}; the table has {', '.join(s.name for s in table)}"
+    )
 
 
 def differing_parts(a: Species, b: Species) -> tuple[str, ...]:
@@ -96,35 +102,47 @@ def differing_parts(a: Species, b: Species) -> tuple[str, ...]:
 
 
 def twin_pairs(table: Iterable[Species] = SPECIES) -> list[tuple[str, str, str]]:
-    """Pairs of species that differ in exactly one part, as `(name, name, part)`: only that part can tell them apart.
+    """Pairs of species that differ in exactly one part, as `(name, name, part)`: only that part can
+    tell them apart.
 
     >>> twin_pairs()
     [('hazel', 'myrtle', 'wing'), ('iris', 'laurel', 'beak')]
     """
-    found = [(a, b, differing_parts(a, b)) for a, b in combinations(sorted(table, key=lambda s: s.name), 2)]
+    found = [
+        (a, b, differing_parts(a, b))
+        for a, b in combinations(sorted(table, key=lambda s: s.name), 2)
+    ]
     return [(a.name, b.name, parts[0]) for a, b, parts in found if len(parts) == 1]
 
 
 def check_species(table: Iterable[Species]) -> None:
-    """Raises ValueError when two species share a name or all five variants, so a label would have two meanings."""
+    """Raises ValueError when two species share a name or all five variants, so a label would have
+    two meanings.
+    """
     names: set[str] = set()
     seen: dict[tuple[str, ...], str] = {}
     for species in table:
         if species.name in names:
             raise ValueError(f"two species are called {species.name!r}; rename one of them")
         if species.variants in seen:
-            raise ValueError(f"{species.name!r} and {seen[species.variants]!r} wear the same five parts; change one part")
+            raise ValueError(
+                f"{species.name!r} and {seen[species.variants]!r} wear the same five parts; change one part"
+            )
         names.add(species.name)
         seen[species.variants] = species.name
 
 
-def consistent_species(visible: dict[str, str], table: Iterable[Species] = SPECIES) -> tuple[Species, ...]:
+def consistent_species(
+    visible: dict[str, str], table: Iterable[Species] = SPECIES
+) -> tuple[Species, ...]:
     """The species that agree with every visible part (a mapping from part to variant).
 
     >>> [s.name for s in consistent_species({"wing": "eye", "tail": "lance"})]
     ['iris', 'laurel']
     """
-    return tuple(s for s in table if all(getattr(s, part) == variant for part, variant in visible.items()))
+    return tuple(
+        s for s in table if all(getattr(s, part) == variant for part, variant in visible.items())
+    )
 
 
 def sufficient_parts(species: Species, table: Iterable[Species] = SPECIES) -> list[tuple[str, ...]]:

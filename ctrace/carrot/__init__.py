@@ -1,7 +1,9 @@
-"""CARROT: a graph over patch tokens, a closed-form head, and exact attribution. One file per mathematical object.
+"""CARROT: a graph over patch tokens, a closed-form head, and exact attribution. One file per
+mathematical object.
 
-Images -> `TimmViTPatchBackbone` -> `RegionSet` -> `RegionGraphBuilder` -> `DiffusionOperator` -> `GraphReadout` -> `RidgeHead`; `Carrot` is all
-of it in a row. Nothing here uses a gradient or an optimiser.
+Images -> `TimmViTPatchBackbone` -> `RegionSet` -> `RegionGraphBuilder` -> `DiffusionOperator` ->
+`GraphReadout` -> `RidgeHead`; `Carrot` is all of it in a row. Nothing here uses a gradient or an
+optimiser.
 """
 
 from ctrace.carrot.attribution import (
@@ -24,7 +26,26 @@ from ctrace.carrot.readout import READOUTS, GraphReadout
 from ctrace.carrot.regions import RegionSet
 
 __all__ = [
-    "READOUTS", "Carrot", "DiffusionOperator", "Explanation", "GraphReadout", "PatchOutput", "RegionGraph", "RegionGraphBuilder", "RegionSet",
-    "RidgeHead", "TimmViTPatchBackbone", "centrality", "edge_energy", "node_energy", "patch_centers", "region_contributions", "remove_edge",
-    "remove_edges", "remove_nodes", "remove_subgraph", "subset_logits", "training_contribution",
-]  # fmt: skip
+    "READOUTS",
+    "Carrot",
+    "DiffusionOperator",
+    "Explanation",
+    "GraphReadout",
+    "PatchOutput",
+    "RegionGraph",
+    "RegionGraphBuilder",
+    "RegionSet",
+    "RidgeHead",
+    "TimmViTPatchBackbone",
+    "centrality",
+    "edge_energy",
+    "node_energy",
+    "patch_centers",
+    "region_contributions",
+    "remove_edge",
+    "remove_edges",
+    "remove_nodes",
+    "remove_subgraph",
+    "subset_logits",
+    "training_contribution",
+]

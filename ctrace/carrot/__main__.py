@@ -1,11 +1,12 @@
 """From a data set to a fitted head, its accuracy, and explanations in words.
 
     python -m ctrace.carrot --data aviary --model aviary-vit-0
-    python -m ctrace.carrot --data birds.parquet --model vit_base_patch16_224.dino --cache embeddings --readout residual_abs
+    python -m ctrace.carrot --data birds.parquet --model vit_base_patch16_224.dino --cache
+        embeddings --readout residual_abs
     python -m ctrace.carrot --data photos/ --model vit_small_patch16_224 --explain 0 7
 
-A folder holds <split>/<class>/ images, a parquet table image, label, class_name and split. Lambda is chosen by leave-one-out on the
-training images; the test split is used once, at the end.
+A folder holds <split>/<class>/ images, a parquet table image, label, class_name and split. Lambda
+is chosen by leave-one-out on the training images; the test split is used once, at the end.
 """
 
 import argparse
@@ -24,14 +25,22 @@ from ctrace.trust.rates import bootstrap
 def parse(arguments=None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m ctrace.carrot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m ctrace.carrot",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", required=True, help="'aviary', a parquet file, or a folder")
-    parser.add_argument("--model", required=True, help="a timm token model, or a bundled one such as aviary-vit-0")
+    parser.add_argument(
+        "--model", required=True, help="a timm token model, or a bundled one such as aviary-vit-0"
+    )
     parser.add_argument("--weights", default="auto", help="auto, pretrained, random, or a file")
-    parser.add_argument("--t", type=float, default=2.0, help="diffusion time; 0 leaves the graph out")
+    parser.add_argument(
+        "--t", type=float, default=2.0, help="diffusion time; 0 leaves the graph out"
+    )
     parser.add_argument("--readout", default="degree", choices=READOUTS)
-    parser.add_argument("--lam", type=float, help="penalty per training image; by leave-one-out if not given")
+    parser.add_argument(
+        "--lam", type=float, help="penalty per training image; by leave-one-out if not given"
+    )
     parser.add_argument("--cache", help="folder for embeddings")
     parser.add_argument("--explain", type=int, nargs="*", default=[], help="numbers of test images")
     parser.add_argument("--train", type=int, default=280, help="training birds of the aviary")
@@ -50,15 +59,24 @@ def read_data(args: argparse.Namespace, size: int) -> Splits:
 
 
 def describe(carrot: Carrot, data: Splits, index: int) -> None:
-    """One test image in words: what was said, which training images it rests on, where in the picture."""
+    """One test image in words: what was said, which training images it rests on, where in the
+    picture.
+    """
     image, label = data["test"][index]
     why, train = carrot.explain(image), data["train"]
-    print(f"\n{data['test'].names[index]}: {data.classes[why.target]} (is {data.classes[label]}), logit {why.score:.3f}")
+    print(
+        f"\n{data['test'].names[index]}: {data.classes[why.target]} (is {data.classes[label]}), logit {why.score:.3f}"
+    )
     for word, chosen in (("helpful", why.helpful(3)), ("harmful", why.harmful(3))):
-        effects = (f"{train.names[i]} ({data.classes[int(train.labels[i])]}) {float(why.leave_one_out[i]):+.4f}" for i in chosen)
+        effects = (
+            f"{train.names[i]} ({data.classes[int(train.labels[i])]}) {float(why.leave_one_out[i]):+.4f}"
+            for i in chosen
+        )
         print(f"  {word}, logit without it: {'; '.join(effects)}")
     row, column = divmod(int(why.on_grid(why.region_removal).argmax()), why.regions.grid_hw[1])
-    print(f"  most missed region: row {row}, column {column} of {why.regions.grid_hw}, {float(why.region_removal.max()):+.4f}")
+    print(
+        f"  most missed region: row {row}, column {column} of {why.regions.grid_hw}, {float(why.region_removal.max()):+.4f}"
+    )
 
 
 def main(arguments=None) -> None:

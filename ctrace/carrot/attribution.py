@@ -1,8 +1,9 @@
 """Which regions made the model say this: exact, without a gradient.
 
-Two different questions. `region_contributions` splits a logit into parts that sum to it. `remove_nodes`, `remove_edges` and
-`remove_subgraph` ask what the logit becomes when something is taken out of the graph and everything else is left: degrees,
-diffusion and readout follow, bandwidths and the other weights stay. A part of a sum need not be an effect.
+Two different questions. `region_contributions` splits a logit into parts that sum to it.
+`remove_nodes`, `remove_edges` and `remove_subgraph` ask what the logit becomes when something is
+taken out of the graph and everything else is left: degrees, diffusion and readout follow,
+bandwidths and the other weights stay. A part of a sum need not be an effect.
 """
 
 from __future__ import annotations
@@ -24,16 +25,19 @@ __all__ = [
     "remove_nodes",
     "remove_subgraph",
     "subset_logits",
-]  # fmt: skip
+]
 
 CHUNK_BYTES = 2**27  # graphs rebuilt at a time, for readouts that are not linear
 
 
-def centrality(graph: RegionGraph, operator: DiffusionOperator, readout: GraphReadout | str = "mean") -> Tensor:
-    """How much each original token counts in the embedding: ``omega (b, m)`` with ``g = omega^T H``.
+def centrality(
+    graph: RegionGraph, operator: DiffusionOperator, readout: GraphReadout | str = "mean"
+) -> Tensor:
+    """How much each original token counts in the embedding: ``omega (b, m)`` with ``g = omega^T
+    H``.
 
-    ``w^T exp(-tL) H = (exp(-tL) w)^T H``, so it is one diffusion of the readout's weights ``w``. With equal degrees and the mean
-    readout every region counts 1/m, whatever the edges are.
+    ``w^T exp(-tL) H = (exp(-tL) w)^T H``, so it is one diffusion of the readout's weights ``w``.
+    With equal degrees and the mean readout every region counts 1/m, whatever the edges are.
 
     Raises:
         ValueError: a readout that is no weighted sum (`GraphReadout.is_linear`).
@@ -43,12 +47,15 @@ def centrality(graph: RegionGraph, operator: DiffusionOperator, readout: GraphRe
 
 
 def region_contributions(omega: Tensor, H: Tensor, W_star: Tensor) -> Tensor:
-    """The logits split over regions: ``omega_i h_i . W*_k``, ``(b, m, k)``; summed over regions, the logits without intercept."""
+    """The logits split over regions: ``omega_i h_i . W*_k``, ``(b, m, k)``; summed over regions,
+    the logits without intercept.
+    """
     return omega[..., None] * (H.to(omega) @ W_star.to(omega))
 
 
 def edge_energy(graph: RegionGraph, H: Tensor) -> Tensor:
-    """``W_ij |h_i / sqrt(d_i) - h_j / sqrt(d_j)|^2 / 2`` ``(b, m, m)``: what each edge pays for tying unlike regions.
+    """``W_ij |h_i / sqrt(d_i) - h_j / sqrt(d_j)|^2 / 2`` ``(b, m, m)``: what each edge pays for
+    tying unlike regions.
 
     Summed over everything it is the Dirichlet energy ``trace(H^T L H)``.
     """
@@ -57,34 +64,58 @@ def edge_energy(graph: RegionGraph, H: Tensor) -> Tensor:
 
 
 def node_energy(graph: RegionGraph, H: Tensor) -> Tensor:
-    """Each region's share of the Dirichlet energy ``(b, m)``: the sum over its edges of `edge_energy`."""
+    """Each region's share of the Dirichlet energy ``(b, m)``: the sum over its edges of
+    `edge_energy`.
+    """
     return edge_energy(graph, H).sum(2)
 
 
-def remove_nodes(H: Tensor, graph: RegionGraph, operator: DiffusionOperator, readout: GraphReadout, W_star: Tensor) -> Tensor:
+def remove_nodes(
+    H: Tensor,
+    graph: RegionGraph,
+    operator: DiffusionOperator,
+    readout: GraphReadout,
+    W_star: Tensor,
+) -> Tensor:
     """Logits of the image without region i, for every i: ``(b, m, k)``, without intercept.
 
-    Equal to deleting row and column i of the weights and computing everything again, all regions in one call.
+    Equal to deleting row and column i of the weights and computing everything again, all regions in
+    one call.
     """
     m = H.shape[1]
     return subset_logits(H, graph, operator, readout, W_star, 1 - torch.eye(m, device=H.device))
 
 
-def remove_subgraph(H: Tensor, graph: RegionGraph, operator: DiffusionOperator, readout: GraphReadout, W_star: Tensor, nodes) -> Tensor:
-    """Logits without a set of regions, all removed together: ``(b, k)``. ``nodes`` holds their numbers, the same in each image."""
+def remove_subgraph(
+    H: Tensor,
+    graph: RegionGraph,
+    operator: DiffusionOperator,
+    readout: GraphReadout,
+    W_star: Tensor,
+    nodes,
+) -> Tensor:
+    """Logits without a set of regions, all removed together: ``(b, k)``. ``nodes`` holds their
+    numbers, the same in each image.
+    """
     keep = torch.ones(H.shape[1], 1, device=H.device)
     keep[torch.as_tensor(nodes, device=H.device)] = 0
     return subset_logits(H, graph, operator, readout, W_star, keep)[:, 0]
 
 
 def subset_logits(
-    H: Tensor, graph: RegionGraph, operator: DiffusionOperator, readout: GraphReadout, W_star: Tensor, keep: Tensor
+    H: Tensor,
+    graph: RegionGraph,
+    operator: DiffusionOperator,
+    readout: GraphReadout,
+    W_star: Tensor,
+    keep: Tensor,
 ) -> Tensor:
     """Logits of the image with only some of its regions, for many choices at once.
 
     Args:
         H: tokens ``(b, m, c)``.
-        keep: ``(m, r)`` or ``(b, m, r)``; column j holds 1 for the regions that stay in choice j and 0 for the others.
+        keep: ``(m, r)`` or ``(b, m, r)``; column j holds 1 for the regions that stay in choice j
+            and 0 for the others.
 
     Returns:
         ``(b, r, k)``, without intercept: column by column what the reduced graph gives.
@@ -100,8 +131,16 @@ def subset_logits(
     return _read(lambda v: s * (graph.W @ (s * v)), readout.weights(d, keep), operator, H, W_star)
 
 
-def remove_edges(H: Tensor, graph: RegionGraph, operator: DiffusionOperator, readout: GraphReadout, W_star: Tensor, edges) -> Tensor:
-    """Logits after cutting one edge, for each of ``edges (e, 2)``: ``(b, e, k)``, without intercept.
+def remove_edges(
+    H: Tensor,
+    graph: RegionGraph,
+    operator: DiffusionOperator,
+    readout: GraphReadout,
+    W_star: Tensor,
+    edges,
+) -> Tensor:
+    """Logits after cutting one edge, for each of ``edges (e, 2)``: ``(b, e, k)``, without
+    intercept.
 
     Raises:
         ValueError: an edge from a region to itself, or to one that is not there.
@@ -109,7 +148,13 @@ def remove_edges(H: Tensor, graph: RegionGraph, operator: DiffusionOperator, rea
     i, j = _check_edges(edges, graph.W).unbind(1)
     e, cut = torch.arange(len(i), device=i.device), graph.W[:, i, j]  # (b, e)
     if not readout.is_linear:
-        return torch.stack([_once(_without_edge(graph.W, *edge), H, operator, readout, W_star) for edge in zip(i, j)], 1)
+        return torch.stack(
+            [
+                _once(_without_edge(graph.W, *edge), H, operator, readout, W_star)
+                for edge in zip(i, j)
+            ],
+            1,
+        )
 
     def product(v):
         """Column e times the weights without edge e."""
@@ -124,27 +169,46 @@ def remove_edges(H: Tensor, graph: RegionGraph, operator: DiffusionOperator, rea
 
 
 def remove_edge(
-    H: Tensor, graph: RegionGraph, operator: DiffusionOperator, readout: GraphReadout, W_star: Tensor, i: int, j: int
+    H: Tensor,
+    graph: RegionGraph,
+    operator: DiffusionOperator,
+    readout: GraphReadout,
+    W_star: Tensor,
+    i: int,
+    j: int,
 ) -> Tensor:
     """Logits after cutting the edge between i and j: ``(b, k)``, without intercept."""
     return remove_edges(H, graph, operator, readout, W_star, [(i, j)])[:, 0]
 
 
-def _read(product, weights: Tensor, operator: DiffusionOperator, H: Tensor, W_star: Tensor) -> Tensor:
-    """One column of readout weights per choice, all diffused together, then read against the head: ``(b, r, k)``."""
+def _read(
+    product, weights: Tensor, operator: DiffusionOperator, H: Tensor, W_star: Tensor
+) -> Tensor:
+    """One column of readout weights per choice, all diffused together, then read against the head:
+    ``(b, r, k)``.
+    """
     omega = exp_action(product, weights, operator.t)  # (b, m, r)
     return omega.transpose(1, 2) @ (H.to(omega) @ W_star.to(omega))  # (b, r, k)
 
 
-def _once(W: Tensor, H: Tensor, operator: DiffusionOperator, readout: GraphReadout, W_star: Tensor) -> Tensor:
+def _once(
+    W: Tensor, H: Tensor, operator: DiffusionOperator, readout: GraphReadout, W_star: Tensor
+) -> Tensor:
     """Logits ``(b, k)`` of graphs given by their weights, the long way."""
     graph, H = RegionGraph.from_weights(W), H.to(W)
     return readout(operator(graph, H), H, graph) @ W_star.to(W)
 
 
-def _rebuilt(H: Tensor, graph: RegionGraph, operator, readout, W_star: Tensor, keep: Tensor) -> Tensor:
-    """The reduced graphs one by one in memory, in batches of equal size: for readouts that need every diffused token."""
-    sizes, logits = keep.sum(1).long(), graph.W.new_empty(keep.shape[0], keep.shape[2], W_star.shape[1])  # (b, r), (b, r, k)
+def _rebuilt(
+    H: Tensor, graph: RegionGraph, operator, readout, W_star: Tensor, keep: Tensor
+) -> Tensor:
+    """The reduced graphs one by one in memory, in batches of equal size: for readouts that need
+    every diffused token.
+    """
+    sizes, logits = (
+        keep.sum(1).long(),
+        graph.W.new_empty(keep.shape[0], keep.shape[2], W_star.shape[1]),
+    )  # (b, r), (b, r, k)
     for size in sizes.unique().tolist():
         for part in (sizes == size).nonzero().split(max(1, CHUNK_BYTES // (8 * size**2))):
             image, choice = part.unbind(1)
@@ -174,16 +238,28 @@ def _check_keep(keep: Tensor, W: Tensor) -> Tensor:
     keep = torch.as_tensor(keep, device=W.device).to(W.dtype)
     keep = keep.expand(b, -1, -1) if keep.ndim == 2 else keep
     if keep.ndim != 3 or keep.shape[:2] != (b, m) or not bool(((keep == 0) | (keep == 1)).all()):
-        raise ValueError(f"keep: expected zeros and ones ({m}, r) or ({b}, {m}, r), one column per choice, received {tuple(keep.shape)}.")
+        raise ValueError(
+            f"keep: expected zeros and ones ({m}, r) or ({b}, {m}, r), one column per choice, received {tuple(keep.shape)}."
+        )
     if bool((keep.sum(1) == 0).any()):
-        raise ValueError("keep: a choice removes every region, and nothing is left to read. Keep at least one.")
+        raise ValueError(
+            "keep: a choice removes every region, and nothing is left to read. Keep at least one."
+        )
     return keep
 
 
 def _check_edges(edges, W: Tensor) -> Tensor:
     edges = torch.as_tensor(edges, device=W.device)
     if edges.ndim != 2 or edges.shape[1] != 2 or edges.is_floating_point():
-        raise ValueError(f"edges: expected pairs of region numbers (e, 2), received {tuple(edges.shape)} {edges.dtype}.")
-    if bool((edges[:, 0] == edges[:, 1]).any()) or int(edges.min()) < 0 or int(edges.max()) >= W.shape[-1]:
-        raise ValueError(f"edges: expected two different regions in 0 ... {W.shape[-1] - 1}; a region's tie to itself is no edge.")
+        raise ValueError(
+            f"edges: expected pairs of region numbers (e, 2), received {tuple(edges.shape)} {edges.dtype}."
+        )
+    if (
+        bool((edges[:, 0] == edges[:, 1]).any())
+        or int(edges.min()) < 0
+        or int(edges.max()) >= W.shape[-1]
+    ):
+        raise ValueError(
+            f"edges: expected two different regions in 0 ... {W.shape[-1] - 1}; a region's tie to itself is no edge."
+        )
     return edges

@@ -32,20 +32,24 @@ class PatchOutput:
 
 
 class TimmViTPatchBackbone:
-    """Prepared images ``(b, 3, height, width)`` to `PatchOutput`; no hooks, no gradient, the model left as it was found.
+    """Prepared images ``(b, 3, height, width)`` to `PatchOutput`; no hooks, no gradient, the model
+    left as it was found.
 
-    The tokens are what `forward_features` returns, whose last step is the model's final norm: it is not applied again.
+    The tokens are what `forward_features` returns, whose last step is the model's final norm: it is
+    not applied again.
 
     Args:
-        model_or_name: a timm token model (as from `ctrace.models.load_model`), a bundled name, or a timm name.
-        pretrained: for a timm name, insist on published weights; False draws random ones, on purpose.
-        img_size: another input size, one number or (height, width); position embeddings are interpolated. A model that was
-            passed in is copied before it is resized.
+        model_or_name: a timm token model (as from `ctrace.models.load_model`), a bundled name, or a
+            timm name.
+        pretrained: for a timm name, insist on published weights; False draws random ones, on
+            purpose.
+        img_size: another input size, one number or (height, width); position embeddings are
+            interpolated. A model that was passed in is copied before it is resized.
         device: where the model goes; None leaves it where it is.
 
     Raises:
-        ValueError: no token model, an unknown name or weights out of reach (see `load_model`), or an input whose size the
-            patch does not divide or the model does not accept.
+        ValueError: no token model, an unknown name or weights out of reach (see `load_model`), or
+            an input whose size the patch does not divide or the model does not accept.
     """
 
     def __init__(self, model_or_name, pretrained: bool = True, img_size=None, device=None):
@@ -62,7 +66,9 @@ class TimmViTPatchBackbone:
     def __call__(self, images: Tensor) -> PatchOutput:
         """The patch tokens of prepared images (scaled and normalised as the model was trained)."""
         grid = self._grid(images)
-        tokens = forward_tokens(self.model, images.to(next(self.model.parameters()).device))  # (b, prefix + n, c)
+        tokens = forward_tokens(
+            self.model, images.to(next(self.model.parameters()).device)
+        )  # (b, prefix + n, c)
         prefix, n = self.model.num_prefix_tokens, grid[0] * grid[1]
         if tokens.ndim != 3 or tokens.shape[1] != prefix + n:
             raise ValueError(
@@ -73,7 +79,9 @@ class TimmViTPatchBackbone:
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
         if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images: expected (b, 3, height, width), received {tuple(images.shape)}. A single image needs image[None].")
+            raise ValueError(
+                f"images: expected (b, 3, height, width), received {tuple(images.shape)}. A single image needs image[None]."
+            )
         size, patch, embed = tuple(images.shape[2:]), self.patch_hw, self.model.patch_embed
         if any(side % step for side, step in zip(size, patch)):
             raise ValueError(
@@ -104,11 +112,17 @@ def _load(model_or_name, pretrained: bool, device) -> nn.Module:
     if isinstance(model_or_name, nn.Module):
         return model_or_name if device is None else model_or_name.to(device)
     weights = "pretrained" if pretrained else "random"
-    return load_model(model_or_name, "auto" if model_or_name in BUNDLED and pretrained else weights, device=device)
+    return load_model(
+        model_or_name, "auto" if model_or_name in BUNDLED and pretrained else weights, device=device
+    )
 
 
 def _check_tokens(model: nn.Module) -> None:
-    missing = [name for name in ("forward_features", "num_prefix_tokens", "patch_embed") if not hasattr(model, name)]
+    missing = [
+        name
+        for name in ("forward_features", "num_prefix_tokens", "patch_embed")
+        if not hasattr(model, name)
+    ]
     if missing or not hasattr(model.patch_embed, "feat_ratio"):
         raise ValueError(
             f"{type(model).__name__} has no {', '.join(missing) or 'patch_embed.feat_ratio'}: it is not a timm token model. A convolutional "
@@ -118,7 +132,11 @@ def _check_tokens(model: nn.Module) -> None:
 
 def _resized(model: nn.Module, img_size) -> nn.Module:
     if not hasattr(model, "set_input_size"):
-        raise ValueError(f"img_size: {type(model).__name__} cannot change its input size. Leave img_size out and resize the images.")
+        raise ValueError(
+            f"img_size: {type(model).__name__} cannot change its input size. Leave img_size out and resize the images."
+        )
     model = copy.deepcopy(model)
-    model.set_input_size(img_size=(img_size, img_size) if isinstance(img_size, int) else tuple(img_size))
+    model.set_input_size(
+        img_size=(img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    )
     return model

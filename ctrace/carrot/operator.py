@@ -21,14 +21,17 @@ TOLERANCE = 1e-12
 
 
 class DiffusionOperator:
-    """``H' = exp(-t L) H``: at t = 0 the tokens themselves, for growing t each region's neighbourhood, at the end one pattern.
+    """``H' = exp(-t L) H``: at t = 0 the tokens themselves, for growing t each region's
+    neighbourhood, at the end one pattern.
 
-    Invariants: linear in ``H``; symmetric; ``exp(-aL) exp(-bL) = exp(-(a + b)L)``; ``sqrt(d)`` stays as it is.
+    Invariants: linear in ``H``; symmetric; ``exp(-aL) exp(-bL) = exp(-(a + b)L)``; ``sqrt(d)``
+    stays as it is.
 
     Args:
         t: time, a number >= 0.
-        method: ``"matrix_exp"``, ``"eigh"``, ``"action"`` (Chebyshev polynomials: products with L only, no ``(m, m)``
-            exponential), or ``"auto"``: the cheaper of matrix_exp and action, and always action beyond 1,024 regions.
+        method: ``"matrix_exp"``, ``"eigh"``, ``"action"`` (Chebyshev polynomials: products with L
+            only, no ``(m, m)`` exponential), or ``"auto"``: the cheaper of matrix_exp and action,
+            and always action beyond 1,024 regions.
 
     Raises:
         ValueError: a negative or infinite t, an unknown method, tokens that do not fit the graph.
@@ -36,17 +39,23 @@ class DiffusionOperator:
 
     def __init__(self, t: float, method: str = "auto"):
         if not math.isfinite(t) or t < 0:
-            raise ValueError(f"t: expected a finite number >= 0, received {t!r}. Heat does not flow backwards.")
+            raise ValueError(
+                f"t: expected a finite number >= 0, received {t!r}. Heat does not flow backwards."
+            )
         if method not in METHODS:
             raise ValueError(f"method: expected one of {', '.join(METHODS)}, received {method!r}.")
         self.t, self.method = float(t), method
 
     def __call__(self, graph: RegionGraph | Graph, H: Tensor) -> Tensor:
-        """Diffused tokens, float64: ``(b, m, c)`` on a `RegionGraph`, ``(n, c)`` on a `ctrace.graph.Graph`."""
+        """Diffused tokens, float64: ``(b, m, c)`` on a `RegionGraph`, ``(n, c)`` on a
+        `ctrace.graph.Graph`.
+        """
         if isinstance(graph, Graph):
             return self._on_points(graph, H)
         if H.shape[:2] != graph.d.shape:
-            raise ValueError(f"H: expected (b, m) = {tuple(graph.d.shape)} tokens, as in the graph, received {tuple(H.shape)}.")
+            raise ValueError(
+                f"H: expected (b, m) = {tuple(graph.d.shape)} tokens, as in the graph, received {tuple(H.shape)}."
+            )
         H = H.to(graph.L)
         method = self._cheaper(H) if self.method == "auto" else self.method
         if method == "matrix_exp":
@@ -58,23 +67,35 @@ class DiffusionOperator:
 
     def _cheaper(self, H: Tensor) -> str:
         m, c = H.shape[1:]
-        return "action" if m > LARGE or len(chebyshev_weights(self.t)) * c <= EXPONENTIAL_COST * m else "matrix_exp"
+        return (
+            "action"
+            if m > LARGE or len(chebyshev_weights(self.t)) * c <= EXPONENTIAL_COST * m
+            else "matrix_exp"
+        )
 
     def _on_points(self, graph: Graph, H: Tensor) -> Tensor:
         if self.method not in ("auto", "action"):
-            raise ValueError(f"method: a graph over points has products only, so 'action' (or 'auto') is needed, not {self.method!r}.")
+            raise ValueError(
+                f"method: a graph over points has products only, so 'action' (or 'auto') is needed, not {self.method!r}."
+            )
         if len(H) != graph.n:
-            raise ValueError(f"H: expected {graph.n} rows, one per point of the graph, received {tuple(H.shape)}.")
+            raise ValueError(
+                f"H: expected {graph.n} rows, one per point of the graph, received {tuple(H.shape)}."
+            )
         s = graph.degree.rsqrt()[:, None]  # (n, 1)
         return exp_action(lambda v: s * graph.matmul(s * v), H.to(graph.x), self.t)
 
 
-def exp_action(product: Callable[[Tensor], Tensor], v: Tensor, t: float, tolerance: float = TOLERANCE) -> Tensor:
-    """``exp(-t (I - S)) v`` for a symmetric ``S`` with eigenvalues in [-1, 1], known by its products ``S v`` only.
+def exp_action(
+    product: Callable[[Tensor], Tensor], v: Tensor, t: float, tolerance: float = TOLERANCE
+) -> Tensor:
+    """``exp(-t (I - S)) v`` for a symmetric ``S`` with eigenvalues in [-1, 1], known by its
+    products ``S v`` only.
 
-    ``exp(-t (1 - x)) = I_0 + 2 sum_k I_k T_k(x)`` with Chebyshev polynomials ``T_k`` and scaled Bessel functions
-    ``I_k = exp(-t) I_k(t)``. The coefficients are positive and sum to 1, and ``|T_k| <= 1``, so what the dropped ones sum to
-    bounds the error: ``tolerance`` times the length of ``v``.
+    ``exp(-t (1 - x)) = I_0 + 2 sum_k I_k T_k(x)`` with Chebyshev polynomials ``T_k`` and scaled
+    Bessel functions ``I_k = exp(-t) I_k(t)``. The coefficients are positive and sum to 1, and
+    ``|T_k| <= 1``, so what the dropped ones sum to bounds the error: ``tolerance`` times the length
+    of ``v``.
 
     Args:
         product: ``v -> S v``, for one or many columns at once.
@@ -93,7 +114,8 @@ def exp_action(product: Callable[[Tensor], Tensor], v: Tensor, t: float, toleran
 
 
 def chebyshev_weights(t: float, tolerance: float = TOLERANCE) -> list[float]:
-    """Coefficients of ``exp(-t (1 - x))`` on [-1, 1], as many as the tolerance needs: about ``sqrt(2 t log(1 / tolerance))``.
+    """Coefficients of ``exp(-t (1 - x))`` on [-1, 1], as many as the tolerance needs: about
+    ``sqrt(2 t log(1 / tolerance))``.
 
     >>> [round(w, 4) for w in chebyshev_weights(0.5, 1e-3)]
     [0.645, 0.3128, 0.0387, 0.0032]

@@ -1,4 +1,6 @@
-"""From images to logits and back: to regions, and to training images. Frozen backbone, graph, diffusion, readout, ridge head."""
+"""From images to logits and back: to regions, and to training images. Frozen backbone, graph,
+diffusion, readout, ridge head.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,16 +25,22 @@ LAMS = tuple(10.0 ** (e / 2) for e in range(-12, 9))
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Why an image got the logit of a class, by training images and by regions; ``n`` training images, ``m`` regions.
+    """Why an image got the logit of a class, by training images and by regions; ``n`` training
+    images, ``m`` regions.
 
     Attributes:
-        target: the class, and ``versus`` the one it is set against, if any: then every number is about the difference of the two logits.
+        target: the class, and ``versus`` the one it is set against, if any: then every number is
+            about the difference of the two logits.
         logits: ``(k,)``.
         score: what is explained, the logit of the target (minus that of ``versus``).
-        leave_one_out: change of the score when one training image is removed ``(n,)``; exact, negative for a helpful one.
-        weight_view, dual_view: shares of the training images ``(n,)``; each sums to the score, and neither is an effect.
-        region_split: shares of the regions ``(m,)``; with ``bias`` they sum to the score. None for a readout that is no weighted sum.
-        region_removal: drop of the score when one region is taken out of the graph ``(m,)``; exact, positive for one that spoke for it.
+        leave_one_out: change of the score when one training image is removed ``(n,)``; exact,
+            negative for a helpful one.
+        weight_view, dual_view: shares of the training images ``(n,)``; each sums to the score, and
+            neither is an effect.
+        region_split: shares of the regions ``(m,)``; with ``bias`` they sum to the score. None for
+            a readout that is no weighted sum.
+        region_removal: drop of the score when one region is taken out of the graph ``(m,)``; exact,
+            positive for one that spoke for it.
         bias: the part of the score that no region has to do with.
         regions: with ``on_grid``, to lay numbers of regions on the image.
     """
@@ -50,7 +58,9 @@ class Explanation:
     regions: RegionSet
 
     def helpful(self, n: int = 5) -> list[int]:
-        """The training images without which the score would be lowest, most helpful first; fewer than ``n`` if fewer help."""
+        """The training images without which the score would be lowest, most helpful first; fewer
+        than ``n`` if fewer help.
+        """
         order = self.leave_one_out.argsort()[:n].tolist()
         return [i for i in order if self.leave_one_out[i] < 0]
 
@@ -65,7 +75,8 @@ class Explanation:
 
 
 class Carrot:
-    """Images -> patch tokens -> regions -> graph -> ``exp(-tL) H`` -> readout -> ridge head. Only the head is fitted, in closed form.
+    """Images -> patch tokens -> regions -> graph -> ``exp(-tL) H`` -> readout -> ridge head. Only
+    the head is fitted, in closed form.
 
     Args:
         backbone: a `TimmViTPatchBackbone`.
@@ -75,7 +86,8 @@ class Carrot:
         scale, intercept: of the `RidgeHead`.
         graph: a `RegionGraphBuilder`; bandwidths adapted to each image by default.
         regions: a function from a `PatchOutput` to a `RegionSet`; every patch by default.
-        preprocess: images in [0, 1] to the backbone's input; None takes the one of the model's ``info``.
+        preprocess: images in [0, 1] to the backbone's input; None takes the one of the model's
+            ``info``.
 
     Attributes:
         head: the fitted `RidgeHead`.
@@ -110,7 +122,12 @@ class Carrot:
     def settings(self) -> dict[str, str]:
         """Everything but weights and images that an embedding depends on, for its cache."""
         named = {"regions": self.regions, "preprocess": self.preprocess}
-        return {name: _in_words(value) for name, value in (vars(self.graph) | vars(self.operator) | vars(self.readout) | named).items()}
+        return {
+            name: _in_words(value)
+            for name, value in (
+                vars(self.graph) | vars(self.operator) | vars(self.readout) | named
+            ).items()
+        }
 
     def regions_of(self, images: Tensor) -> RegionSet:
         """Regions of images ``(b, 3, height, width)`` in [0, 1]."""
@@ -141,23 +158,38 @@ class Carrot:
         key = None if cache is None else cache_key(self.backbone.model, self.settings(), data)
         return embed(self.embed, data, cache, key, progress=progress)
 
-    def fit(self, data, num_classes: int | None = None, cache=None, progress: bool = True, lams: Sequence[float] = LAMS) -> "Carrot":
-        """Embeds the training images, chooses lam by leave-one-out among ``lams`` unless it was given, and solves for the head.
+    def fit(
+        self,
+        data,
+        num_classes: int | None = None,
+        cache=None,
+        progress: bool = True,
+        lams: Sequence[float] = LAMS,
+    ) -> "Carrot":
+        """Embeds the training images, chooses lam by leave-one-out among ``lams`` unless it was
+        given, and solves for the head.
 
         Args:
             data: a `Split`, an iterable of batches, or `Embeddings`.
             num_classes: of the class map; the largest training label plus one by default.
 
         Raises:
-            ValueError: no lam under ``torch.distributed``, where no process has all images; otherwise as `RidgeHead.fit`.
+            ValueError: no lam under ``torch.distributed``, where no process has all images;
+                otherwise as `RidgeHead.fit`.
         """
-        self.train = data if isinstance(data, Embeddings) else self.embeddings(data, cache, progress)
+        self.train = (
+            data if isinstance(data, Embeddings) else self.embeddings(data, cache, progress)
+        )
         G, y = self.train.G, self.train.labels
         if self.lam is None and dist.is_available() and dist.is_initialized():
             raise ValueError(
                 "lam: choosing it by leave-one-out needs all training images in one process. Pass lam under torch.distributed."
             )
-        self.path = leave_one_out_path(G, y, lams, self.scale, self.intercept, num_classes) if self.lam is None else None
+        self.path = (
+            leave_one_out_path(G, y, lams, self.scale, self.intercept, num_classes)
+            if self.lam is None
+            else None
+        )
         lam = self.lam if self.path is None else self.path.best
         self.head = RidgeHead(lam, self.scale, self.intercept).fit(G, y, num_classes)
         return self
@@ -167,7 +199,9 @@ class Carrot:
         return self._fitted().predict(self.embed(images).cpu())
 
     @torch.no_grad()
-    def explain(self, image: Tensor, target: int | None = None, versus: int | None = None) -> Explanation:
+    def explain(
+        self, image: Tensor, target: int | None = None, versus: int | None = None
+    ) -> Explanation:
         """Everything this pipeline knows about one answer.
 
         Args:
@@ -179,7 +213,9 @@ class Carrot:
             ValueError: not one image, or a class that is not there.
         """
         if image.ndim != 3:
-            raise ValueError(f"image: expected one image (3, height, width), received {tuple(image.shape)}. Explain images one at a time.")
+            raise ValueError(
+                f"image: expected one image (3, height, width), received {tuple(image.shape)}. Explain images one at a time."
+            )
         head, regions = self._fitted(), self.regions_of(image[None])
         graph = self.graph_of(regions)
         g = self.read(regions, graph).cpu()[0]  # (c,)
@@ -189,10 +225,25 @@ class Carrot:
         split, removal = self._by_region(regions, graph, head.weights @ v)
         views = (head.training_contributions(g, view) @ v for view in ("weight", "dual"))
         bias = float(head.bias @ v)
-        return Explanation(target, versus, logits, float(logits @ v), head.leave_one_out(g) @ v, *views, split, removal, bias, regions)
+        return Explanation(
+            target,
+            versus,
+            logits,
+            float(logits @ v),
+            head.leave_one_out(g) @ v,
+            *views,
+            split,
+            removal,
+            bias,
+            regions,
+        )
 
-    def _by_region(self, regions: RegionSet, graph: RegionGraph, w: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Additive split, where there is one, and the drop without each region ``(m,)``, for weights ``(c,)``."""
+    def _by_region(
+        self, regions: RegionSet, graph: RegionGraph, w: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """Additive split, where there is one, and the drop without each region ``(m,)``, for
+        weights ``(c,)``.
+        """
         W = w[:, None].to(graph.W)
         parts = (regions.H, graph, self.operator, self.readout)
         drop = self.read(regions, graph) @ W - remove_nodes(*parts, W)[0, :, 0]  # (1, m)
@@ -211,7 +262,9 @@ def _direction(target: int, versus: int | None, logits: Tensor) -> Tensor:
     """What to multiply the logits ``(k,)`` with to get the score."""
     k = len(logits)
     if not 0 <= target < k or (versus is not None and (not 0 <= versus < k or versus == target)):
-        raise ValueError(f"target, versus: expected two different classes from 0 to {k - 1}, received {target} and {versus}.")
+        raise ValueError(
+            f"target, versus: expected two different classes from 0 to {k - 1}, received {target} and {versus}."
+        )
     v = torch.zeros_like(logits)
     v[target] = 1
     if versus is not None:
@@ -223,7 +276,11 @@ def _in_words(value) -> str:
     """A setting for the name of a cache."""
     if isinstance(value, Tensor):
         return str(value.tolist())
-    words = f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") and not hasattr(value, "__self__") else repr(value)
+    words = (
+        f"{value.__module__}.{value.__qualname__}"
+        if hasattr(value, "__qualname__") and not hasattr(value, "__self__")
+        else repr(value)
+    )
     if " at 0x" in words or "<lambda>" in words or "<locals>" in words:
         raise ValueError(
             f"cache: {words} cannot be told from another function after a restart. Define it by name in a module, or pass cache=None."

@@ -9,7 +9,17 @@ from ctrace.carrot.graph import RegionGraph
 
 __all__ = ["READOUTS", "GraphReadout"]
 
-READOUTS = ("mean", "sum", "max", "mean_max", "mean_var", "residual", "residual_abs", "topk", "degree")
+READOUTS = (
+    "mean",
+    "sum",
+    "max",
+    "mean_max",
+    "mean_var",
+    "residual",
+    "residual_abs",
+    "topk",
+    "degree",
+)
 LINEAR = ("mean", "sum", "degree")
 DOUBLE = ("mean_max", "mean_var", "residual", "residual_abs")
 
@@ -61,7 +71,9 @@ class GraphReadout:
 
     @property
     def is_linear(self) -> bool:
-        """Whether ``g`` is a weighted sum of the rows of ``H'``, with weights that do not depend on them."""
+        """Whether ``g`` is a weighted sum of the rows of ``H'``, with weights that do not depend on
+        them.
+        """
         return self.kind in LINEAR
 
     def weights(self, d: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -75,7 +87,9 @@ class GraphReadout:
             ValueError: a readout that is not linear.
         """
         if not self.is_linear:
-            raise ValueError(f"readout {self.kind!r} is no weighted sum of regions; {', '.join(LINEAR)} are.")
+            raise ValueError(
+                f"readout {self.kind!r} is no weighted sum of regions; {', '.join(LINEAR)} are."
+            )
         keep = torch.ones_like(d) if keep is None else keep
         raw = keep * d if self.kind == "degree" else keep
         return raw if self.kind == "sum" else raw / raw.sum(1, keepdim=True)

@@ -17,7 +17,8 @@ __all__ = ["RegionSet"]
 
 @dataclass(frozen=True, eq=False)
 class RegionSet:
-    """The regions of a batch of images. Each patch belongs to exactly one region, each region has at least one patch.
+    """The regions of a batch of images. Each patch belongs to exactly one region, each region has
+    at least one patch.
 
     Attributes:
         H: features ``(b, m, c)``, the mean over a region's patches.
@@ -51,12 +52,19 @@ class RegionSet:
 
     @classmethod
     def pooled(cls, out: PatchOutput, size: int = 2) -> RegionSet:
-        """Blocks of ``size`` x ``size`` patches; smaller ones at the right and lower edge where the grid is no multiple."""
+        """Blocks of ``size`` x ``size`` patches; smaller ones at the right and lower edge where the
+        grid is no multiple.
+        """
         if not 1 <= size <= max(out.grid_hw):
-            raise ValueError(f"size: expected 1 to {max(out.grid_hw)} patches on a {out.grid_hw} grid, received {size}.")
+            raise ValueError(
+                f"size: expected 1 to {max(out.grid_hw)} patches on a {out.grid_hw} grid, received {size}."
+            )
         h, w = out.grid_hw
         columns = -(-w // size)
-        row, column = torch.arange(h, device=out.H.device) // size, torch.arange(w, device=out.H.device) // size
+        row, column = (
+            torch.arange(h, device=out.H.device) // size,
+            torch.arange(w, device=out.H.device) // size,
+        )
         block = (row[:, None] * columns + column).flatten()  # (n,)
         return cls._grouped(out, block.expand(len(out.H), -1), -(-h // size) * columns)
 
@@ -76,7 +84,9 @@ class RegionSet:
         size = belongs.sum(1)  # (b, m)
         if bool((size == 0).any()):
             image, empty = (size == 0).nonzero()[0].tolist()
-            raise ArithmeticError(f"regions: region {empty} of image {image} has no patch; {m} are too many for it. Ask for fewer.")
+            raise ArithmeticError(
+                f"regions: region {empty} of image {image} has no patch; {m} are too many for it. Ask for fewer."
+            )
         share = (belongs / size[:, None]).transpose(1, 2)  # (b, m, n)
         return cls(share @ out.H, share @ out.P.to(out.H), members, out.grid_hw)
 
@@ -86,8 +96,14 @@ class RegionSet:
         return self.H.shape[1]
 
     def on_grid(self, values: Tensor) -> Tensor:
-        """One value per region ``(b, m)`` laid on the patches ``(b, h, w)``; with channels ``(b, m, k)`` to ``(b, h, w, k)``."""
+        """One value per region ``(b, m)`` laid on the patches ``(b, h, w)``; with channels ``(b, m,
+        k)`` to ``(b, h, w, k)``.
+        """
         if values.shape[:2] != self.H.shape[:2]:
-            raise ValueError(f"values: expected one per region, {tuple(self.H.shape[:2])}, received {tuple(values.shape)}.")
+            raise ValueError(
+                f"values: expected one per region, {tuple(self.H.shape[:2])}, received {tuple(values.shape)}."
+            )
         rows = torch.arange(len(values), device=values.device)[:, None]
-        return values[rows, self.members.to(values.device)].unflatten(1, self.grid_hw)  # (b, h, w, ...)
+        return values[rows, self.members.to(values.device)].unflatten(
+            1, self.grid_hw
+        )  # (b, h, w, ...)

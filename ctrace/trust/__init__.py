@@ -1,6 +1,8 @@
-"""Which map can be trusted: tests that a map can fail, controls that must fail them, and how sure we are.
+"""Which map can be trusted: tests that a map can fail, controls that must fail them, and how sure
+we are.
 
-Everything takes prepared images ``(b, 3, height, width)`` and maps ``(b, height, width)``; any method of drawing maps will do.
+Everything takes prepared images ``(b, 3, height, width)`` and maps ``(b, height, width)``; any
+method of drawing maps will do.
 """
 
 from ctrace.ranks import spearman
@@ -10,12 +12,54 @@ from ctrace.trust.fills import FILLS, filled
 from ctrace.trust.localize import Scores, mass_inside, part_correlation, pointing_game
 from ctrace.trust.perturb import Curve, Road, deletion, impute, insertion, road
 from ctrace.trust.randomize import Cascade, cascade, randomize, stages
-from ctrace.trust.rates import Interval, PairedTest, Rate, bootstrap, cohens_h, falsification_rate, mean_intervals, paired_test, wilson
+from ctrace.trust.rates import (
+    Interval,
+    PairedTest,
+    Rate,
+    bootstrap,
+    cohens_h,
+    falsification_rate,
+    mean_intervals,
+    paired_test,
+    wilson,
+)
 from ctrace.trust.thresholds import ThresholdVerdict, falsify_by_threshold
 
 __all__ = [
-    "controls", "guided_backpropagation", "planted_lie", "planted_truth", "Falsification", "angle_between", "falsify",
-    "logit_drop", "FILLS", "filled", "Scores", "mass_inside", "part_correlation", "pointing_game", "Curve", "Road", "deletion", "insertion",
-    "road", "impute", "Cascade", "cascade", "randomize", "stages", "Interval", "PairedTest", "Rate", "bootstrap", "cohens_h", "falsification_rate",
-    "mean_intervals", "paired_test", "spearman", "wilson", "ThresholdVerdict", "falsify_by_threshold",
-]  # fmt: skip
+    "controls",
+    "guided_backpropagation",
+    "planted_lie",
+    "planted_truth",
+    "Falsification",
+    "angle_between",
+    "falsify",
+    "logit_drop",
+    "FILLS",
+    "filled",
+    "Scores",
+    "mass_inside",
+    "part_correlation",
+    "pointing_game",
+    "Curve",
+    "Road",
+    "deletion",
+    "insertion",
+    "road",
+    "impute",
+    "Cascade",
+    "cascade",
+    "randomize",
+    "stages",
+    "Interval",
+    "PairedTest",
+    "Rate",
+    "bootstrap",
+    "cohens_h",
+    "falsification_rate",
+    "mean_intervals",
+    "paired_test",
+    "spearman",
+    "wilson",
+    "ThresholdVerdict",
+    "falsify_by_threshold",
+]

@@ -1,4 +1,6 @@
-"""Is the map where the truth is? Scores per image; a map that cannot be scored is counted, and given the score of chance."""
+"""Is the map where the truth is? Scores per image; a map that cannot be scored is counted, and
+given the score of chance.
+"""
 
 from dataclasses import dataclass
 
@@ -19,7 +21,8 @@ class Scores:
 
     Attributes:
         values: ``(b,)`` float64, never NaN.
-        failed: ``(b,)`` boolean: the map said nothing that could be scored, and ``values`` holds what chance would get.
+        failed: ``(b,)`` boolean: the map said nothing that could be scored, and ``values`` holds
+            what chance would get.
     """
 
     values: Tensor
@@ -32,9 +35,11 @@ class Scores:
 
 
 def pointing_game(maps: Tensor, masks: Tensor, tolerance: int = 0) -> Scores:
-    """Does the largest value lie in the mask? 1 or 0; where several are largest, the share of them that do (Zhang et al. 2018).
+    """Does the largest value lie in the mask? 1 or 0; where several are largest, the share of them
+    that do (Zhang et al. 2018).
 
-    A constant map has all its pixels largest, so its score is the area of the mask: what a random finger would hit.
+    A constant map has all its pixels largest, so its score is the area of the mask: what a random
+    finger would hit.
 
     Args:
         maps: ``(b, height, width)``.
@@ -54,7 +59,8 @@ def pointing_game(maps: Tensor, masks: Tensor, tolerance: int = 0) -> Scores:
 
 
 def mass_inside(maps: Tensor, masks: Tensor) -> Scores:
-    """Share of a map's positive values that lies in the mask. A map with none scores the area of the mask, as a constant one does.
+    """Share of a map's positive values that lies in the mask. A map with none scores the area of
+    the mask, as a constant one does.
 
     Args:
         maps: ``(b, height, width)``.
@@ -68,16 +74,18 @@ def mass_inside(maps: Tensor, masks: Tensor) -> Scores:
 
 
 def part_correlation(maps: Tensor, masks: Tensor, importance) -> Scores:
-    """Rank correlation, over the parts of one image, between the map summed over a part and the part's importance to the model.
+    """Rank correlation, over the parts of one image, between the map summed over a part and the
+    part's importance to the model.
 
-    1 if the map orders the parts as the model does. Sums favour large parts, so compare with a map that knows nothing but the parts'
-    area. Where one of the two orders does not exist (a constant map, sums or importances all equal) the score is 0, the mean over
-    random orders.
+    1 if the map orders the parts as the model does. Sums favour large parts, so compare with a map
+    that knows nothing but the parts' area. Where one of the two orders does not exist (a constant
+    map, sums or importances all equal) the score is 0, the mean over random orders.
 
     Args:
         maps: ``(b, height, width)``.
         masks: ``(b, p, height, width)``, weights in [0, 1].
-        importance: ``(b, p)``, see `ctrace.aviary.importance_table`; the kind of truth is the caller's to name.
+        importance: ``(b, p)``, see `ctrace.aviary.importance_table`; the kind of truth is the
+            caller's to name.
 
     Raises:
         ValueError: shapes that do not match, or fewer than three parts, which have hardly an order.
@@ -100,7 +108,11 @@ def _checked(maps, masks) -> tuple[Tensor, Tensor]:
     maps = torch.as_tensor(maps).detach().double().clone()
     masks = torch.as_tensor(masks).detach().double().to(maps.device)
     if maps.ndim != 3 or maps.shape != masks.shape:
-        raise ValueError(f"expected maps and masks of one shape (b, height, width), received {tuple(maps.shape)} and {tuple(masks.shape)}.")
+        raise ValueError(
+            f"expected maps and masks of one shape (b, height, width), received {tuple(maps.shape)} and {tuple(masks.shape)}."
+        )
     if not bool(torch.isfinite(maps).all()):
-        raise ValueError("maps: NaN or infinity. A map that could not be made is scored as a constant one, and counted: pass zeros.")
+        raise ValueError(
+            "maps: NaN or infinity. A map that could not be made is scored as a constant one, and counted: pass zeros."
+        )
     return maps, masks

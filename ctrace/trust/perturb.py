@@ -1,4 +1,6 @@
-"""The model's answer while pixels are hidden or shown along a map's order: deletion, insertion and ROAD."""
+"""The model's answer while pixels are hidden or shown along a map's order: deletion, insertion and
+ROAD.
+"""
 
 from dataclasses import dataclass
 
@@ -8,8 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ctrace.inputs import prepare_images
-from ctrace.masking_curves import rank_pixels
-from ctrace.masking_curves import masking_curve
+from ctrace.masking_curves import masking_curve, rank_pixels
 from ctrace.trust.fills import filled
 
 __all__ = ["Curve", "Road", "deletion", "impute", "insertion", "road"]
@@ -33,8 +34,12 @@ class Curve:
 
     @property
     def auc(self) -> Tensor:
-        """Area under each image's curve ``(b,)``, trapezoid rule: small is good for deletion, large for insertion."""
-        return torch.trapezoid(self.values, torch.tensor(self.shares, dtype=self.values.dtype), dim=1)
+        """Area under each image's curve ``(b,)``, trapezoid rule: small is good for deletion, large
+        for insertion.
+        """
+        return torch.trapezoid(
+            self.values, torch.tensor(self.shares, dtype=self.values.dtype), dim=1
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,47 +57,84 @@ class Road:
 
     @property
     def score(self) -> Tensor:
-        """Half the mean of lerf minus morf ``(b,)``: 0 for a map that knows nothing, in [-0.5, 0.5]."""
+        """Half the mean of lerf minus morf ``(b,)``: 0 for a map that knows nothing, in [-0.5,
+        0.5].
+        """
         return (self.lerf - self.morf).mean(1) / 2
 
 
 def deletion(
-    model: nn.Module, images: Tensor, maps: Tensor, target, fill="blur", steps: int = 20, seed: int = 0, progress: bool = False
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    target,
+    fill="blur",
+    steps: int = 20,
+    seed: int = 0,
+    progress: bool = False,
 ) -> Curve:
-    """Hide the image from the map's top to its bottom (Petsiuk et al. 2018). A right map makes the probability fall soon.
+    """Hide the image from the map's top to its bottom (Petsiuk et al. 2018). A right map makes the
+    probability fall soon.
 
     Args:
         model: a classifier in eval mode.
         images: ``(b, 3, height, width)``, prepared as for training.
         maps: ``(b, height, width)``.
         target: a class, or one per image ``(b,)``.
-        fill: see `ctrace.trust.filled`. It decides how far a right map is from a random one: scattered grey dots break an image
-            wherever they are, scattered blur does not.
+        fill: see `ctrace.trust.filled`. It decides how far a right map is from a random one:
+            scattered grey dots break an image wherever they are, scattered blur does not.
         steps: of equal size, from nothing to everything.
         seed: of noise and of the order of equal values.
         progress: show a bar over images.
     """
     images = prepare_images(model, images)
-    return _curve(model, images, filled(images, fill, seed), maps, target, fill, steps, seed, progress)
+    return _curve(
+        model, images, filled(images, fill, seed), maps, target, fill, steps, seed, progress
+    )
 
 
 def insertion(
-    model: nn.Module, images: Tensor, maps: Tensor, target, fill="blur", steps: int = 20, seed: int = 0, progress: bool = False
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    target,
+    fill="blur",
+    steps: int = 20,
+    seed: int = 0,
+    progress: bool = False,
 ) -> Curve:
-    """Show the image on a filled one, from the map's top to its bottom; arguments as in `deletion`. A right map makes it rise soon."""
+    """Show the image on a filled one, from the map's top to its bottom; arguments as in `deletion`.
+    A right map makes it rise soon.
+    """
     images = prepare_images(model, images)
-    return _curve(model, filled(images, fill, seed), images, maps, target, fill, steps, seed, progress)
+    return _curve(
+        model, filled(images, fill, seed), images, maps, target, fill, steps, seed, progress
+    )
 
 
 @torch.no_grad()
-def _curve(model, start: Tensor, end: Tensor, maps: Tensor, target, fill, steps: int, seed: int, progress: bool) -> Curve:
+def _curve(
+    model,
+    start: Tensor,
+    end: Tensor,
+    maps: Tensor,
+    target,
+    fill,
+    steps: int,
+    seed: int,
+    progress: bool,
+) -> Curve:
     """From one set of images to the other, pixel by pixel in the order of the maps."""
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, received {steps}.")
     shares = tuple(i / steps for i in range(steps + 1))
     classes, maps, values = _classes(target, len(start)), _checked(maps, start), []
-    for rows in tqdm(torch.arange(len(start)).split(AT_ONCE), desc="masking", unit="batch", disable=not progress):
-        curve = masking_curve(model, start[rows], maps[rows], classes[rows], "morf", shares, end[rows], seed)
+    for rows in tqdm(
+        torch.arange(len(start)).split(AT_ONCE), desc="masking", unit="batch", disable=not progress
+    ):
+        curve = masking_curve(
+            model, start[rows], maps[rows], classes[rows], "morf", shares, end[rows], seed
+        )
         first = _probability(model, start[rows], classes[rows])
         values.append((first - curve.drop).cpu())
     return Curve(shares, torch.cat(values), fill if isinstance(fill, str) else "images")
@@ -100,11 +142,20 @@ def _curve(model, start: Tensor, end: Tensor, maps: Tensor, target, fill, steps:
 
 @torch.no_grad()
 def road(
-    model: nn.Module, images: Tensor, maps: Tensor, target, shares=(0.1, 0.3, 0.5, 0.7, 0.9), noise=0.01, seed: int = 0, progress=False
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    target,
+    shares=(0.1, 0.3, 0.5, 0.7, 0.9),
+    noise=0.01,
+    seed: int = 0,
+    progress=False,
 ) -> Road:
-    """Remove pixels by replacing them with what their surroundings say, so that no shape of a mask is left to see (Rong et al. 2022).
+    """Remove pixels by replacing them with what their surroundings say, so that no shape of a mask
+    is left to see (Rong et al. 2022).
 
-    Pixels are ranked and equal ones ordered at random; a threshold on the values would remove every pixel of a map that is mostly zero.
+    Pixels are ranked and equal ones ordered at random; a threshold on the values would remove every
+    pixel of a map that is mostly zero.
 
     Args:
         model, images, maps, target, seed, progress: as in `deletion`.
@@ -120,27 +171,42 @@ def road(
         )
     images = prepare_images(model, images)
     classes, maps, curves = _classes(target, len(images)), _checked(maps, images), {}
-    speckle = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(seed)).to(images)
+    speckle = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(seed)).to(
+        images
+    )
     for order in ("morf", "lerf"):
         values = []
-        for rows in tqdm(torch.arange(len(images)).split(AT_ONCE), desc=f"ROAD {order}", unit="batch", disable=not progress):
+        for rows in tqdm(
+            torch.arange(len(images)).split(AT_ONCE),
+            desc=f"ROAD {order}",
+            unit="batch",
+            disable=not progress,
+        ):
             x = images[rows]
             rank = rank_pixels(maps[rows], order == "morf", seed)  # (b, height, width)
             hidden = [rank < round(share * rank[0].numel()) for share in shares]
-            shown = [impute(x, mask) + noise * x.std((1, 2, 3), keepdim=True) * speckle * mask[:, None] for mask in hidden]
-            values.append(torch.cat([_probability(model, z, classes[rows]) for z in shown], 1).cpu())
+            shown = [
+                impute(x, mask) + noise * x.std((1, 2, 3), keepdim=True) * speckle * mask[:, None]
+                for mask in hidden
+            ]
+            values.append(
+                torch.cat([_probability(model, z, classes[rows]) for z in shown], 1).cpu()
+            )
         curves[order] = torch.cat(values)
     return Road(tuple(shares), **curves)
 
 
-_WEIGHTS = torch.tensor([[1, 2, 1], [2, 0, 2], [1, 2, 1]]) / 12  # direct neighbours count twice the diagonal ones
+_WEIGHTS = (
+    torch.tensor([[1, 2, 1], [2, 0, 2], [1, 2, 1]]) / 12
+)  # direct neighbours count twice the diagonal ones
 
 
 def impute(images: Tensor, hidden: Tensor, tolerance: float = 1e-5, max_iter: int = 2000) -> Tensor:
-    """Every hidden pixel becomes the weighted mean of its eight neighbours, hidden ones included (Rong et al. 2022, section 4).
+    """Every hidden pixel becomes the weighted mean of its eight neighbours, hidden ones included
+    (Rong et al. 2022, section 4).
 
-    The mean over those neighbours that exist, times their total weight, is a symmetric positive definite system, which conjugate
-    gradients solve for all images at once.
+    The mean over those neighbours that exist, times their total weight, is a symmetric positive
+    definite system, which conjugate gradients solve for all images at once.
 
     Args:
         images: ``(b, c, height, width)``.
@@ -151,7 +217,9 @@ def impute(images: Tensor, hidden: Tensor, tolerance: float = 1e-5, max_iter: in
         ArithmeticError: no convergence within ``max_iter`` steps.
     """
     if bool(hidden.flatten(1).all(1).any()):
-        raise ValueError("impute: an image is hidden completely, and nothing is left to impute from.")
+        raise ValueError(
+            "impute: an image is hidden completely, and nothing is left to impute from."
+        )
     mask = hidden[:, None]
     weights = _WEIGHTS.to(images).expand(images.shape[1], 1, 3, 3)
     spread = lambda x: F.conv2d(x, weights, padding=1, groups=x.shape[1])
@@ -171,7 +239,9 @@ def impute(images: Tensor, hidden: Tensor, tolerance: float = 1e-5, max_iter: in
         x, r = x + step * d, r - step * Ad
         size, before = dot(r, r), size
         d = r + torch.where(before > 0, size / before, 0) * d
-    raise ArithmeticError(f"impute: no convergence in {max_iter} steps; raise tolerance (now {tolerance}) or max_iter.")
+    raise ArithmeticError(
+        f"impute: no convergence in {max_iter} steps; raise tolerance (now {tolerance}) or max_iter."
+    )
 
 
 def _probability(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
@@ -181,7 +251,9 @@ def _probability(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
 def _classes(target, b: int) -> Tensor:
     classes = torch.as_tensor(target).cpu()
     if classes.is_floating_point() or classes.shape not in ((), (b,)):
-        raise ValueError(f"target: expected a class or one for each of {b} images, received {classes.dtype} {tuple(classes.shape)}.")
+        raise ValueError(
+            f"target: expected a class or one for each of {b} images, received {classes.dtype} {tuple(classes.shape)}."
+        )
     return classes.expand(b)
 
 

@@ -1,8 +1,10 @@
-"""Planted networks: weights set by hand on birds painted in fixed colours, so that what matters is known and not learned.
+"""Planted networks: weights set by hand on birds painted in fixed colours, so that what matters is
+known and not learned.
 
-Every part of a painted bird has a colour of its own that neither the backdrop nor a mixture at an edge can reach. One convolution
-detects each colour; a mean over places and a linear head do the rest. So the drop of a logit when the renderer takes a part away
-is the sum of that part's activations times a known weight, and every method can be asked for it to the last digit.
+Every part of a painted bird has a colour of its own that neither the backdrop nor a mixture at an
+edge can reach. One convolution detects each colour; a mean over places and a linear head do the
+rest. So the drop of a logit when the renderer takes a part away is the sum of that part's
+activations times a known weight, and every method can be asked for it to the last digit.
 """
 
 from collections import OrderedDict
@@ -17,7 +19,8 @@ __all__ = ["GROUPS", "channel_groups", "paint", "planted_images", "planted_netwo
 
 GROUPS = (*PARTS, "body")  # what each group of channels detects; the head does not read the body
 
-# Colour, weights of red, green and blue, and threshold. At a weaker threshold some backdrop or some mixed pixel would pass.
+# Colour, weights of red, green and blue, and threshold. At a weaker threshold some backdrop or some
+# mixed pixel would pass.
 _DETECTORS = {
     "beak": ((1.0, 0.0, 0.0), (1, -1, -1), 0.25),
     "crest": ((0.0, 1.0, 0.0), (-1, 1, -1), 0.25),
@@ -26,7 +29,9 @@ _DETECTORS = {
     "legs": ((1.0, 0.0, 1.0), (1, -2, 1), 1.0),
     "body": ((0.0, 1.0, 1.0), (-2, 1, 1), 1.0),
 }
-_HEAD_SCALE = 128.0  # a part covers about a hundredth of the picture; this brings logits to the order of 1
+_HEAD_SCALE = (
+    128.0  # a part covers about a hundredth of the picture; this brings logits to the order of 1
+)
 
 
 def paint(scene: Scene) -> Scene:
@@ -37,14 +42,21 @@ def paint(scene: Scene) -> Scene:
 
 def planted_images(scenes: list[Scene], size: int = 96) -> Tensor:
     """The painted scenes as a planted network takes them: ``(n, 3, size, size)`` float64 in [0, 1]."""
-    return torch.stack([torch.from_numpy(render_levels(paint(scene), size)) for scene in scenes]).double() / 255
+    return (
+        torch.stack(
+            [torch.from_numpy(render_levels(paint(scene), size)) for scene in scenes]
+        ).double()
+        / 255
+    )
 
 
 def planted_network(copies: int = 1) -> nn.Sequential:
-    """A classifier for painted birds: 1 x 1 ``conv``, ``relu``, mean over places, ``head``; float64, in eval mode.
+    """A classifier for painted birds: 1 x 1 ``conv``, ``relu``, mean over places, ``head``;
+    float64, in eval mode.
 
-    Class k stands for part k of `PARTS`: that part counts four times for it, each other part once against it, the body (which is
-    detected too) not at all. The logits of a bird sum to 0, so that they equal their own centred version.
+    Class k stands for part k of `PARTS`: that part counts four times for it, each other part once
+    against it, the body (which is detected too) not at all. The logits of a bird sum to 0, so that
+    they equal their own centred version.
 
     Args:
         copies: channels per group; they differ by powers of 2 in scale, which the head undoes.
@@ -59,7 +71,9 @@ def planted_network(copies: int = 1) -> nn.Sequential:
     head = torch.zeros(len(PARTS), len(GROUPS)).double()  # (k, g)
     head[:, : len(PARTS)] = 5 * torch.eye(len(PARTS)) - 1
     conv, last = nn.Conv2d(3, len(GROUPS) * copies, 1), nn.Linear(len(GROUPS) * copies, len(PARTS))
-    modules = OrderedDict(conv=conv, relu=nn.ReLU(), pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), head=last)
+    modules = OrderedDict(
+        conv=conv, relu=nn.ReLU(), pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), head=last
+    )
     net = nn.Sequential(modules).double().eval()
     with torch.no_grad():
         conv.weight.copy_((weight[:, None] * scale[:, None]).reshape(-1, 3, 1, 1))

@@ -7,7 +7,17 @@ from math import asin, sqrt
 import numpy as np
 from scipy.stats import binomtest
 
-__all__ = ["Interval", "PairedTest", "Rate", "bootstrap", "cohens_h", "falsification_rate", "mean_intervals", "paired_test", "wilson"]
+__all__ = [
+    "Interval",
+    "PairedTest",
+    "Rate",
+    "bootstrap",
+    "cohens_h",
+    "falsification_rate",
+    "mean_intervals",
+    "paired_test",
+    "wilson",
+]
 
 VERDICTS = ("survived", "falsified", "inconclusive")
 
@@ -51,7 +61,8 @@ class PairedTest:
     """Two methods on the same images.
 
     Attributes:
-        only_first, only_second: images where one has the verdict and the other has not. The others say nothing about a difference.
+        only_first, only_second: images where one has the verdict and the other has not. The others
+            say nothing about a difference.
         n: all images.
         p: exact, two-sided (McNemar).
         difference: first rate minus second.
@@ -66,8 +77,11 @@ class PairedTest:
     h: float
 
 
-def falsification_rate(results: Sequence, verdict: str = "falsified", confidence: float = 0.95) -> Rate:
-    """The share of images on which a map was falsified, or got another verdict; inconclusive ones stay in the denominator.
+def falsification_rate(
+    results: Sequence, verdict: str = "falsified", confidence: float = 0.95
+) -> Rate:
+    """The share of images on which a map was falsified, or got another verdict; inconclusive ones
+    stay in the denominator.
 
     Args:
         results: `Falsification` records, one per image.
@@ -86,20 +100,25 @@ def falsification_rate(results: Sequence, verdict: str = "falsified", confidence
 def wilson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Interval for a share of independent images (Wilson 1927); never empty, never outside [0, 1].
 
-    The unit is the image. Masked copies of one image are not independent and may not be counted here.
+    The unit is the image. Masked copies of one image are not independent and may not be counted
+    here.
 
     >>> low, high = wilson(0, 20)
     >>> low, round(high, 3)
     (0.0, 0.161)
     """
     if not (0 <= count <= n and n > 0 and count == int(count) and n == int(n)):
-        raise ValueError(f"wilson: expected whole numbers 0 <= count <= n with n > 0, received {count} of {n}.")
+        raise ValueError(
+            f"wilson: expected whole numbers 0 <= count <= n with n > 0, received {count} of {n}."
+        )
     interval = binomtest(int(count), int(n)).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def cohens_h(first: float, second: float) -> float:
-    """``2 asin(sqrt(first)) - 2 asin(sqrt(second))``: 0.2 is called small, 0.5 medium, 0.8 large (Cohen 1988)."""
+    """``2 asin(sqrt(first)) - 2 asin(sqrt(second))``: 0.2 is called small, 0.5 medium, 0.8 large
+    (Cohen 1988).
+    """
     return 2 * asin(sqrt(first)) - 2 * asin(sqrt(second))
 
 
@@ -112,7 +131,9 @@ def paired_test(first: Sequence, second: Sequence, verdict: str = "survived") ->
     _check_verdict(verdict)
     a, b = ([v == verdict for v in _verdicts(results)] for results in (first, second))
     if len(a) != len(b):
-        raise ValueError(f"paired_test: expected the same images for both, received {len(a)} and {len(b)} results.")
+        raise ValueError(
+            f"paired_test: expected the same images for both, received {len(a)} and {len(b)} results."
+        )
     only_first, only_second = (sum(x and not y for x, y in zip(*pair)) for pair in ((a, b), (b, a)))
     differ = only_first + only_second
     p = float(binomtest(only_first, differ).pvalue) if differ else 1.0
@@ -121,7 +142,12 @@ def paired_test(first: Sequence, second: Sequence, verdict: str = "survived") ->
 
 
 def bootstrap(
-    *columns, statistic: Callable[..., float] = np.mean, axes: int = 1, draws: int = 2000, confidence: float = 0.95, seed: int = 0
+    *columns,
+    statistic: Callable[..., float] = np.mean,
+    axes: int = 1,
+    draws: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> Interval:
     """A statistic and its percentile interval when images are drawn again.
 
@@ -139,9 +165,13 @@ def bootstrap(
     columns = [np.asarray(column, float) for column in columns]
     size = columns[0].shape[:axes]
     if any(column.shape[:axes] != size for column in columns) or 0 in size or len(size) < axes:
-        raise ValueError(f"bootstrap: expected columns with the same first {axes} axes, received {[c.shape for c in columns]}.")
+        raise ValueError(
+            f"bootstrap: expected columns with the same first {axes} axes, received {[c.shape for c in columns]}."
+        )
     if any(not np.isfinite(column).all() for column in columns):
-        raise ValueError("bootstrap: NaN or infinity. A failed image is counted and given the score of chance, never dropped.")
+        raise ValueError(
+            "bootstrap: NaN or infinity. A failed image is counted and given the score of chance, never dropped."
+        )
     rng, values = np.random.default_rng(seed), np.empty(draws)
     for i in range(draws):
         picks = np.ix_(*(rng.integers(0, m, m) for m in size))
@@ -150,8 +180,11 @@ def bootstrap(
     return Interval(float(statistic(*columns)), float(low), float(high))
 
 
-def mean_intervals(values, draws: int = 2000, confidence: float = 0.95, seed: int = 0) -> np.ndarray:
-    """`bootstrap` of the mean over the last axis, for many rows on the same images at once: ``(..., n)`` -> mean, low, high ``(..., 3)``.
+def mean_intervals(
+    values, draws: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> np.ndarray:
+    """`bootstrap` of the mean over the last axis, for many rows on the same images at once: ``(...,
+    n)`` -> mean, low, high ``(..., 3)``.
 
     Raises:
         ValueError: NaN or infinity, no image.
@@ -163,8 +196,12 @@ def mean_intervals(values, draws: int = 2000, confidence: float = 0.95, seed: in
     values = np.asarray(values, float)
     n = values.shape[-1]
     if not n or not np.isfinite(values).all():
-        raise ValueError(f"mean_intervals: expected finite values of at least one image, received shape {values.shape}, or NaN in it.")
-    means = values[..., np.random.default_rng(seed).integers(0, n, (draws, n))].mean(-1)  # (..., draws)
+        raise ValueError(
+            f"mean_intervals: expected finite values of at least one image, received shape {values.shape}, or NaN in it."
+        )
+    means = values[..., np.random.default_rng(seed).integers(0, n, (draws, n))].mean(
+        -1
+    )  # (..., draws)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1)
     return np.stack([values.mean(-1), low, high], -1)
 

@@ -1,7 +1,9 @@
-"""The scores of one method on held-out birds, column by column, and the stored scores of all methods with what may be said of them.
+"""The scores of one method on held-out birds, column by column, and the stored scores of all
+methods with what may be said of them.
 
-A score belongs to one bird and one trained model, and is kept. Means and intervals draw birds *and* models again, differences are
-taken bird by bird: two methods differ when the interval of their difference excludes zero.
+A score belongs to one bird and one trained model, and is kept. Means and intervals draw birds *and*
+models again, differences are taken bird by bird: two methods differ when the interval of their
+difference excludes zero.
 """
 
 import csv
@@ -24,12 +26,28 @@ from ctrace.trust.rates import Interval
 from ctrace.trust.suite import Maps
 
 __all__ = [
-    "COLUMNS", "Birds", "Scoreboard", "Scored", "control_maps", "dependence_scores", "held_out", "map_scores", "mark_scores", "marked_birds",
-    "mean_interval", "read_scoreboard",
-]  # fmt: skip
+    "COLUMNS",
+    "Birds",
+    "Scoreboard",
+    "Scored",
+    "control_maps",
+    "dependence_scores",
+    "held_out",
+    "map_scores",
+    "mark_scores",
+    "marked_birds",
+    "mean_interval",
+    "read_scoreboard",
+]
 
 FOLDER = Path(__file__).parents[1] / "data" / "scoreboard"
-BIRDS, CURVES, TESTED, RANDOMISED, MARKED_BIRDS = 300, 48, 24, 24, 60  # images of the cheap columns and of the dear ones
+BIRDS, CURVES, TESTED, RANDOMISED, MARKED_BIRDS = (
+    300,
+    48,
+    24,
+    24,
+    60,
+)  # images of the cheap columns and of the dear ones
 STEPS = 10  # of the deletion and insertion curves
 Scored = dict[str, tuple[np.ndarray, np.ndarray]]  # by column, values and failures of each bird
 
@@ -79,14 +97,18 @@ class Birds:
 
 
 def held_out(model: nn.Module, n: int = BIRDS, kinds: Sequence[str] = KINDS) -> Birds:
-    """The first ``n`` birds of the test split, with the parts' importance to this model measured by rendering them anew."""
+    """The first ``n`` birds of the test split, with the parts' importance to this model measured by
+    rendering them anew.
+    """
     data = Aviary("test", n)
     scenes, targets = [data.scene(i) for i in range(n)], [data.label(i) for i in range(n)]
     drawn = [render(scene) for scene in scenes]
     return Birds(
         images=model.info.preprocess(torch.stack([picture.image for picture in drawn])),
         targets=torch.tensor(targets),
-        parts=torch.stack([torch.stack([picture.masks[part] for part in PARTS]) for picture in drawn]),
+        parts=torch.stack(
+            [torch.stack([picture.masks[part] for part in PARTS]) for picture in drawn]
+        ),
         bird=torch.stack([picture.bird for picture in drawn]),
         truth={kind: importance_table(model, scenes, targets, kind) for kind in kinds},
     )
@@ -95,15 +117,21 @@ def held_out(model: nn.Module, n: int = BIRDS, kinds: Sequence[str] = KINDS) -> 
 def control_maps(birds: Birds) -> dict[str, Tensor]:
     """Maps that ignore the model, and two made from the truth about it ``(n, height, width)``."""
     known = birds.truth["removal"]
-    made = {"planted truth": planted_truth(birds.parts, known), "planted lie": planted_lie(birds.parts, known)}
+    made = {
+        "planted truth": planted_truth(birds.parts, known),
+        "planted lie": planted_lie(birds.parts, known),
+    }
     return made | controls(birds.images, birds.parts)
 
 
-def map_scores(model: nn.Module, birds: Birds, maps: Tensor, curves: int = CURVES, tested: int = TESTED) -> Scored:
+def map_scores(
+    model: nn.Module, birds: Birds, maps: Tensor, curves: int = CURVES, tested: int = TESTED
+) -> Scored:
     """Every column that needs nothing but maps ``(n, height, width)`` of one method.
 
     Args:
-        curves, tested: how many of the birds get deletion and insertion curves, and the falsification test.
+        curves, tested: how many of the birds get deletion and insertion curves, and the
+            falsification test.
     """
     maps, on_part = maps.double(), birds.parts.sum(1).clamp(max=1)
     scored = {
@@ -111,40 +139,75 @@ def map_scores(model: nn.Module, birds: Birds, maps: Tensor, curves: int = CURVE
         "mass inside": _of(mass_inside(maps, on_part)),
     }
     for kind, table in birds.truth.items():
-        scored[f"parts: {'Shapley' if kind == 'shapley' else kind}"] = _of(part_correlation(maps, birds.parts, table))
+        scored[f"parts: {'Shapley' if kind == 'shapley' else kind}"] = _of(
+            part_correlation(maps, birds.parts, table)
+        )
     few = birds.first(curves)
     for name, curve in (("deletion", deletion), ("insertion", insertion)):
         if curves:
-            scored[name] = _sound(curve(model, few.images, maps[:curves], few.targets, "blur", STEPS).auc)
+            scored[name] = _sound(
+                curve(model, few.images, maps[:curves], few.targets, "blur", STEPS).auc
+            )
     if tested:
         few = birds.first(tested)
-        verdicts = [r.verdict for r in falsify(maps[:tested], few.images, model, few.targets, fill="blur", inside=few.bird)]
+        verdicts = [
+            r.verdict
+            for r in falsify(
+                maps[:tested], few.images, model, few.targets, fill="blur", inside=few.bird
+            )
+        ]
         unclear = np.array([v == "inconclusive" for v in verdicts])
-        scored |= {name: (np.array([float(v == name) for v in verdicts]), unclear) for name in ("survived", "falsified")}
+        scored |= {
+            name: (np.array([float(v == name) for v in verdicts]), unclear)
+            for name in ("survived", "falsified")
+        }
     return scored
 
 
 def dependence_scores(model: nn.Module, method: Maps, birds: Birds, n: int = RANDOMISED) -> Scored:
-    """Likeness (Spearman, signed) of the maps to those of the same model with random weights: in its later half, and throughout."""
+    """Likeness (Spearman, signed) of the maps to those of the same model with random weights: in
+    its later half, and throughout.
+    """
     depths, few = (len(stages(model)) // 2, len(stages(model))), birds.first(n)
     found = cascade(model, {"method": method}, few.images, few.targets, depths)
-    return {name: (found.spearman[0, j], found.failed[0, j]) for j, name in enumerate(("kept at half", "kept at all"))}
+    return {
+        name: (found.spearman[0, j], found.failed[0, j])
+        for j, name in enumerate(("kept at half", "kept at all"))
+    }
 
 
 def marked_birds(model: nn.Module, n: int = MARKED_BIRDS) -> tuple[Tensor, Tensor, Tensor]:
-    """Birds beside the mark that the cheating model learned to go by: images, species and the mark's mask."""
-    marked, data = [i for i, s in enumerate(SPECIES) if s.name in MARKED], Aviary("test", 30 * n, spurious="tied")
+    """Birds beside the mark that the cheating model learned to go by: images, species and the
+    mark's mask.
+    """
+    marked, data = (
+        [i for i, s in enumerate(SPECIES) if s.name in MARKED],
+        Aviary("test", 30 * n, spurious="tied"),
+    )
     indices = [i for i in range(len(data)) if data.label(i) in marked][:n]
     drawn = [render(data.scene(i)) for i in indices]
     images = model.info.preprocess(torch.stack([picture.image for picture in drawn]))
-    return images, torch.tensor([data.label(i) for i in indices]), torch.stack([picture.masks["mark"] for picture in drawn])
+    return (
+        images,
+        torch.tensor([data.label(i) for i in indices]),
+        torch.stack([picture.masks["mark"] for picture in drawn]),
+    )
 
 
-def mark_scores(method: Maps, cheating: nn.Module, honest: nn.Module, n: int = MARKED_BIRDS) -> Scored:
-    """How much more of its mass a method puts on the mark for the model that cheats than for one that does not."""
+def mark_scores(
+    method: Maps, cheating: nn.Module, honest: nn.Module, n: int = MARKED_BIRDS
+) -> Scored:
+    """How much more of its mass a method puts on the mark for the model that cheats than for one
+    that does not.
+    """
     images, targets, mark = marked_birds(cheating, n)
     shares = [mass_inside(method(model, images, targets), mark) for model in (cheating, honest)]
-    return {"mark": ((shares[0].values - shares[1].values).numpy(), (shares[0].failed | shares[1].failed).numpy())}
+    return {
+        "mark": (
+            (shares[0].values - shares[1].values).numpy(),
+            (shares[0].failed | shares[1].failed).numpy(),
+        )
+    }
 
 
 def _of(scores) -> tuple[np.ndarray, np.ndarray]:
@@ -155,7 +218,8 @@ def _sound(values: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return values.double().cpu().numpy(), np.zeros(len(values), bool)
 
 
-# ---------------------------------------------------------------------------------------------------------- stored scores
+# ----------------------------------------------------------------------------------------------------------
+# stored scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,19 +251,23 @@ class Scoreboard:
         return mean_interval(self.values[row, column])
 
     def difference(self, first: str, second: str, column: str) -> Interval:
-        """First row minus second, bird by bird on the same models; real when the interval excludes 0.
+        """First row minus second, bird by bird on the same models; real when the interval excludes
+        0.
 
         Raises:
             ValueError: rows that were not scored on the same birds and models.
         """
         a, b = self.values[first, column], self.values[second, column]
         if self.models[first, column] != self.models[second, column]:
-            raise ValueError(f"{first} and {second} were scored on different models in {column!r}: no difference bird by bird exists.")
+            raise ValueError(
+                f"{first} and {second} were scored on different models in {column!r}: no difference bird by bird exists."
+            )
         n = min(a.shape[1], b.shape[1])
         return mean_interval(a[:, :n] - b[:, :n])
 
     def verdict(self, row: str, column: str, controls: Sequence[str]) -> int:
-        """1 where a row is really better than the best of the controls, -1 where it is really worse, 0 where it cannot be told.
+        """1 where a row is really better than the best of the controls, -1 where it is really
+        worse, 0 where it cannot be told.
 
         "Really": the interval of the difference, bird by bird, excludes 0.
         """
@@ -215,10 +283,15 @@ class Scoreboard:
         return sorted(rows, key=lambda row: self.values[row, column].mean() * (-1 if better else 1))
 
     def save(self, folder: Path | None = None, **versions: str) -> None:
-        """``scores.csv``, one line per cell with its interval, and ``birds.npz``, every single score."""
+        """``scores.csv``, one line per cell with its interval, and ``birds.npz``, every single
+        score.
+        """
         folder = folder or FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {"\t".join([*key, str(self.failures[key]), *self.models[key]]): value for key, value in self.values.items()}
+        arrays = {
+            "\t".join([*key, str(self.failures[key]), *self.models[key]]): value
+            for key, value in self.values.items()
+        }
         np.savez_compressed(folder / "birds.npz", **arrays)
         with open(folder / "scores.csv", "w", newline="") as file:
             file.write("".join(f"# {name}: {text}\n" for name, text in versions.items()))
@@ -227,12 +300,23 @@ class Scoreboard:
             for (row, column), values in self.values.items():
                 interval = self.interval(row, column)
                 numbers = [f"{v:.4f}" for v in (interval.value, interval.low, interval.high)]
-                table.writerow([row, column, *numbers, values.size, self.failures[row, column], " ".join(self.models[row, column])])
+                table.writerow(
+                    [
+                        row,
+                        column,
+                        *numbers,
+                        values.size,
+                        self.failures[row, column],
+                        " ".join(self.models[row, column]),
+                    ]
+                )
 
 
 def mean_interval(values: np.ndarray) -> Interval:
-    """Mean of ``(models, birds)`` and its 95% interval when both are drawn again: `ctrace.trust.bootstrap` with two axes, but by
-    counting how often each was drawn, which makes all draws one product."""
+    """Mean of ``(models, birds)`` and its 95% interval when both are drawn again:
+    `ctrace.trust.bootstrap` with two axes, but by counting how often each was drawn, which makes
+    all draws one product.
+    """
     values = np.asarray(values, float)
     models, birds = _shares(values.shape)
     low, high = np.quantile(((models @ values) * birds).sum(1), [0.025, 0.975])
@@ -241,7 +325,9 @@ def mean_interval(values: np.ndarray) -> Interval:
 
 @cache
 def _shares(shape: tuple[int, int], draws: int = 2000, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """How often each model and each bird was drawn, as shares ``(draws, models)`` and ``(draws, birds)``."""
+    """How often each model and each bird was drawn, as shares ``(draws, models)`` and ``(draws,
+    birds)``.
+    """
     rng = np.random.default_rng(seed)
     return tuple(rng.multinomial(m, [1 / m] * m, draws) / m for m in shape)
 

@@ -1,7 +1,8 @@
-"""Every method of the book as one kind of function: from a model, images and classes to signed maps ``(b, height, width)``.
+"""Every method of the book as one kind of function: from a model, images and classes to signed maps
+``(b, height, width)``.
 
-The scoreboard, the falsification chapter and your own comparison use this one list, so that a name means the same map everywhere.
-Settings are the ones the chapters chose on other images.
+The scoreboard, the falsification chapter and your own comparison use this one list, so that a name
+means the same map everywhere. Settings are the ones the chapters chose on other images.
 """
 
 from collections.abc import Callable
@@ -29,13 +30,16 @@ __all__ = ["CarrotClassifier", "Maps", "cnn_methods", "token_methods"]
 Maps = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
-def cnn_methods(train: tuple[Tensor, Tensor] | None = None, deep: str = "layer4", middle: str = "layer3") -> dict[str, Maps]:
+def cnn_methods(
+    train: tuple[Tensor, Tensor] | None = None, deep: str = "layer4", middle: str = "layer3"
+) -> dict[str, Maps]:
     """Methods for convolutional classifiers, by the name the scoreboard prints.
 
     Args:
-        train: prepared training images and their classes, from which ParchGrad takes its statistics (again for each model); left
-            out without them.
-        deep, middle: the last layer with a grid and the one before it, whose output is not negative.
+        train: prepared training images and their classes, from which ParchGrad takes its statistics
+            (again for each model); left out without them.
+        deep, middle: the last layer with a grid and the one before it, whose output is not
+            negative.
     """
     methods = {
         "|gradient|": partial(_unsigned, saliency.gradient),
@@ -53,7 +57,10 @@ def cnn_methods(train: tuple[Tensor, Tensor] | None = None, deep: str = "layer4"
     }
     if train is not None:
         parch = _Parch(*train)
-        for base, fold, name in (("grad", _unsigned, "|gradient|"), ("inputgrad", _signed, "input x gradient")):
+        for base, fold, name in (
+            ("grad", _unsigned, "|gradient|"),
+            ("inputgrad", _signed, "input x gradient"),
+        ):
             for kind, word in (("cls", "class"), ("ins", "instance")):
                 methods[f"ParchGrad {word}, {name}"] = partial(fold, partial(parch, base, kind))
     return methods
@@ -61,7 +68,10 @@ def cnn_methods(train: tuple[Tensor, Tensor] | None = None, deep: str = "layer4"
 
 def token_methods() -> dict[str, Maps]:
     """Methods for a `CarrotClassifier`: no gradient anywhere."""
-    return {"CARROT region split": partial(_carrot, True), "CARROT region removal": partial(_carrot, False)}
+    return {
+        "CARROT region split": partial(_carrot, True),
+        "CARROT region removal": partial(_carrot, False),
+    }
 
 
 def _signed(attribution, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
@@ -73,11 +83,17 @@ def _unsigned(attribution, model: nn.Module, images: Tensor, targets: Tensor) ->
 
 
 def _cam(layer: str, method: str, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    return torch.from_numpy(GradCAM(model, layer, method=method).explain(images, targets).heatmap(relu=False, normalize=False))
+    return torch.from_numpy(
+        GradCAM(model, layer, method=method)
+        .explain(images, targets)
+        .heatmap(relu=False, normalize=False)
+    )
 
 
 def _segment(layer: str, model: nn.Module, images: Tensor, targets: Tensor, k: int = 3) -> Tensor:
-    """How much each place belongs to the segment at the centre of the image. It is asked about no class."""
+    """How much each place belongs to the segment at the centre of the image. It is asked about no
+    class.
+    """
     with capture(model, layer) as seen:
         model(images)
     maps = torch.zeros(len(images), *seen[layer].activation.shape[2:])
@@ -93,24 +109,39 @@ def _segment(layer: str, model: nn.Module, images: Tensor, targets: Tensor, k: i
 
 
 def _shap(model: nn.Module, images: Tensor, targets: Tensor, samples: int = 128) -> Tensor:
-    return torch.stack([shap(model, x, int(k), superpixels(x), samples=samples).map.float() for x, k in zip(images, targets)])
+    return torch.stack(
+        [
+            shap(model, x, int(k), superpixels(x), samples=samples).map.float()
+            for x, k in zip(images, targets)
+        ]
+    )
 
 
 class _Parch:
     """ParchGrad with statistics of whatever model it meets, collected once for each."""
 
     def __init__(self, images: Tensor, labels: Tensor, quantile: float = 0.1):
-        self.images, self.labels, self.quantile, self.known = images, labels, quantile, WeakKeyDictionary()
+        self.images, self.labels, self.quantile, self.known = (
+            images,
+            labels,
+            quantile,
+            WeakKeyDictionary(),
+        )
 
-    def __call__(self, base: str, kind: str, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    def __call__(
+        self, base: str, kind: str, model: nn.Module, images: Tensor, targets: Tensor
+    ) -> Tensor:
         if model not in self.known:
             batches = zip(self.images.split(64), self.labels.split(64))
             self.known[model] = ChannelStatistics.collect(model, batches, progress=False)
-        return ParchGrad(model, self.known[model]).attribute(base, images, targets, method=kind, quantile=self.quantile)
+        return ParchGrad(model, self.known[model]).attribute(
+            base, images, targets, method=kind, quantile=self.quantile
+        )
 
 
 class CarrotClassifier(nn.Module):
-    """A fitted `Carrot` as an ordinary classifier of prepared images, so that everything that tests classifiers can test it.
+    """A fitted `Carrot` as an ordinary classifier of prepared images, so that everything that tests
+    classifiers can test it.
 
     Args:
         carrot: fitted, with a linear readout.
@@ -129,7 +160,9 @@ class CarrotClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(b, k)``, differentiable in the images."""
         H, graph = self.regions(images)
-        omega = centrality(graph, self.carrot.operator, self.carrot.readout)  # (b, m): one diffusion instead of one per channel
+        omega = centrality(
+            graph, self.carrot.operator, self.carrot.readout
+        )  # (b, m): one diffusion instead of one per channel
         return self.fc(torch.einsum("bm,bmc->bc", omega, H)).float()
 
     def regions(self, images: Tensor):
@@ -143,7 +176,9 @@ def _carrot(split: bool, model: CarrotClassifier, images: Tensor, targets: Tenso
     H, graph = model.regions(images)
     carrot, weights, rows = model.carrot, model.fc.weight.T, torch.arange(len(images))
     if split:
-        shares = region_contributions(centrality(graph, carrot.operator, carrot.readout), H, weights)  # (b, m, k)
+        shares = region_contributions(
+            centrality(graph, carrot.operator, carrot.readout), H, weights
+        )  # (b, m, k)
     else:
         whole = carrot.readout(carrot.operator(graph, H), H, graph) @ weights  # (b, k)
         shares = whole[:, None] - remove_nodes(H, graph, carrot.operator, carrot.readout, weights)

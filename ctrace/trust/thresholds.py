@@ -1,7 +1,9 @@
-"""The published rule, kept for comparison: regions by thresholds on the values, noisy copies, no null.
+"""The published rule, kept for comparison: regions by thresholds on the values, noisy copies, no
+null.
 
-The two regions may differ in area by any factor, and the area is a property of how the map is scaled: the square of a map orders all
-pixels as the map does, and can turn the verdict around. The copies differ by their noise alone, so that their number is no sample size.
+The two regions may differ in area by any factor, and the area is a property of how the map is
+scaled: the square of a map orders all pixels as the map does, and can turn the verdict around. The
+copies differ by their noise alone, so that their number is no sample size.
 """
 
 from dataclasses import dataclass
@@ -21,8 +23,8 @@ class ThresholdVerdict:
     """What the published rule says of one map of one image.
 
     Attributes:
-        verdict: ``"falsified"`` when hiding the low region moves the embedding at least as far on average, else ``"survived"``;
-            ``"inconclusive"`` when one of the regions is empty.
+        verdict: ``"falsified"`` when hiding the low region moves the embedding at least as far on
+            average, else ``"survived"``; ``"inconclusive"`` when one of the regions is empty.
         d_high, d_low: mean angle over the copies; NaN where inconclusive.
         area_high, area_low: shares of the image. Where they differ, they can decide alone.
         pair_rate: share of all pairs of copies in which the low region moved it at least as far.
@@ -53,12 +55,14 @@ def falsify_by_threshold(
     fill="zero",
     seed: int = 0,
 ) -> ThresholdVerdict | list[ThresholdVerdict]:
-    """The verdict from the pixels above ``high`` and below ``low`` of the map, scaled to [0, 1] by its minimum and maximum.
+    """The verdict from the pixels above ``high`` and below ``low`` of the map, scaled to [0, 1] by
+    its minimum and maximum.
 
     Args:
         attribution, images, model, fill: as in `falsify`.
         high, low: thresholds.
-        copies: of each region, which differ by ``noise`` (standard deviation, in the units of the prepared image) on all pixels.
+        copies: of each region, which differ by ``noise`` (standard deviation, in the units of the
+            prepared image) on all pixels.
 
     Raises:
         ValueError: thresholds out of order, shapes that do not match.
@@ -68,13 +72,28 @@ def falsify_by_threshold(
     maps = torch.as_tensor(attribution, device=images.device)
     single, maps = maps.ndim == 2, maps if maps.ndim == 3 else maps[None]
     if not 0 <= low < high <= 1 or maps.shape != (len(images), *images.shape[2:]):
-        raise ValueError(f"expected 0 <= low < high <= 1 and one map per image, received {low}, {high}, {tuple(maps.shape)}.")
-    speckle = noise * torch.randn(copies, *images.shape[1:], generator=torch.Generator().manual_seed(seed)).to(images)
-    verdicts = [_one(*row, model, high, low, speckle) for row in zip(maps, images, filled(images, fill, seed))]
+        raise ValueError(
+            f"expected 0 <= low < high <= 1 and one map per image, received {low}, {high}, {tuple(maps.shape)}."
+        )
+    speckle = noise * torch.randn(
+        copies, *images.shape[1:], generator=torch.Generator().manual_seed(seed)
+    ).to(images)
+    verdicts = [
+        _one(*row, model, high, low, speckle)
+        for row in zip(maps, images, filled(images, fill, seed))
+    ]
     return verdicts[0] if single else verdicts
 
 
-def _one(scores: Tensor, image: Tensor, fill: Tensor, model: nn.Module, high: float, low: float, speckle: Tensor) -> ThresholdVerdict:
+def _one(
+    scores: Tensor,
+    image: Tensor,
+    fill: Tensor,
+    model: nn.Module,
+    high: float,
+    low: float,
+    speckle: Tensor,
+) -> ThresholdVerdict:
     span = scores.max() - scores.min()
     scaled = (scores - scores.min()) / span if span > 0 else torch.full_like(scores, 0.5)
     regions = torch.stack([scaled > high, scaled < low])
@@ -82,7 +101,12 @@ def _one(scores: Tensor, image: Tensor, fill: Tensor, model: nn.Module, high: fl
     if 0 in areas:
         return ThresholdVerdict("inconclusive", torch.nan, torch.nan, *areas, torch.nan)
     whole = model(image[None]).double()
-    d_high, d_low = (angle_between(whole, model(hide(image, region[None], fill) + speckle).double()) for region in regions)
+    d_high, d_low = (
+        angle_between(whole, model(hide(image, region[None], fill) + speckle).double())
+        for region in regions
+    )
     verdict = "falsified" if d_high.mean() <= d_low.mean() else "survived"
     pairs = (d_high[:, None] <= d_low).double().mean()
-    return ThresholdVerdict(verdict, float(d_high.mean()), float(d_low.mean()), *areas, float(pairs))
+    return ThresholdVerdict(
+        verdict, float(d_high.mean()), float(d_low.mean()), *areas, float(pairs)
+    )

@@ -1,7 +1,8 @@
 """Every figure of the book, in one style.
 
-Each function takes arrays, tensors or PIL images and returns a `Picture`, a matplotlib figure that a notebook displays
-by itself. No function opens a window, touches pyplot or leaves a setting changed. Conventions:
+Each function takes arrays, tensors or PIL images and returns a `Picture`, a matplotlib figure that
+a notebook displays by itself. No function opens a window, touches pyplot or leaves a setting
+changed. Conventions:
 
 - Photographs and maps are drawn on the feature grid: one unit is one cell, row 0 on top.
 - Signed maps share one symmetric scale, blue below zero, red above, white at zero. NaN is blank: no evidence.
@@ -26,8 +27,59 @@ from .pictures import (
 )
 from .scoreboard import score_table, show_scores
 from .traces import show_joint_trace, show_ranking, show_trace
-from .trust import show_cascade, show_fading, show_masking, show_method_maps, show_null, show_rates, show_strata
+from .trust import (
+    show_cascade,
+    show_fading,
+    show_masking,
+    show_method_maps,
+    show_null,
+    show_rates,
+    show_strata,
+)
 
 __all__ = [
-    "WIDTH", "Picture", "segment_colour", "show_cams", "show_channels", "show_claims", "show_curve_panels", "show_curves", "show_cut", "show_eigenvectors", "show_flow", "show_graph", "show_grouped_bars", "show_histograms", "show_intervals", "show_joint_trace", "show_maps", "show_mass", "show_matrix", "show_named_parts", "show_overlays", "show_photos", "show_ranking", "show_refits", "show_region_graph", "show_rotation", "show_scatter", "score_table", "show_scores", "show_segments", "show_spectrum", "show_ties", "show_trace", "show_training_images", "show_cascade", "show_fading", "show_masking", "show_method_maps", "show_null", "show_rates", "show_strata", "show_washout", "sweep_gif", "token_colours",
-]  # fmt: skip
+    "WIDTH",
+    "Picture",
+    "segment_colour",
+    "show_cams",
+    "show_channels",
+    "show_claims",
+    "show_curve_panels",
+    "show_curves",
+    "show_cut",
+    "show_eigenvectors",
+    "show_flow",
+    "show_graph",
+    "show_grouped_bars",
+    "show_histograms",
+    "show_intervals",
+    "show_joint_trace",
+    "show_maps",
+    "show_mass",
+    "show_matrix",
+    "show_named_parts",
+    "show_overlays",
+    "show_photos",
+    "show_ranking",
+    "show_refits",
+    "show_region_graph",
+    "show_rotation",
+    "show_scatter",
+    "score_table",
+    "show_scores",
+    "show_segments",
+    "show_spectrum",
+    "show_ties",
+    "show_trace",
+    "show_training_images",
+    "show_cascade",
+    "show_fading",
+    "show_masking",
+    "show_method_maps",
+    "show_null",
+    "show_rates",
+    "show_strata",
+    "show_washout",
+    "sweep_gif",
+    "token_colours",
+]

@@ -1,4 +1,6 @@
-"""What every figure is drawn with: the style, the canvas, and the few marks that several figures share."""
+"""What every figure is drawn with: the style, the canvas, and the few marks that several figures
+share.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,20 @@ from matplotlib.ticker import MaxNLocator
 WIDTH = 8.2
 """Inches of a full-width figure: 900 pixels at 110 dots per inch."""
 
-SEGMENT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#882255",
-                   "#56B4E9", "#D55E00", "#999933", "#44AA99", "#AA4499", "#332288")
+SEGMENT_COLOURS = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#F0E442",
+    "#882255",
+    "#56B4E9",
+    "#D55E00",
+    "#999933",
+    "#44AA99",
+    "#AA4499",
+    "#332288",
+)
 """Okabe and Ito's colours, then Tol's: told apart with any kind of colour vision. Segment 12 starts again."""
 
 POSITIVE, NEGATIVE, INK, QUIET = "#B2182B", "#2166AC", "#22262B", "#8A9099"
@@ -28,13 +42,35 @@ LINE_STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (5, 1, 1, 
 
 # Families and colours are read when an artist is made, so the context can end with the function.
 _STYLE = {
-    "font.family": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
-    "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8.5, "legend.frameon": False,
-    "figure.facecolor": "white", "axes.facecolor": "white", "text.color": INK, "axes.labelcolor": INK,
-    "axes.titlecolor": INK, "axes.edgecolor": QUIET, "axes.linewidth": 0.7, "xtick.color": INK, "ytick.color": INK,
-    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.titlepad": 5, "lines.linewidth": 1.6, "lines.markersize": 4, "axes.grid": False,
-    "grid.color": "#E3E6EA", "grid.linewidth": 0.7, "axes.axisbelow": True, "figure.constrained_layout.h_pad": 0.05,
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.edgecolor": QUIET,
+    "axes.linewidth": 0.7,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlepad": 5,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "axes.grid": False,
+    "grid.color": "#E3E6EA",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "figure.constrained_layout.h_pad": 0.05,
     "figure.constrained_layout.w_pad": 0.05,
 }
 
@@ -50,10 +86,12 @@ class Picture(Figure):
 
 def styled(function):
     """Draws under the book's style and leaves the caller's matplotlib settings alone."""
+
     @functools.wraps(function)
     def draw(*args, **kwargs):
         with rc_context(_STYLE):
             return function(*args, **kwargs)
+
     return draw
 
 
@@ -68,8 +106,10 @@ def as_array(values, ndim: int | None = None, name: str = "values") -> np.ndarra
     """Array of a tensor (on any device, with or without gradient), a PIL image or a nested list."""
     array = np.asarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values)
     if ndim is not None and array.ndim != ndim:
-        raise ValueError(f"expected {name} with {ndim} dimensions, received shape {array.shape}. "
-                         "Rows (h * w,) become a map with reshape(h, w).")
+        raise ValueError(
+            f"expected {name} with {ndim} dimensions, received shape {array.shape}. "
+            "Rows (h * w,) become a map with reshape(h, w)."
+        )
     return array
 
 
@@ -81,8 +121,10 @@ def as_rgb(image) -> np.ndarray:
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, -1)
     if image.ndim != 3 or image.shape[-1] != 3:
-        raise ValueError(f"expected an RGB image (height, width, 3) or (3, height, width), received {image.shape}. "
-                         "A batch is drawn one image at a time.")
+        raise ValueError(
+            f"expected an RGB image (height, width, 3) or (3, height, width), received {image.shape}. "
+            "A batch is drawn one image at a time."
+        )
     return image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
 
 
@@ -103,7 +145,14 @@ def draw_photo(ax, image: np.ndarray, hw: tuple[int, int], title: str | None = N
 def signed_map(ax, values: np.ndarray, limit: float, title: str | None = None):
     """A map of signed values ``(h, w)`` in the diverging colours, white at zero."""
     h, w = values.shape
-    drawn = ax.imshow(values, cmap=SIGNED_MAP, vmin=-limit, vmax=limit, extent=(0, w, h, 0), interpolation="nearest")
+    drawn = ax.imshow(
+        values,
+        cmap=SIGNED_MAP,
+        vmin=-limit,
+        vmax=limit,
+        extent=(0, w, h, 0),
+        interpolation="nearest",
+    )
     strip_axes(ax, title)
     ax.spines[:].set(visible=True, color="#D5D9DE")
     if not np.isfinite(values).any():
@@ -112,10 +161,16 @@ def signed_map(ax, values: np.ndarray, limit: float, title: str | None = None):
 
 
 def symmetric_limit(maps) -> float:
-    """Half-width of a symmetric scale: the largest magnitude but for the outermost 0.5% of the cells."""
+    """Half-width of a symmetric scale: the largest magnitude but for the outermost 0.5% of the
+    cells.
+    """
     magnitude = np.abs(np.concatenate([np.ravel(m) for m in maps]))
     magnitude = magnitude[np.isfinite(magnitude)]
-    return float(np.quantile(magnitude, 0.995)) or float(magnitude.max()) or 1.0 if magnitude.size else 1.0
+    return (
+        float(np.quantile(magnitude, 0.995)) or float(magnitude.max()) or 1.0
+        if magnitude.size
+        else 1.0
+    )
 
 
 def segment_borders(segments: np.ndarray) -> list:
@@ -130,7 +185,11 @@ def draw_outline(ax, segments: np.ndarray, width: float = 0.8) -> None:
     """Borders between segments as a dark line."""
     # A white rim keeps a dark line visible on dark ground.
     for colour, thick in (("white", width + 1.2), (INK, width)):
-        ax.add_collection(LineCollection(segment_borders(segments), colors=colour, linewidths=thick, capstyle="round"))
+        ax.add_collection(
+            LineCollection(
+                segment_borders(segments), colors=colour, linewidths=thick, capstyle="round"
+            )
+        )
 
 
 def segment_colour(index: int) -> tuple[float, float, float]:
@@ -138,9 +197,13 @@ def segment_colour(index: int) -> tuple[float, float, float]:
     return to_rgb(SEGMENT_COLOURS[index % len(SEGMENT_COLOURS)])
 
 
-def coloured_segments(segments: np.ndarray, image: np.ndarray | None, strength: float = 0.62) -> np.ndarray:
+def coloured_segments(
+    segments: np.ndarray, image: np.ndarray | None, strength: float = 0.62
+) -> np.ndarray:
     """Segment colours over the grey photograph, ``(height, width, 3)``; segment -1 is blank."""
-    palette = np.array([segment_colour(i) for i in range(max(segments.max() + 1, 1))] + [(1.0, 1.0, 1.0)])
+    palette = np.array(
+        [segment_colour(i) for i in range(max(segments.max() + 1, 1))] + [(1.0, 1.0, 1.0)]
+    )
     colours = palette[segments]  # (h, w, 3); -1 picks the white at the end
     if image is None:
         return colours
@@ -157,8 +220,17 @@ def number_segments(ax, segments: np.ndarray, names: Sequence[str]) -> None:
     for index in np.unique(segments[segments >= 0]):
         depth = distance_transform_edt(np.pad(segments == index, 1))[1:-1, 1:-1]
         y, x = np.unravel_index(depth.argmax(), depth.shape)
-        ax.text(x + 0.5, y + 0.5, names[index], ha="center", va="center", fontsize=8.5, weight="bold", color=INK,
-                path_effects=[withStroke(linewidth=2.4, foreground="white")])
+        ax.text(
+            x + 0.5,
+            y + 0.5,
+            names[index],
+            ha="center",
+            va="center",
+            fontsize=8.5,
+            weight="bold",
+            color=INK,
+            path_effects=[withStroke(linewidth=2.4, foreground="white")],
+        )
 
 
 def per_item(values, n: int, name: str) -> list | None:
@@ -171,8 +243,17 @@ def per_item(values, n: int, name: str) -> list | None:
     return values
 
 
-def grid_axes(n: int, aspect: float, columns: int, header: float = 0.26, tallest: float = 3.0, extra: float = 0.0):
-    """A figure with `n` image panels of the given aspect (height / width), at most `columns` in a row."""
+def grid_axes(
+    n: int,
+    aspect: float,
+    columns: int,
+    header: float = 0.26,
+    tallest: float = 3.0,
+    extra: float = 0.0,
+):
+    """A figure with `n` image panels of the given aspect (height / width), at most `columns` in a
+    row.
+    """
     columns = min(n, columns)
     lines = -(-n // columns)
     panel = min((WIDTH - extra) / columns, tallest / aspect)

@@ -1,4 +1,6 @@
-"""Figures of the ridge head: training pictures with what they do to an answer, and effects beside what was claimed of them."""
+"""Figures of the ridge head: training pictures with what they do to an answer, and effects beside
+what was claimed of them.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ __all__ = ["show_claims", "show_refits", "show_training_images"]
 
 
 @styled
-def show_training_images(image, title: str, rows: Sequence[tuple], unit: str, limit: float | None = None) -> Picture:
+def show_training_images(
+    image, title: str, rows: Sequence[tuple], unit: str, limit: float | None = None
+) -> Picture:
     """One picture, and rows of training pictures with a signed bar under each.
 
     Args:
@@ -42,7 +46,9 @@ def show_training_images(image, title: str, rows: Sequence[tuple], unit: str, li
     line = head + cell + bar
     height = max(len(rows) * line + 0.2, left + 0.45)
     figure = new_picture(WIDTH, height, layout=None)
-    axes = lambda x, y, w, h: figure.add_axes((x / WIDTH, 1 - (y + h) / height, w / WIDTH, h / height))
+    axes = lambda x, y, w, h: figure.add_axes(
+        (x / WIDTH, 1 - (y + h) / height, w / WIDTH, h / height)
+    )
     strip_axes(ax := axes(0, head, left, left))
     ax.imshow(as_rgb(image), interpolation="antialiased")
     ax.text(0, -0.04, title, transform=ax.transAxes, va="top", fontsize=9, linespacing=1.35)
@@ -53,7 +59,15 @@ def show_training_images(image, title: str, rows: Sequence[tuple], unit: str, li
             strip_axes(ax := axes(x, top + head, cell, cell))
             ax.imshow(as_rgb(picture), interpolation="antialiased")
             if i == 0:
-                ax.text(0, 1.05, heading, transform=ax.transAxes, va="bottom", fontsize=9.5, fontweight="bold")
+                ax.text(
+                    0,
+                    1.05,
+                    heading,
+                    transform=ax.transAxes,
+                    va="bottom",
+                    fontsize=9.5,
+                    fontweight="bold",
+                )
             _signed_bar(axes(x, top + head + cell + 0.02, cell, bar - 0.08), value, limit, name)
     figure.text((left + 0.32) / WIDTH, 0.02 / height, unit, fontsize=8, color=QUIET, va="bottom")
     return figure
@@ -66,12 +80,27 @@ def _signed_bar(ax, value: float, limit: float, name: str) -> None:
     ax.barh(0.86, value / limit, height=0.2, color=POSITIVE if value > 0 else NEGATIVE)
     ax.plot([0, 0], [0.7, 1.02], color=INK, linewidth=0.8, clip_on=False)
     ax.text(-1, 0.6, name, va="top", fontsize=7.8)
-    ax.text(1, 0.6, f"{value:+.3f}" if limit < 100 else f"{value:+,.0f}", va="top", ha="right", fontsize=7.8)
+    ax.text(
+        1,
+        0.6,
+        f"{value:+.3f}" if limit < 100 else f"{value:+,.0f}",
+        va="top",
+        ha="right",
+        fontsize=7.8,
+    )
 
 
 @styled
-def show_claims(effect, claims: Mapping[str, object], same, xlabel: str, ylabel: str, names: Sequence[str] = ("its class", "other classes")) -> Picture:
-    """What was claimed of each training image against what happens without it, one panel a claim; each claim has its own scale.
+def show_claims(
+    effect,
+    claims: Mapping[str, object],
+    same,
+    xlabel: str,
+    ylabel: str,
+    names: Sequence[str] = ("its class", "other classes"),
+) -> Picture:
+    """What was claimed of each training image against what happens without it, one panel a claim;
+    each claim has its own scale.
 
     Args:
         effect: measured ``(n,)``.
@@ -87,8 +116,20 @@ def show_claims(effect, claims: Mapping[str, object], same, xlabel: str, ylabel:
         claim = as_array(claim, 1).astype(float)
         for where in (ax.axhline, ax.axvline):
             where(0, color=QUIET, linewidth=0.7)
-        for group, colour, name in ((~same, segment_colour(0), names[1]), (same, segment_colour(1), names[0])):
-            ax.plot(effect[group], claim[group], LINE_STYLES[int(group is same)][1], color=colour, markersize=3.6, alpha=0.75, linestyle="", label=name)
+        for group, colour, name in (
+            (~same, segment_colour(0), names[1]),
+            (same, segment_colour(1), names[0]),
+        ):
+            ax.plot(
+                effect[group],
+                claim[group],
+                LINE_STYLES[int(group is same)][1],
+                color=colour,
+                markersize=3.6,
+                alpha=0.75,
+                linestyle="",
+                label=name,
+            )
         ax.set(title=f"{title}\ncorrelation {np.corrcoef(effect, claim)[0, 1]:+.2f}", xlabel=xlabel)
         ax.ticklabel_format(axis="y", scilimits=(-3, 4))
         ax.locator_params(nbins=4)
@@ -104,7 +145,8 @@ def show_refits(G, y, lines: Mapping[str, tuple], names: Sequence[str], query=No
     Args:
         G: ``(n, 2)``.
         y: class of each, 0 or 1.
-        lines: name -> ``(w, b)`` with the border where ``w . g + b = 0``; the first is drawn thick, the others thin.
+        lines: name -> ``(w, b)`` with the border where ``w . g + b = 0``; the first is drawn thick,
+            the others thin.
         names: of the two classes.
         query: a point ``(2,)`` that is asked about.
     """
@@ -115,15 +157,34 @@ def show_refits(G, y, lines: Mapping[str, tuple], names: Sequence[str], query=No
     x = np.linspace(low[0], high[0], 2)
     for i, (name, (w, b)) in enumerate(lines.items()):
         w, b = as_array(w).astype(float), float(b)
-        thin = {"color": segment_colour((1, 2, 3, 5, 6)[(i - 1) % 5]), "linewidth": 1.5, "linestyle": LINE_STYLES[i % 5][0]}
+        thin = {
+            "color": segment_colour((1, 2, 3, 5, 6)[(i - 1) % 5]),
+            "linewidth": 1.5,
+            "linestyle": LINE_STYLES[i % 5][0],
+        }
         style = thin if i else {"color": INK, "linewidth": 2.2}
         ax.plot(x, -(b + w[0] * x) / w[1], label=name, **style)
     for c in (0, 1):
-        ax.plot(*G[y == c].T, LINE_STYLES[c][1], color=(NEGATIVE, POSITIVE)[c], markersize=9, linestyle="", label=names[c])
+        ax.plot(
+            *G[y == c].T,
+            LINE_STYLES[c][1],
+            color=(NEGATIVE, POSITIVE)[c],
+            markersize=9,
+            linestyle="",
+            label=names[c],
+        )
     for i, (a, b) in enumerate(G):
         ax.annotate(str(i), (a, b), xytext=(8, 5), textcoords="offset points", fontsize=9)
     if query is not None:
-        ax.plot(*as_array(query), "*", color="#E69F00", markeredgecolor=INK, markersize=15, linestyle="", label="the new one")
+        ax.plot(
+            *as_array(query),
+            "*",
+            color="#E69F00",
+            markeredgecolor=INK,
+            markersize=15,
+            linestyle="",
+            label="the new one",
+        )
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="channel 0", ylabel="channel 1")
     ax.set_aspect("equal", adjustable="box")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper")

@@ -41,16 +41,29 @@ def show_spectrum(eigenvalues, k: int | None = None) -> Picture:
     gaps, index = lam[:-1] - lam[1:], np.arange(1, len(lam) + 1)
     k = int(gaps[1:].argmax()) + 2 if k is None else k
     if not 1 <= k < len(lam):
-        raise ValueError(f"expected 1 <= k < {len(lam)}, the number of eigenvalues, received k = {k}. "
-                         "A gap needs one eigenvalue more than there are segments.")
+        raise ValueError(
+            f"expected 1 <= k < {len(lam)}, the number of eigenvalues, received k = {k}. "
+            "A gap needs one eigenvalue more than there are segments."
+        )
     figure = new_picture(WIDTH, 2.5)
     left, right = figure.subplots(1, 2)
     left.axhspan(lam[k], lam[k - 1], color=SEGMENT_COLOURS[1], alpha=0.25, linewidth=0)
     left.plot(index, lam, "-", color="#C9CED4", linewidth=1)
     left.scatter(index, lam, c=[NEGATIVE if i <= k else QUIET for i in index], s=22, zorder=3)
-    left.set(xlabel="number of the eigenvalue", ylabel="eigenvalue", title=f"the first {k} are kept")
-    right.bar(index[:-1], gaps, color=[SEGMENT_COLOURS[1] if i == k else "#C9CED4" for i in index[:-1]], width=0.7)
-    right.set(xlabel="segments k", ylabel="gap below eigenvalue k", title=f"gap at k = {k}: {gaps[k - 1]:.4f}")
+    left.set(
+        xlabel="number of the eigenvalue", ylabel="eigenvalue", title=f"the first {k} are kept"
+    )
+    right.bar(
+        index[:-1],
+        gaps,
+        color=[SEGMENT_COLOURS[1] if i == k else "#C9CED4" for i in index[:-1]],
+        width=0.7,
+    )
+    right.set(
+        xlabel="segments k",
+        ylabel="gap below eigenvalue k",
+        title=f"gap at k = {k}: {gaps[k - 1]:.4f}",
+    )
     for ax in (left, right):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(axis="y")
@@ -58,7 +71,9 @@ def show_spectrum(eigenvalues, k: int | None = None) -> Picture:
 
 
 @styled
-def show_graph(W, positions, labels: Sequence[str] | None = None, cut=None, title: str | None = None) -> Picture:
+def show_graph(
+    W, positions, labels: Sequence[str] | None = None, cut=None, title: str | None = None
+) -> Picture:
     """A small weighted graph as a drawing and as a matrix.
 
     Args:
@@ -71,16 +86,33 @@ def show_graph(W, positions, labels: Sequence[str] | None = None, cut=None, titl
     W, xy = as_array(W, 2, "W").astype(float), as_array(positions, 2, "positions").astype(float)
     n = len(W)
     if W.shape != (n, n) or xy.shape != (n, 2):
-        raise ValueError(f"expected W (n, n) and positions (n, 2), received {W.shape} and {xy.shape}.")
+        raise ValueError(
+            f"expected W (n, n) and positions (n, 2), received {W.shape} and {xy.shape}."
+        )
     labels = per_item(labels, n, "labels") or [str(i) for i in range(n)]
     sides = np.zeros(n, int) if cut is None else as_array(cut, 1, "cut").astype(int)
     figure = new_picture(WIDTH, 3.2)
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     _edges(left, W, xy, sides)
-    left.scatter(*xy.T, s=420, c=[segment_colour(s) for s in sides], edgecolors="white", linewidths=1.5, zorder=3)
+    left.scatter(
+        *xy.T,
+        s=420,
+        c=[segment_colour(s) for s in sides],
+        edgecolors="white",
+        linewidths=1.5,
+        zorder=3,
+    )
     for point, label in zip(xy, labels):
-        left.text(*point, label, ha="center", va="center", weight="bold", color="white", zorder=4,
-                  path_effects=[withStroke(linewidth=1.6, foreground=INK)])
+        left.text(
+            *point,
+            label,
+            ha="center",
+            va="center",
+            weight="bold",
+            color="white",
+            zorder=4,
+            path_effects=[withStroke(linewidth=1.6, foreground=INK)],
+        )
     left.margins(0.14)
     left.set_aspect("equal")
     strip_axes(left, title)
@@ -91,16 +123,42 @@ def show_graph(W, positions, labels: Sequence[str] | None = None, cut=None, titl
 def _edges(ax, W: np.ndarray, xy: np.ndarray, sides: np.ndarray) -> None:
     for i, j in zip(*np.nonzero(np.triu(W, 1))):
         crosses, share = sides[i] != sides[j], abs(W[i, j]) / np.abs(np.triu(W, 1)).max()
-        ax.plot(*xy[[i, j]].T, color=POSITIVE if crosses else QUIET, linestyle=(0, (3, 2)) if crosses else "-",
-                linewidth=0.6 + 5 * share, solid_capstyle="round", zorder=1)
-        ax.text(*xy[[i, j]].mean(0), f"{W[i, j]:.2g}", fontsize=7.5, ha="center", va="center", zorder=2,
-                bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.9})
+        ax.plot(
+            *xy[[i, j]].T,
+            color=POSITIVE if crosses else QUIET,
+            linestyle=(0, (3, 2)) if crosses else "-",
+            linewidth=0.6 + 5 * share,
+            solid_capstyle="round",
+            zorder=1,
+        )
+        ax.text(
+            *xy[[i, j]].mean(0),
+            f"{W[i, j]:.2g}",
+            fontsize=7.5,
+            ha="center",
+            va="center",
+            zorder=2,
+            bbox={
+                "boxstyle": "round,pad=0.15",
+                "facecolor": "white",
+                "edgecolor": "none",
+                "alpha": 0.9,
+            },
+        )
 
 
 @styled
-def show_matrix(matrix, label: str = "", xlabel: str = "", ylabel: str = "", title: str | None = None,
-                xnames: Sequence[str] | None = None, ynames: Sequence[str] | None = None, annotate: bool | None = None,
-                signed: bool | None = None) -> Picture:
+def show_matrix(
+    matrix,
+    label: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    title: str | None = None,
+    xnames: Sequence[str] | None = None,
+    ynames: Sequence[str] | None = None,
+    annotate: bool | None = None,
+    signed: bool | None = None,
+) -> Picture:
     """A heat map with a colour bar.
 
     Args:
@@ -126,8 +184,17 @@ def show_matrix(matrix, label: str = "", xlabel: str = "", ylabel: str = "", tit
 def _heat(ax, matrix: np.ndarray, label: str, xnames, ynames, annotate: bool, signed: bool) -> None:
     high = float(np.nanmax(np.abs(matrix))) or 1.0
     low = -high if signed else min(0.0, float(np.nanmin(matrix)))
-    drawn = ax.imshow(matrix, cmap=SIGNED_MAP if signed else UNSIGNED_MAP, vmin=low, vmax=high, interpolation="nearest")
-    for axis, names, n in ((ax.xaxis, xnames, matrix.shape[1]), (ax.yaxis, ynames, matrix.shape[0])):
+    drawn = ax.imshow(
+        matrix,
+        cmap=SIGNED_MAP if signed else UNSIGNED_MAP,
+        vmin=low,
+        vmax=high,
+        interpolation="nearest",
+    )
+    for axis, names, n in (
+        (ax.xaxis, xnames, matrix.shape[1]),
+        (ax.yaxis, ynames, matrix.shape[0]),
+    ):
         names = per_item(names, n, "names")
         if names is None:
             axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -137,6 +204,13 @@ def _heat(ax, matrix: np.ndarray, label: str, xnames, ynames, annotate: bool, si
     ax.spines[:].set_visible(False)
     for (i, j), value in np.ndenumerate(matrix) if annotate else ():
         colour = "white" if abs(value) > 0.6 * high else QUIET if value == 0 else INK
-        ax.text(j, i, number_text(value, ".2g") if np.isfinite(value) else "", ha="center", va="center", fontsize=7.5,
-                color=colour)
+        ax.text(
+            j,
+            i,
+            number_text(value, ".2g") if np.isfinite(value) else "",
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            color=colour,
+        )
     colour_bar(ax.figure, drawn, [ax], label)

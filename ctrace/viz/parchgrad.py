@@ -33,9 +33,17 @@ UNSIGNED_RED = LinearSegmentedColormap.from_list("unsigned red", ["#F2F3F4", POS
 
 
 @styled
-def show_mass(images: Sequence, maps: Sequence, titles: Sequence[str] | None = None, masks: Sequence | None = None, columns: int = 4,
-              limit: float = 10.0, unit: str = "times a uniform map") -> Picture:
-    """Unsigned maps laid over their images, each divided by its mean, so that all panels and all figures share one scale.
+def show_mass(
+    images: Sequence,
+    maps: Sequence,
+    titles: Sequence[str] | None = None,
+    masks: Sequence | None = None,
+    columns: int = 4,
+    limit: float = 10.0,
+    unit: str = "times a uniform map",
+) -> Picture:
+    """Unsigned maps laid over their images, each divided by its mean, so that all panels and all
+    figures share one scale.
 
     Args:
         images: one per map; repeat an image to compare maps of it.
@@ -47,10 +55,20 @@ def show_mass(images: Sequence, maps: Sequence, titles: Sequence[str] | None = N
         unit: label of the colour bar.
     """
     images, maps = [as_rgb(i) for i in images], [None if m is None else _share(m) for m in maps]
-    titles, masks = per_item(titles, len(images), "titles") or [None] * len(images), per_item(masks, len(images), "masks")
-    figure, axes = grid_axes(len(images), images[0].shape[0] / images[0].shape[1], columns, tallest=2.2, extra=0.9)
+    titles, masks = (
+        per_item(titles, len(images), "titles") or [None] * len(images),
+        per_item(masks, len(images), "masks"),
+    )
+    figure, axes = grid_axes(
+        len(images), images[0].shape[0] / images[0].shape[1], columns, tallest=2.2, extra=0.9
+    )
     for i, (ax, image, values) in enumerate(zip(axes, images, maps)):
-        draw_photo(ax, image if values is None else _reddened(image, values / limit), image.shape[:2], titles[i])
+        draw_photo(
+            ax,
+            image if values is None else _reddened(image, values / limit),
+            image.shape[:2],
+            titles[i],
+        )
         if masks and values is not None:
             borders = segment_borders(as_array(masks[i], 2, "each mask").astype(float) > 0.5)
             ax.add_collection(LineCollection(borders, colors=INK, linewidths=0.5, capstyle="round"))
@@ -62,41 +80,55 @@ def _share(values) -> np.ndarray:
     """A map divided by its mean."""
     values = as_array(values, 2, "each map").astype(float)
     if (values < 0).any() or not values.any():
-        raise ValueError("expected maps that are not negative and not zero everywhere. Of a signed map, draw values.abs().")
+        raise ValueError(
+            "expected maps that are not negative and not zero everywhere. Of a signed map, draw values.abs()."
+        )
     return values / values.mean()
 
 
 def _reddened(image: np.ndarray, strength: np.ndarray) -> np.ndarray:
     """A pale grey image, the redder the larger the strength (in [0, 1]), ``(height, width, 3)``."""
     if strength.shape != image.shape[:2]:
-        raise ValueError(f"expected a map of the image's size {image.shape[:2]}, received {strength.shape}.")
+        raise ValueError(
+            f"expected a map of the image's size {image.shape[:2]}, received {strength.shape}."
+        )
     grey = 0.68 + 0.3 * (image @ (0.299, 0.587, 0.114))[..., None]
     return grey + 0.95 * np.minimum(strength, 1)[..., None] * (np.array(to_rgb(POSITIVE)) - grey)
 
 
 @styled
 def show_channels(rows: Sequence[tuple[str, Sequence, Sequence]], columns: int = 6) -> Picture:
-    """What channels respond to: in each row the pictures that excite one channel most, in colour where it fires.
+    """What channels respond to: in each row the pictures that excite one channel most, in colour
+    where it fires.
 
     Args:
-        rows: per channel a name, pictures, and its activation at each ``(h, w)``; coloured in proportion to the row's largest value.
+        rows: per channel a name, pictures, and its activation at each ``(h, w)``; coloured in
+            proportion to the row's largest value.
         columns: pictures in a row.
     """
     side = (WIDTH - 0.1) / columns
     figure = new_picture(WIDTH, len(rows) * (side + 0.22))
-    for strip, (name, pictures, maps) in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows):
+    for strip, (name, pictures, maps) in zip(
+        figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows
+    ):
         strip.suptitle(name, x=0.01, ha="left", fontsize=9)
         maps = [as_array(m, 2, "each activation").astype(float).clip(0) for m in maps]
         largest = max(m.max() for m in maps) or 1.0
-        for ax, picture, values in zip(strip.subplots(1, columns, squeeze=False)[0], pictures, maps):
+        for ax, picture, values in zip(
+            strip.subplots(1, columns, squeeze=False)[0], pictures, maps
+        ):
             picture = as_rgb(picture)
-            enlarged = np.kron(values / largest, np.ones([a // b for a, b in zip(picture.shape, values.shape)]))
+            enlarged = np.kron(
+                values / largest, np.ones([a // b for a, b in zip(picture.shape, values.shape)])
+            )
             draw_photo(ax, _tinted(picture, enlarged), picture.shape[:2])
     return figure
 
 
 def _tinted(image: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """The picture in its colours where the channel fires, nearly white elsewhere, ``(height, width, 3)``."""
+    """The picture in its colours where the channel fires, nearly white elsewhere, ``(height, width,
+    3)``.
+    """
     pale = 0.75 + 0.25 * image.mean(-1, keepdims=True)
     return pale + np.minimum(1.5 * strength, 1)[..., None] * (image - pale)
 
@@ -110,11 +142,20 @@ def show_histograms(panels: Mapping[str, Mapping], xlabel: str) -> Picture:
         xlabel: with units.
     """
     figure = new_picture(WIDTH, 2.5)
-    for ax, (title, groups) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+    for ax, (title, groups) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items()
+    ):
         values = {name: as_array(v, 1, name).astype(float) for name, v in groups.items()}
         edges = np.linspace(0, max(v.max() for v in values.values()) * 1.02 or 1.0, 18)
         for i, (name, v) in enumerate(values.items()):
-            ax.hist(v, edges, weights=np.full(len(v), 1 / len(v)), color=segment_colour(i), alpha=0.6, label=name)
+            ax.hist(
+                v,
+                edges,
+                weights=np.full(len(v), 1 / len(v)),
+                color=segment_colour(i),
+                alpha=0.6,
+                label=name,
+            )
             ax.axvline(v.mean(), color=segment_colour(i), linestyle=LINE_STYLES[i][0])
         ax.set(title=title, xlabel=xlabel)
     figure.axes[0].set_ylabel("share of the pictures")
@@ -127,7 +168,8 @@ def show_intervals(panels: Mapping[str, Mapping], groups: Sequence[str], xlabel:
     """Estimates with their intervals, against zero.
 
     Args:
-        panels: title of each panel -> name of each line -> ``(groups, 3)`` of estimate, low and high.
+        panels: title of each panel -> name of each line -> ``(groups, 3)`` of estimate, low and
+            high.
         groups: one per row of these, in the legend.
         xlabel: with units.
     """
@@ -137,22 +179,40 @@ def show_intervals(panels: Mapping[str, Mapping], groups: Sequence[str], xlabel:
     for ax, (title, rows) in zip(axes, panels.items()):
         ax.axvline(0, color=INK, linewidth=0.8)
         for g, group in enumerate(groups):
-            middle, low, high = np.stack([as_array(rows[line], 2)[g] for line in lines], 1).astype(float)
+            middle, low, high = np.stack([as_array(rows[line], 2)[g] for line in lines], 1).astype(
+                float
+            )
             at = np.arange(len(lines)) + (g - (len(groups) - 1) / 2) * 0.22
-            ax.errorbar(middle, at, xerr=[middle - low, high - middle], fmt=LINE_STYLES[g][1], color=segment_colour(g), label=group, markersize=4)
-        ax.set(title=title, xlabel=xlabel, yticks=range(len(lines)), ylim=(len(lines) - 0.45, -0.55))
+            ax.errorbar(
+                middle,
+                at,
+                xerr=[middle - low, high - middle],
+                fmt=LINE_STYLES[g][1],
+                color=segment_colour(g),
+                label=group,
+                markersize=4,
+            )
+        ax.set(
+            title=title, xlabel=xlabel, yticks=range(len(lines)), ylim=(len(lines) - 0.45, -0.55)
+        )
         ax.set_yticklabels(lines)
         ax.grid(axis="x")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(groups))
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(groups)
+    )
     return figure
 
 
-def sweep_gif(image, sweep: Mapping[float, object], mask=None, seconds: float = 1.2, limit: float = 10.0) -> bytes:
-    """The bytes of an endless GIF, one frame for each share of kept channels: picture, the map at that share, and the first and last map.
+def sweep_gif(
+    image, sweep: Mapping[float, object], mask=None, seconds: float = 1.2, limit: float = 10.0
+) -> bytes:
+    """The bytes of an endless GIF, one frame for each share of kept channels: picture, the map at
+    that share, and the first and last map.
 
     Args:
         image: ``(height, width, 3)`` or ``(3, height, width)``.
-        sweep: share -> unsigned map ``(height, width)``, in the order of the frames; the first should be 1, the plain gradient.
+        sweep: share -> unsigned map ``(height, width)``, in the order of the frames; the first
+            should be 1, the plain gradient.
         mask: ``(height, width)``, whose border is drawn on every map.
         seconds: per frame.
         limit: as in `show_mass`.
@@ -160,11 +220,25 @@ def sweep_gif(image, sweep: Mapping[float, object], mask=None, seconds: float = 
     shares, maps, frames = list(sweep), list(sweep.values()), []
     for share, values in sweep.items():
         panels = [None, values, maps[0], maps[-1]]
-        titles = ["picture", f"keeping {share:g}", f"original: {shares[0]:g}", f"final: {shares[-1]:g}"]
-        figure = show_mass([image] * 4, panels, titles, None if mask is None else [mask] * 4, limit=limit)
+        titles = [
+            "picture",
+            f"keeping {share:g}",
+            f"original: {shares[0]:g}",
+            f"final: {shares[-1]:g}",
+        ]
+        figure = show_mass(
+            [image] * 4, panels, titles, None if mask is None else [mask] * 4, limit=limit
+        )
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110)
         frames.append(Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE))
     animation = io.BytesIO()
-    frames[0].save(animation, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 * seconds), loop=0)
+    frames[0].save(
+        animation,
+        "GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=round(1000 * seconds),
+        loop=0,
+    )
     return animation.getvalue()

@@ -36,27 +36,45 @@ class Table:
 
 
 def score_table(
-    groups: Mapping[str, Sequence[str]], columns: Mapping[str, str], cells: Mapping[tuple[str, str], tuple], caption: str, digits: int = 2
+    groups: Mapping[str, Sequence[str]],
+    columns: Mapping[str, str],
+    cells: Mapping[tuple[str, str], tuple],
+    caption: str,
+    digits: int = 2,
 ) -> Table:
     """Rows in groups; each cell a value over its interval, tinted by a verdict.
 
     Args:
         groups: heading -> its rows, in order.
         columns: name -> what stands over it.
-        cells: row and column -> ``(value, low, high, verdict)`` with a verdict in -1 (worse), 0 (cannot be told) and 1 (better); a
-            missing cell is left blank.
+        cells: row and column -> ``(value, low, high, verdict)`` with a verdict in -1 (worse), 0
+            (cannot be told) and 1 (better); a missing cell is left blank.
         caption: says what the tints mean.
     """
     head = "".join(f'<th scope="col">{html.escape(label)}</th>' for label in columns.values())
     body, lines = [], ["\t".join(["", *columns.values()])]
     for heading, rows in groups.items():
-        body.append(f'<tr class="group"><th scope="rowgroup" colspan="{len(columns) + 1}">{html.escape(heading)}</th></tr>')
+        body.append(
+            f'<tr class="group"><th scope="rowgroup" colspan="{len(columns) + 1}">{html.escape(heading)}</th></tr>'
+        )
         for row in rows:
             drawn = [_cell(cells.get((row, column)), digits) for column in columns]
             body.append(f'<tr><th scope="row">{html.escape(row)}</th>{"".join(drawn)}</tr>')
-            lines.append("\t".join([row, *(_number(cells[row, c][0], digits) if (row, c) in cells else "" for c in columns)]))
+            lines.append(
+                "\t".join(
+                    [
+                        row,
+                        *(
+                            _number(cells[row, c][0], digits) if (row, c) in cells else ""
+                            for c in columns
+                        ),
+                    ]
+                )
+            )
     table = f'<table><caption>{html.escape(caption)}</caption><thead><tr><th scope="col">method</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    frame = f'<div class="ctrace-board" tabindex="0" role="region" aria-label="Scores">{table}</div>'
+    frame = (
+        f'<div class="ctrace-board" tabindex="0" role="region" aria-label="Scores">{table}</div>'
+    )
     return Table(f"<style>{_CSS}</style>{frame}", "\n".join(lines))
 
 
@@ -76,7 +94,9 @@ def _number(value: float, digits: int) -> str:
 
 @styled
 def show_scores(
-    panels: Mapping[str, Mapping[str, tuple]], references: Mapping[str, float] | None = None, quiet: Sequence[str] = ()
+    panels: Mapping[str, Mapping[str, tuple]],
+    references: Mapping[str, float] | None = None,
+    quiet: Sequence[str] = (),
 ) -> Picture:
     """One panel per column: every row's value with its interval, the best on top.
 
