@@ -19,11 +19,11 @@ import torch
 from turns import machine, parser, spread, timed, verdict
 
 from ctrace.carrot.attribution import remove_nodes
-from ctrace.carrot.backbone import patch_centers
 from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder
 from ctrace.carrot.operator import DiffusionOperator
 from ctrace.carrot.readout import GraphReadout
 from ctrace.carrot.regions import RegionSet
+from ctrace.world.backbone import patch_centers
 
 AGREE = 1e-8
 REMOVAL_BAR, DIFFUSION_BAR = 100, 10

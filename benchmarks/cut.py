@@ -31,7 +31,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 from turns import machine, parser, timed
 
-from ctrace.ranks import spearman
+from ctrace.stats import spearman
 
 K, SEED = 10, 0
 TABLE = (

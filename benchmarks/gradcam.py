@@ -15,8 +15,8 @@ from pytorch_grad_cam import GradCAM as PeerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from turns import machine, medians, parser, ratios, spread, take_turns, verdict
 
-from ctrace.gradcam import GradCAM
-from ctrace.tokens import tokens_to_map
+from ctrace.look.gradcam import GradCAM
+from ctrace.world.tokens import tokens_to_map
 
 BAR = 1.1
 

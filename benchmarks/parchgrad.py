@@ -15,11 +15,11 @@ import torch
 from scipy import stats
 from turns import machine, medians, parser, ratios, spread, take_turns, timed, verdict
 
-from ctrace.channel_statistics import ChannelStatistics
-from ctrace.convs import conv_layers, default_convs
-from ctrace.models import BUNDLED, build_bundled
-from ctrace.moments import Moments, welch_greater
-from ctrace.parchgrad import ParchGrad
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.look.convs import conv_layers, default_convs
+from ctrace.look.moments import Moments, welch_greater
+from ctrace.look.parchgrad import ParchGrad
+from ctrace.world.models import BUNDLED, build_bundled
 
 
 def row(name, seconds, **bar):

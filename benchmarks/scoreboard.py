@@ -26,11 +26,11 @@ from scoreboard_other import CNNS, VITS, aviary_images
 from tqdm import tqdm
 
 from ctrace.aviary import PARTS, Aviary
-from ctrace.carrot.backbone import TimmViTPatchBackbone
 from ctrace.carrot.pipeline import Carrot
-from ctrace.models import load_model
 from ctrace.trust import scoreboard as board
 from ctrace.trust.suite import CarrotClassifier, cnn_methods, token_methods
+from ctrace.world.backbone import TimmViTPatchBackbone
+from ctrace.world.models import load_model
 
 KEPT = Path("_build/scoreboard")
 CHEATING = "aviary-cheating"

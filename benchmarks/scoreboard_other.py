@@ -7,18 +7,18 @@ import torch
 from tqdm import tqdm
 
 from ctrace.aviary import PARTS, Aviary, render, sample_scene
-from ctrace.carrot.backbone import TimmViTPatchBackbone
 from ctrace.carrot.head import RidgeHead
 from ctrace.carrot.pipeline import Carrot
 from ctrace.carrot.protocol import linear_datamodeling_scores, rank_correlations, training_scores
-from ctrace.channel_statistics import ChannelStatistics
-from ctrace.gradcam import GradCAM
-from ctrace.hooks import capture
-from ctrace.models import load_model
-from ctrace.partition import ClassTest, InstanceTest
-from ctrace.tracing import ablate, best_overlap, trace_channels
+from ctrace.cut.tracing import ablate, best_overlap, trace_channels
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.look.gradcam import GradCAM
+from ctrace.look.hooks import capture
+from ctrace.look.partition import ClassTest, InstanceTest
 from ctrace.trust.planted import GROUPS, channel_groups, paint, planted_images, planted_network
 from ctrace.trust.scoreboard import Scoreboard
+from ctrace.world.backbone import TimmViTPatchBackbone
+from ctrace.world.models import load_model
 
 CNNS, VITS = [f"aviary-resnet-{i}" for i in range(3)], [f"aviary-vit-{i}" for i in range(3)]
 LAYER, CONV = (

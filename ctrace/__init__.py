@@ -2,23 +2,13 @@
 model say this?
 """
 
-from ctrace.affinity import bandwidth, cosine_affinity, rbf_affinity
-from ctrace.channel_statistics import ChannelStatistics
-from ctrace.convs import default_convs
-from ctrace.diagnose import diagnose
-from ctrace.eigenvectors import ncut_eigenvectors
-from ctrace.features import GridFeatures
-from ctrace.filterbank import filter_bank
-from ctrace.gradcam import GradCAM
-from ctrace.graph import Graph, PrecomputedGraph
-from ctrace.kway import kway_ncut
-from ctrace.masking_curves import masking_curve, mass_inside
-from ctrace.models import load_model
-from ctrace.ncut import Ncut
-from ctrace.parchgrad import ParchGrad
-from ctrace.photos import load_images_helper, load_photo, photo_names
-from ctrace.token_features import prepare_grid_features, timm_features
-from ctrace.tracing import (
+from ctrace.cut.affinity import bandwidth, cosine_affinity, rbf_affinity
+from ctrace.cut.diagnose import diagnose
+from ctrace.cut.eigenvectors import ncut_eigenvectors
+from ctrace.cut.graph import Graph, PrecomputedGraph
+from ctrace.cut.kway import kway_ncut
+from ctrace.cut.ncut import Ncut
+from ctrace.cut.tracing import (
     ChannelTrace,
     channel_gradient_from_cluster,
     differentiable_kway_ncut,
@@ -27,6 +17,16 @@ from ctrace.tracing import (
     reshape_for_view,
     trace_channels,
 )
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.look.convs import default_convs
+from ctrace.look.gradcam import GradCAM
+from ctrace.look.parchgrad import ParchGrad
+from ctrace.trust.masking_curves import masking_curve, mass_inside
+from ctrace.world.features import GridFeatures
+from ctrace.world.filterbank import filter_bank
+from ctrace.world.models import load_model
+from ctrace.world.photos import load_images_helper, load_photo, photo_names
+from ctrace.world.token_features import prepare_grid_features, timm_features
 
 __all__ = [
     "Graph",

@@ -41,8 +41,8 @@ import numpy as np
 import torch
 from ctrace import viz
 from ctrace.aviary import *
-from ctrace.gallery import show_figure
-from ctrace.models import load_model, model_card
+from ctrace.viz.gallery import show_figure
+from ctrace.world.models import load_model, model_card
 from IPython.display import Markdown
 
 print(

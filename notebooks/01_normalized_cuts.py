@@ -53,7 +53,7 @@ from ctrace import (
     ncut_eigenvectors,
     viz,
 )
-from ctrace.gallery import Gallery, show_figure
+from ctrace.viz.gallery import Gallery, show_figure
 
 started = time.perf_counter()
 torch.manual_seed(0)
@@ -280,7 +280,7 @@ assert torch.allclose(spectrum.eigval, lam[:2], atol=1e-12, rtol=0)
 Z, R = kway_ncut(U_six, return_rotation=True)  # scores (n, 2), rotation (2, 2)
 segments = Z.argmax(1)
 figure = viz.show_rotation(
-    ctrace.kway.row_normalize(U_six), R, segments, list("abcdef")
+    ctrace.cut.kway.row_normalize(U_six), R, segments, list("abcdef")
 )
 show_figure(
     figure,

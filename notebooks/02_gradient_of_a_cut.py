@@ -46,7 +46,6 @@ from unittest.mock import patch
 import ctrace
 import torch
 from ctrace import Graph, bandwidth, kway_ncut, ncut_eigenvectors, rbf_affinity
-from ctrace.gallery import show_figure
 from ctrace.viz import (
     show_curve_panels,
     show_curves,
@@ -54,6 +53,7 @@ from ctrace.viz import (
     show_scatter,
     show_segments,
 )
+from ctrace.viz.gallery import show_figure
 
 # %%
 torch.set_default_dtype(torch.float64)
@@ -706,7 +706,7 @@ def weighted_cut(x, memory_limit):
 # %%
 answers, largest = [], []
 for memory_limit in (2**30, 0):  # store W, or make its tiles again for each product
-    with patch("ctrace.affinity.TILE_BYTES", 2**20), Largest() as watch:  # 1 MiB
+    with patch("ctrace.cut.affinity.TILE_BYTES", 2**20), Largest() as watch:  # 1 MiB
         answers.append(gradient(lambda y: weighted_cut(y, memory_limit), many))
     largest.append(watch.bytes / 2**20)
 
@@ -724,7 +724,7 @@ assert largest[0] >= whole > 20 * largest[1] and error < 1e-8
 # %%
 n, MiB = 100 * 100, 2**20
 whole, thin = n * n * 4 / MiB, 2 * 20 * n * 4 / MiB
-tile = ctrace.affinity.TILE_BYTES / MiB
+tile = ctrace.cut.affinity.TILE_BYTES / MiB
 print(f"W {whole:.0f} MiB, B and U {thin:.1f} MiB, a tile at most {tile:.0f} MiB")
 assert tile + thin < whole / 10
 
@@ -842,7 +842,7 @@ print(f"{h} x {w} cells, {c} channels, gap at k {gap:.3f}")
 print(f"segments of {torch.bincount(cells).tolist()} cells")
 
 # %%
-from ctrace.tracing import segment_strength
+from ctrace.cut.tracing import segment_strength
 
 
 def association(y, segment):

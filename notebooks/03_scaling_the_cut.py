@@ -58,13 +58,13 @@ from ctrace import (
     trace_channels,
     viz,
 )
-from ctrace.carrot.backbone import TimmViTPatchBackbone
 from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.pipeline import Carrot
-from ctrace.channel_statistics import ChannelStatistics
-from ctrace.gallery import Gallery, show_figure
-from ctrace.models import load_model
-from ctrace.nystrom import farthest_points, propagate
+from ctrace.cut.nystrom import farthest_points, propagate
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.viz.gallery import Gallery, show_figure
+from ctrace.world.backbone import TimmViTPatchBackbone
+from ctrace.world.models import load_model
 from scipy.optimize import linear_sum_assignment
 
 started = time.perf_counter()
@@ -447,11 +447,11 @@ import sys
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
-from ctrace.carrot.backbone import TimmViTPatchBackbone
+from ctrace.world.backbone import TimmViTPatchBackbone
 from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.pipeline import Carrot
-from ctrace.channel_statistics import ChannelStatistics
-from ctrace.models import load_model
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.world.models import load_model
 
 dist.init_process_group("gloo")  # "nccl" on GPUs
 rank, world = dist.get_rank(), dist.get_world_size()
@@ -668,7 +668,7 @@ assert check_degrees(degrees).startswith("Right")
 # %% tags=["hide-input"]
 def check_lost(data):
     """Samples both ways, ten times each."""
-    from ctrace.nystrom import farthest_points
+    from ctrace.cut.nystrom import farthest_points
 
     if data is None:
         return "No data yet."

@@ -51,9 +51,9 @@ from ctrace import (
     viz,
 )
 from ctrace.aviary import SPECIES, Aviary, render
-from ctrace.gallery import Gallery, show_figure
-from ctrace.ranks import spearman
-from ctrace.tracing import ablate, best_overlap, segment_strength
+from ctrace.cut.tracing import ablate, best_overlap, segment_strength
+from ctrace.stats import spearman
+from ctrace.viz.gallery import Gallery, show_figure
 from torchvision.transforms.functional import to_pil_image
 
 started = time.time()

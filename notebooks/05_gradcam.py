@@ -51,12 +51,12 @@ from ctrace.aviary import (
     species_by_name,
     twin_pairs,
 )
-from ctrace.gallery import Gallery, show_figure
-from ctrace.gradcam import GradCAM
-from ctrace.hooks import capture
-from ctrace.layers import fingerprint
-from ctrace.models import load_model
+from ctrace.look.gradcam import GradCAM
+from ctrace.look.hooks import capture
+from ctrace.look.layers import fingerprint
 from ctrace.trust import mean_intervals
+from ctrace.viz.gallery import Gallery, show_figure
+from ctrace.world.models import load_model
 from torch import nn
 
 started = time.time()
@@ -418,7 +418,7 @@ assert error < 1e-5 and len(set(first.target)) == 14
 # ## Siblings
 #
 # Four rules turn the same gradient into a map. HiResCAM {cite:p}`draelos2020` multiplies gradient and activation place by place, LayerCAM {cite:p}`jiang2021` does
-# so with positive gradients only, Grad-CAM++ {cite:p}`chattopadhay2018` averages positive gradients with weights of their own. Each is one line in `ctrace.gradcam`.
+# so with positive gradients only, Grad-CAM++ {cite:p}`chattopadhay2018` averages positive gradients with weights of their own. Each is one line in `ctrace.look.gradcam`.
 
 # %%
 methods = ("gradcam", "gradcam++", "layercam", "hirescam")
@@ -865,7 +865,7 @@ assert (
 # %%
 transposed = torch.zeros(1, 64, 145)
 said(
-    lambda: ctrace.tokens.tokens_to_map(transposed, vit, (96, 96)),
+    lambda: ctrace.world.tokens.tokens_to_map(transposed, vit, (96, 96)),
     "axis 2",
     "transpose(1, 2)",
 )

@@ -42,10 +42,10 @@ import torch
 import torch.nn.functional as F
 from ctrace import viz
 from ctrace.aviary import PARTS, SPECIES, Individuals, equal_error_rate, render
-from ctrace.gallery import Gallery, show_figure
-from ctrace.gradcam import GradCAM
-from ctrace.hooks import capture
-from ctrace.models import load_model
+from ctrace.look.gradcam import GradCAM
+from ctrace.look.hooks import capture
+from ctrace.viz.gallery import Gallery, show_figure
+from ctrace.world.models import load_model
 from torch import nn
 
 started = time.time()

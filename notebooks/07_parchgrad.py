@@ -44,16 +44,16 @@ import timm
 import torch
 from ctrace import saliency, viz
 from ctrace.aviary import PARTS, SPECIES, Aviary, Cached, rank_correlation, render
-from ctrace.channel_statistics import ChannelStatistics
-from ctrace.convs import channel_means, conv_layers, default_convs
-from ctrace.gallery import Gallery, show_figure
-from ctrace.hooks import capture
-from ctrace.masking_curves import masking_curve, mass_inside
-from ctrace.models import load_model
-from ctrace.parchgrad import ParchGrad
-from ctrace.parchgrad_calls import STATISTICS_FILE, get_hook_wrapper, get_input_attrib
-from ctrace.partition import reweigh
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.look.convs import channel_means, conv_layers, default_convs
+from ctrace.look.hooks import capture
+from ctrace.look.parchgrad import ParchGrad
+from ctrace.look.partition import reweigh
+from ctrace.published import STATISTICS_FILE, get_hook_wrapper, get_input_attrib
 from ctrace.trust import mean_intervals
+from ctrace.trust.masking_curves import masking_curve, mass_inside
+from ctrace.viz.gallery import Gallery, show_figure
+from ctrace.world.models import load_model
 from scipy import stats
 from torch import nn
 from torch.utils.data import DataLoader
@@ -628,7 +628,7 @@ assert all(float(r.std() / r.mean().abs()) > 0.05 for r in in_resnet)
 #
 # ## The published code, step by step
 #
-# The authors' code works on a wrapper. `ctrace.parchgrad_calls` has the same calls, so that a reader of their code finds every step; each does what the comment says.
+# The authors' code works on a wrapper. `ctrace.published` has the same calls, so that a reader of their code finds every step; each does what the comment says.
 
 # %%
 folder = tempfile.mkdtemp()
@@ -1063,7 +1063,7 @@ assert worst < 1e-5 and torch.equal(merged.count, statistics.count)
 # ```python
 # import torch.distributed as dist
 # from torch.utils.data import DataLoader, DistributedSampler
-# from ctrace.channel_statistics import ChannelStatistics
+# from ctrace.look.channel_statistics import ChannelStatistics
 #
 # dist.init_process_group()
 # model, dataset = ...  # yours, in eval mode; pictures prepared as for training

@@ -56,8 +56,8 @@ from ctrace.carrot import (
     patch_centers,
     region_contributions,
 )
-from ctrace.gallery import Gallery, show_figure
-from ctrace.photos import load_photo
+from ctrace.viz.gallery import Gallery, show_figure
+from ctrace.world.photos import load_photo
 
 started = time.time()
 torch.manual_seed(0)

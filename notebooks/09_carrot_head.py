@@ -42,7 +42,6 @@ import torch
 import torch.nn.functional as F
 from ctrace import viz
 from ctrace.aviary import PARTS, Aviary, differing_parts, species_by_name
-from ctrace.carrot.backbone import TimmViTPatchBackbone
 from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.head import RidgeHead, one_hot
 from ctrace.carrot.pipeline import Carrot
@@ -63,9 +62,10 @@ from ctrace.carrot.region_protocol import (
     true_part_change,
 )
 from ctrace.carrot.ridge_path import leave_one_out_path
-from ctrace.gallery import Gallery, show_figure
-from ctrace.models import load_model
 from ctrace.trust.rates import bootstrap
+from ctrace.viz.gallery import Gallery, show_figure
+from ctrace.world.backbone import TimmViTPatchBackbone
+from ctrace.world.models import load_model
 from torch.utils.data import DataLoader
 
 started = time.time()

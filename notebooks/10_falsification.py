@@ -43,15 +43,15 @@ import torch
 import torch.nn.functional as F
 from ctrace import load_photo, saliency, trust, viz
 from ctrace.aviary import PARTS, Aviary, Individuals, importance_table, render
-from ctrace.carrot.backbone import TimmViTPatchBackbone
 from ctrace.carrot.pipeline import Carrot
-from ctrace.gallery import show_figure
-from ctrace.gradcam import GradCAM
-from ctrace.models import load_model
+from ctrace.look.gradcam import GradCAM
 from ctrace.trust import falsification_rate, falsify
 from ctrace.trust.falsify import shift_places
 from ctrace.trust.shapley import shap, superpixels
 from ctrace.trust.suite import CarrotClassifier, cnn_methods, token_methods
+from ctrace.viz.gallery import show_figure
+from ctrace.world.backbone import TimmViTPatchBackbone
+from ctrace.world.models import load_model
 from torchvision.transforms.functional import gaussian_blur
 
 started = time.time()

@@ -37,8 +37,6 @@ if importlib.util.find_spec("ctrace") is None:
 import numpy as np
 import torch
 from ctrace import viz
-from ctrace.gallery import Gallery
-from ctrace.models import load_model
 from ctrace.trust.scoreboard import (
     COLUMNS,
     FOLDER,
@@ -49,6 +47,8 @@ from ctrace.trust.scoreboard import (
     read_scoreboard,
 )
 from ctrace.trust.suite import cnn_methods
+from ctrace.viz.gallery import Gallery
+from ctrace.world.models import load_model
 
 board = read_scoreboard()
 model = load_model("aviary-resnet-0", device="cpu")

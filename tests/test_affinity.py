@@ -2,7 +2,7 @@ import pytest
 import torch
 from reference import rbf_weights
 
-from ctrace.affinity import bandwidth, cosine_affinity, rbf_affinity
+from ctrace.cut.affinity import bandwidth, cosine_affinity, rbf_affinity
 
 DOUBLE = torch.float64
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from scipy import sparse
 
-from ctrace.affinity import rbf_affinity
 from ctrace.aviary import PARTS, Aviary, importance_table, rank_correlation, render
-from ctrace.eigenvectors import ncut_eigenvectors
-from ctrace.graph import PrecomputedGraph
-from ctrace.kway import kway_ncut
-from ctrace.models import load_model
-from ctrace.ncut import Ncut
+from ctrace.cut.affinity import rbf_affinity
+from ctrace.cut.eigenvectors import ncut_eigenvectors
+from ctrace.cut.graph import PrecomputedGraph
+from ctrace.cut.kway import kway_ncut
+from ctrace.cut.ncut import Ncut
 from ctrace.trust import impute, spearman
 from ctrace.trust.shapley import part_regions
+from ctrace.world.models import load_model
 from tests.reference import subspace_angle
 
 DOUBLE = torch.float64

@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from ctrace.carrot.backbone import TimmViTPatchBackbone, patch_centers
-from ctrace.models import load_model
+from ctrace.world.backbone import TimmViTPatchBackbone, patch_centers
+from ctrace.world.models import load_model
 
 MODELS = {  # name, prefix tokens; all small and random
     "vit_tiny_patch16_224": 1,

@@ -15,7 +15,6 @@ from torch import multiprocessing
 
 import ctrace.carrot
 from ctrace.carrot import __main__ as runner
-from ctrace.carrot.backbone import TimmViTPatchBackbone
 from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.embeddings import Embeddings
 from ctrace.carrot.graph import RegionGraphBuilder
@@ -23,6 +22,7 @@ from ctrace.carrot.head import RidgeHead
 from ctrace.carrot.pipeline import Carrot
 from ctrace.carrot.readout import READOUTS
 from ctrace.carrot.regions import RegionSet
+from ctrace.world.backbone import TimmViTPatchBackbone
 from tests import two_processes_ridge
 
 

@@ -10,7 +10,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from timm.models.vision_transformer import VisionTransformer
 
 from ctrace.aviary import PARTS, Aviary, importance_table, render
-from ctrace.carrot.backbone import TimmViTPatchBackbone
 from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.graph import RegionGraph
 from ctrace.carrot.head import RidgeHead
@@ -31,6 +30,7 @@ from ctrace.carrot.region_protocol import (
     true_part_agreement,
     true_part_change,
 )
+from ctrace.world.backbone import TimmViTPatchBackbone
 
 SIZE = 32
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ctrace.carrot.backbone import PatchOutput, patch_centers
 from ctrace.carrot.regions import RegionSet
+from ctrace.world.backbone import PatchOutput, patch_centers
 
 
 def patches(grid=(4, 6), b=2, c=5, seed=0):

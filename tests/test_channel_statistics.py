@@ -10,8 +10,8 @@ import torch.multiprocessing as multiprocessing
 from scipy import stats
 from torch import nn
 
-from ctrace.channel_statistics import ChannelStatistics
-from ctrace.layers import fingerprint
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.look.layers import fingerprint
 from tests import two_processes
 from tests.reference_gradcam import Residual
 from tests.reference_parchgrad import (

@@ -6,8 +6,8 @@ import torch
 import torchvision
 from torch import nn
 
-from ctrace.convs import conv_layers, default_convs
-from ctrace.models import build_bundled
+from ctrace.look.convs import conv_layers, default_convs
+from ctrace.world.models import build_bundled
 
 
 def skeleton(make, name):

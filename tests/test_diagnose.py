@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ctrace import Graph
-from ctrace.diagnose import diagnose
+from ctrace.cut.diagnose import diagnose
 
 
 def blobs(k, spread):

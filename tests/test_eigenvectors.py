@@ -46,7 +46,9 @@ CASES = {
 @pytest.fixture(params=["dense", "krylov"])
 def solver(request, monkeypatch):
     """Both ways of solving, at any size."""
-    monkeypatch.setattr("ctrace.eigenvectors.DENSE_UP_TO", 10**6 if request.param == "dense" else 0)
+    monkeypatch.setattr(
+        "ctrace.cut.eigenvectors.DENSE_UP_TO", 10**6 if request.param == "dense" else 0
+    )
     return request.param
 
 
@@ -83,7 +85,7 @@ def test_each_column_is_positive_at_its_largest_entry(solver):
 
 
 def test_krylov_solves_a_spectrum_with_hardly_any_gap(monkeypatch):
-    monkeypatch.setattr("ctrace.eigenvectors.DENSE_UP_TO", 0)
+    monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_UP_TO", 0)
     torch.manual_seed(0)
     graph = Graph(torch.randn(700, 100, dtype=DOUBLE), "median")
     U, spectrum = ncut_eigenvectors(graph, 10)
@@ -166,8 +168,8 @@ def test_gradcheck_passes_for_precomputed_weights():
 
 
 def test_matrix_free_gradient_equals_the_stored_one(monkeypatch):
-    monkeypatch.setattr("ctrace.affinity.TILE_BYTES", 31 * 190 * 8)
-    monkeypatch.setattr("ctrace.eigenvectors.DENSE_UP_TO", 0)
+    monkeypatch.setattr("ctrace.cut.affinity.TILE_BYTES", 31 * 190 * 8)
+    monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_UP_TO", 0)
     grads = []
     for limit in (2**30, 0):
         points = blobs().requires_grad_()
@@ -235,7 +237,7 @@ def test_same_seed_same_answer(solver):
 
 
 def test_the_seed_of_the_iteration_does_not_change_the_subspace(monkeypatch):
-    monkeypatch.setattr("ctrace.eigenvectors.DENSE_UP_TO", 0)
+    monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_UP_TO", 0)
     assert (
         subspace_angle(
             Ncut(4, seed=0).fit_transform(blobs()), Ncut(4, seed=1).fit_transform(blobs())

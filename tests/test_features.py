@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctrace.features import GridFeatures
+from ctrace.world.features import GridFeatures
 
 
 def small_grid() -> GridFeatures:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ctrace import filterbank
-from ctrace.filterbank import WEIGHTS, filter_bank, rgb_to_lab
-from ctrace.photos import load_photo
+from ctrace.world import filterbank
+from ctrace.world.filterbank import WEIGHTS, filter_bank, rgb_to_lab
+from ctrace.world.photos import load_photo
 
 
 def grating(angle: float, px: float, size: int = 96) -> torch.Tensor:

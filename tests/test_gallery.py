@@ -14,8 +14,8 @@ from PIL import Image
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-from ctrace import gallery as module  # noqa: E402
-from ctrace.gallery import DPI, Gallery, show_figure  # noqa: E402
+from ctrace.viz import gallery as module  # noqa: E402
+from ctrace.viz.gallery import DPI, Gallery, show_figure  # noqa: E402
 
 RECORD = "application/papermill.record/image/png"
 

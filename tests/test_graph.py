@@ -2,8 +2,8 @@ import pytest
 import torch
 from reference import central_difference, relative_error
 
-from ctrace.affinity import bandwidth, rbf_affinity
-from ctrace.graph import Graph, PrecomputedGraph
+from ctrace.cut.affinity import bandwidth, rbf_affinity
+from ctrace.cut.graph import Graph, PrecomputedGraph
 
 DOUBLE = torch.float64
 
@@ -20,7 +20,7 @@ def x():
 )
 def test_matrix_free_graph_equals_the_stored_one(x, affinity, sigma, monkeypatch):
     monkeypatch.setattr(
-        "ctrace.affinity.TILE_BYTES", 7 * 30 * 8
+        "ctrace.cut.affinity.TILE_BYTES", 7 * 30 * 8
     )  # seven rows a tile: the last tile is short
     stored, free = Graph(x, sigma, affinity), Graph(x, sigma, affinity, memory_limit=0)
     v = torch.randn(30, 4, dtype=DOUBLE)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ctrace.inputs import check_ready, prepare_images
+from ctrace.check import check_ready, prepare_images
 
 
 @pytest.mark.parametrize(

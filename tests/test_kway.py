@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ctrace import Graph, bandwidth, filter_bank, kway_ncut, load_photo, ncut_eigenvectors
-from ctrace.kway import _Polar, row_normalize
+from ctrace.cut.kway import _Polar, row_normalize
 
 DOUBLE = torch.float64
 

@@ -5,8 +5,8 @@ import timm
 import torch
 from torch import nn
 
-from ctrace.hooks import capture
-from ctrace.layers import default_layer, find_layer, fingerprint, live_layer
+from ctrace.look.hooks import capture
+from ctrace.look.layers import default_layer, find_layer, fingerprint, live_layer
 from tests.reference_gradcam import Residual, make_vit
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ctrace.layers import fingerprint
-from ctrace.masking_curves import box_mask, masking_curve, mass_inside
+from ctrace.look.layers import fingerprint
+from ctrace.trust.masking_curves import box_mask, masking_curve, mass_inside
 
 
 @pytest.fixture

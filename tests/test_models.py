@@ -14,7 +14,6 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch.utils.data import Subset
 
-from ctrace import models
 from ctrace.aviary import (
     MARKED,
     SPECIES,
@@ -27,7 +26,15 @@ from ctrace.aviary import (
     sample_scene,
     species_by_name,
 )
-from ctrace.models import BUNDLED, MODEL_DIR, build_bundled, load_model, model_card, read_checkpoint
+from ctrace.world import models
+from ctrace.world.models import (
+    BUNDLED,
+    MODEL_DIR,
+    build_bundled,
+    load_model,
+    model_card,
+    read_checkpoint,
+)
 from tools import train_aviary
 
 CLASSIFIERS = [f"aviary-{kind}-{seed}" for kind in ("resnet", "vit") for seed in range(3)]

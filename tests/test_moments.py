@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ctrace.moments import FairSample, Moments, welch_greater
+from ctrace.look.moments import FairSample, Moments, welch_greater
 
 K, C = 7, 6
 

@@ -3,7 +3,7 @@ import torch
 from reference import central_difference, relative_error, subspace_angle
 
 from ctrace import Graph, Ncut, kway_ncut, ncut_eigenvectors
-from ctrace.nystrom import farthest_points, masses, propagate
+from ctrace.cut.nystrom import farthest_points, masses, propagate
 
 DOUBLE = torch.float64
 
@@ -75,7 +75,7 @@ def test_chunks_do_not_change_the_result(points, monkeypatch):
     x, landmarks = points
     values = torch.randn(40, 2, dtype=DOUBLE)
     whole = propagate(values, landmarks, x)
-    monkeypatch.setattr("ctrace.nystrom.CHUNK_BYTES", 8 * 40 * 17)
+    monkeypatch.setattr("ctrace.cut.nystrom.CHUNK_BYTES", 8 * 40 * 17)
     assert torch.allclose(propagate(values, landmarks, x), whole, atol=1e-14)
 
 

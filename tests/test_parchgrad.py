@@ -9,12 +9,12 @@ import timm
 import torch
 import torchvision
 
-from ctrace import saliency
-from ctrace.channel_statistics import ChannelStatistics
-from ctrace.convs import default_convs
-from ctrace.layers import fingerprint
-from ctrace.parchgrad import ParchGrad
-from ctrace.partition import reweigh
+from ctrace.look import saliency
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.look.convs import default_convs
+from ctrace.look.layers import fingerprint
+from ctrace.look.parchgrad import ParchGrad
+from ctrace.look.partition import reweigh
 from tests import reference_parchgrad as reference
 from tests.reference_gradcam import Embedder, Residual
 from tests.reference_parchgrad import labelled_images, make_net

@@ -1,14 +1,14 @@
-"""The published sequence of calls runs from end to end and says what `ctrace.parchgrad` says."""
+"""The published sequence of calls runs from end to end and says what `ctrace.look.parchgrad` says."""
 
 import math
 
 import pytest
 import torch
 
-from ctrace import saliency
-from ctrace.channel_statistics import ChannelStatistics
-from ctrace.parchgrad import ParchGrad
-from ctrace.parchgrad_calls import STATISTICS_FILE, get_hook_wrapper, get_input_attrib
+from ctrace.look import saliency
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.look.parchgrad import ParchGrad
+from ctrace.published import STATISTICS_FILE, get_hook_wrapper, get_input_attrib
 from tests.reference_parchgrad import labelled_images, make_net
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctrace import photos
-from ctrace.photos import PHOTOS, load_images_helper, load_photo, photo_names
+from ctrace.world import photos
+from ctrace.world.photos import PHOTOS, load_images_helper, load_photo, photo_names
 
 
 def test_every_listed_photograph_is_a_colour_photograph_of_the_asked_size():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ctrace.targets import make_target, saturation
+from ctrace.look.targets import make_target, saturation
 
 G = torch.Generator().manual_seed(0)
 E = torch.randn(3, 5, generator=G)

@@ -7,8 +7,8 @@ import pytest
 import timm
 import torch
 
-from ctrace.photos import load_photo
-from ctrace.token_features import prepare_grid_features, timm_features
+from ctrace.world.photos import load_photo
+from ctrace.world.token_features import prepare_grid_features, timm_features
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 2, 5])

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from ctrace.tokens import covered_size, layer_to_map, tokens_to_map
+from ctrace.world.tokens import covered_size, layer_to_map, tokens_to_map
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 2, 5])

@@ -3,7 +3,7 @@ import torch
 
 import ctrace
 from ctrace import GridFeatures, bandwidth, trace_channels
-from ctrace.tracing import (
+from ctrace.cut.tracing import (
     ablate,
     best_overlap,
     channel_gradient_from_cluster,
@@ -154,7 +154,7 @@ def test_an_empty_segment_keeps_its_place_and_has_no_ranking():
     trace = trace_channels(planted()[0], 4)
     scores, attributions = trace.scores.clone(), trace.attributions.clone()
     scores[3], attributions[3] = float("nan"), float("nan")
-    empty = ctrace.tracing.ChannelTrace(
+    empty = ctrace.cut.tracing.ChannelTrace(
         trace.segments,
         scores,
         attributions,
@@ -173,7 +173,7 @@ def test_an_empty_segment_keeps_its_place_and_has_no_ranking():
 def test_strength_of_an_empty_segment_is_not_a_number(objective):
     x, labels, *_ = planted()
     Z = torch.nn.functional.one_hot(labels, 5).to(DOUBLE)
-    strength = ctrace.tracing.segment_strength(Z, labels, ctrace.Graph(x, 3.0), objective)
+    strength = ctrace.cut.tracing.segment_strength(Z, labels, ctrace.Graph(x, 3.0), objective)
     assert torch.isnan(strength[4]) and not torch.isnan(strength[:4]).any()
 
 

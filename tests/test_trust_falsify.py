@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from ctrace.layers import fingerprint
+from ctrace.look.layers import fingerprint
 from ctrace.trust import (
     Falsification,
     angle_between,

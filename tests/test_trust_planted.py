@@ -7,15 +7,15 @@ import torch
 
 from ctrace.aviary import PARTS, importance_table, render, sample_scene
 from ctrace.carrot.attribution import centrality, region_contributions
-from ctrace.carrot.backbone import PatchOutput, patch_centers
 from ctrace.carrot.graph import RegionGraphBuilder
 from ctrace.carrot.operator import DiffusionOperator
 from ctrace.carrot.regions import RegionSet
-from ctrace.channel_statistics import ChannelStatistics
-from ctrace.gradcam import GradCAM
-from ctrace.parchgrad import ParchGrad
-from ctrace.tracing import trace_channels
+from ctrace.cut.tracing import trace_channels
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.look.gradcam import GradCAM
+from ctrace.look.parchgrad import ParchGrad
 from ctrace.trust.planted import GROUPS, channel_groups, paint, planted_images, planted_network
+from ctrace.world.backbone import PatchOutput, patch_centers
 
 SCENES = [sample_scene(i) for i in range(12)]
 

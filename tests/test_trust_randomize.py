@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from ctrace.aviary import Aviary
-from ctrace.layers import fingerprint
-from ctrace.models import load_model
-from ctrace.ranks import spearman
-from ctrace.saliency import gradient, integrated_gradients
+from ctrace.look.layers import fingerprint
+from ctrace.look.saliency import gradient, integrated_gradients
+from ctrace.stats import spearman
 from ctrace.trust import cascade, controls, guided_backpropagation, randomize, stages
+from ctrace.world.models import load_model
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ctrace.aviary import Aviary
-from ctrace.carrot.backbone import TimmViTPatchBackbone
 from ctrace.carrot.pipeline import Carrot
-from ctrace.models import load_model
 from ctrace.trust.controls import controls
 from ctrace.trust.rates import bootstrap
 from ctrace.trust.scoreboard import (
@@ -25,6 +23,8 @@ from ctrace.trust.scoreboard import (
     read_scoreboard,
 )
 from ctrace.trust.suite import CarrotClassifier, cnn_methods, enlarge, token_methods
+from ctrace.world.backbone import TimmViTPatchBackbone
+from ctrace.world.models import load_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:image .*integrated gradients sum to")
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ctrace.aviary import PARTS, Aviary, part_importance, render
-from ctrace.models import load_model
 from ctrace.trust.shapley import EXACT_UP_TO, exact_shapley, part_regions, shap, superpixels
+from ctrace.world.models import load_model
 
 
 @pytest.fixture(scope="module")

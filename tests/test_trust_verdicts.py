@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from ctrace.aviary import PARTS, Aviary, importance_table, render
-from ctrace.models import load_model
 from ctrace.trust import (
     controls,
     deletion,
@@ -23,6 +22,7 @@ from ctrace.trust import (
     road,
     spearman,
 )
+from ctrace.world.models import load_model
 
 B = 5
 

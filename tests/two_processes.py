@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from ctrace.channel_statistics import ChannelStatistics
+from ctrace.look.channel_statistics import ChannelStatistics
 from tests.reference_parchgrad import dead_channel_net, labelled_images
 
 

@@ -7,10 +7,10 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
-from ctrace.carrot.backbone import TimmViTPatchBackbone
 from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.head import RidgeHead
 from ctrace.carrot.pipeline import Carrot
+from ctrace.world.backbone import TimmViTPatchBackbone
 
 
 def training_images(n=40, c=6, k=3, seed=0):

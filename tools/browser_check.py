@@ -36,7 +36,7 @@ QUIET = [
 ]
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
 
-# The book's tab sets come from sphinx-design, those in Jupyter and Colab from ctrace.gallery; both
+# The book's tab sets come from sphinx-design, those in Jupyter and Colab from ctrace.viz.gallery; both
 # are radio buttons.
 GALLERIES = ".sd-tab-set, .ctrace-gallery"
 SHOWN_PICTURES = """set => [...set.querySelectorAll('img')]

@@ -38,7 +38,7 @@ from ctrace.aviary import (
     soft_target,
 )
 from ctrace.aviary.shapes import MARKS
-from ctrace.models import MODEL_DIR, MODEL_INPUT, build_bundled, save_bundled
+from ctrace.world.models import MODEL_DIR, MODEL_INPUT, build_bundled, save_bundled
 
 VIEWS = 12  # scenes of each training individual
 GRID = 12  # cells per side of the feature grid of every bundled model

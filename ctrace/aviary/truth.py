@@ -21,7 +21,7 @@ from math import factorial
 import numpy as np
 import torch
 
-from ctrace.ranks import spearman
+from ctrace.stats import spearman
 
 from .drawing import render_levels
 from .scene import Scene

@@ -17,13 +17,13 @@ from ctrace.carrot.attribution import (
     remove_subgraph,
     subset_logits,
 )
-from ctrace.carrot.backbone import PatchOutput, TimmViTPatchBackbone, patch_centers
 from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder
 from ctrace.carrot.head import RidgeHead, training_contribution
 from ctrace.carrot.operator import DiffusionOperator
 from ctrace.carrot.pipeline import Carrot, Explanation
 from ctrace.carrot.readout import READOUTS, GraphReadout
 from ctrace.carrot.regions import RegionSet
+from ctrace.world.backbone import PatchOutput, TimmViTPatchBackbone, patch_centers
 
 __all__ = [
     "READOUTS",

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
-from ctrace.carrot.backbone import TimmViTPatchBackbone
 from ctrace.carrot.data import Splits, aviary_splits, folder_splits, parquet_splits
 from ctrace.carrot.pipeline import Carrot
 from ctrace.carrot.readout import READOUTS
-from ctrace.models import load_model
 from ctrace.trust.rates import bootstrap
+from ctrace.world.backbone import TimmViTPatchBackbone
+from ctrace.world.models import load_model
 
 
 def parse(arguments=None) -> argparse.Namespace:

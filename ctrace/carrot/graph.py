@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ctrace.carrot.regions import RegionSet
-from ctrace.graph import Graph
+from ctrace.cut.graph import Graph
 
 __all__ = ["RegionGraph", "RegionGraphBuilder"]
 
@@ -119,7 +119,7 @@ class RegionGraphBuilder:
         )
 
     def points(self, regions: RegionSet) -> list[Graph]:
-        """The same graphs as `ctrace.graph.Graph`, one per image, for more regions than an ``(m,
+        """The same graphs as `ctrace.cut.graph.Graph`, one per image, for more regions than an ``(m,
         m)`` matrix allows.
 
         Their products are computed tile by tile. Bandwidths are read from up to 1,000 regions.

@@ -10,7 +10,7 @@ from scipy.special import ive
 from torch import Tensor
 
 from ctrace.carrot.graph import RegionGraph
-from ctrace.graph import Graph
+from ctrace.cut.graph import Graph
 
 __all__ = ["DiffusionOperator", "exp_action"]
 
@@ -48,7 +48,7 @@ class DiffusionOperator:
 
     def __call__(self, graph: RegionGraph | Graph, H: Tensor) -> Tensor:
         """Diffused tokens, float64: ``(b, m, c)`` on a `RegionGraph`, ``(n, c)`` on a
-        `ctrace.graph.Graph`.
+        `ctrace.cut.graph.Graph`.
         """
         if isinstance(graph, Graph):
             return self._on_points(graph, H)

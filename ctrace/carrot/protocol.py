@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ctrace.carrot.head import RidgeHead
-from ctrace.ranks import spearman
+from ctrace.stats import spearman
 
 __all__ = [
     "drop_most_helpful",

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrace.carrot.backbone import PatchOutput
-from ctrace.kway import kway_ncut
-from ctrace.ncut import Ncut
+from ctrace.cut.kway import kway_ncut
+from ctrace.cut.ncut import Ncut
+from ctrace.world.backbone import PatchOutput
 
 __all__ = ["RegionSet"]
 
@@ -70,7 +70,7 @@ class RegionSet:
 
     @classmethod
     def segmented(cls, out: PatchOutput, k: int) -> RegionSet:
-        """The k segments of each image's own normalised cut, see `ctrace.kway.kway_ncut`.
+        """The k segments of each image's own normalised cut, see `ctrace.cut.kway.kway_ncut`.
 
         Raises:
             ArithmeticError: a segment came out empty, which a smaller ``k`` avoids.

@@ -5,7 +5,7 @@ Everything takes prepared images ``(b, 3, height, width)`` and maps ``(b, height
 method of drawing maps will do.
 """
 
-from ctrace.ranks import spearman
+from ctrace.stats import spearman
 from ctrace.trust.controls import controls, guided_backpropagation, planted_lie, planted_truth
 from ctrace.trust.falsify import Falsification, angle_between, falsify, logit_drop
 from ctrace.trust.fills import FILLS, filled

@@ -11,8 +11,8 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from ctrace.hooks import edit_gradient
-from ctrace.saliency import gradient
+from ctrace.look.hooks import edit_gradient
+from ctrace.look.saliency import gradient
 
 __all__ = ["controls", "guided_backpropagation", "planted_lie", "planted_truth"]
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ctrace.inputs import check_ready, prepare_images
-from ctrace.masking_curves import rank_pixels
+from ctrace.check import check_ready, prepare_images
 from ctrace.trust.fills import filled, hide
+from ctrace.trust.masking_curves import rank_pixels
 
 __all__ = ["Falsification", "angle_between", "falsify", "logit_drop"]
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrace.masking_curves import mass_inside as share_inside
-from ctrace.ranks import spearman
+from ctrace.stats import spearman
+from ctrace.trust.masking_curves import mass_inside as share_inside
 
 __all__ = ["Scores", "mass_inside", "part_correlation", "pointing_game"]
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ctrace.inputs import prepare_images
-from ctrace.masking_curves import masking_curve, rank_pixels
+from ctrace.check import prepare_images
 from ctrace.trust.fills import filled
+from ctrace.trust.masking_curves import masking_curve, rank_pixels
 
 __all__ = ["Curve", "Road", "deletion", "impute", "insertion", "road"]
 

@@ -15,7 +15,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ctrace.ranks import spearman
+from ctrace.stats import spearman
 
 __all__ = ["Cascade", "cascade", "randomize", "stages"]
 

@@ -15,7 +15,7 @@ import torch
 from skimage.segmentation import slic
 from torch import Tensor, nn
 
-from ctrace.inputs import check_ready, prepare_images
+from ctrace.check import check_ready, prepare_images
 from ctrace.trust.fills import filled
 
 __all__ = ["EXACT_UP_TO", "Shapley", "exact_shapley", "part_regions", "shap", "superpixels"]

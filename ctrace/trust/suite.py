@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctrace import saliency
 from ctrace.carrot.attribution import centrality, region_contributions, remove_nodes
 from ctrace.carrot.pipeline import Carrot
-from ctrace.channel_statistics import ChannelStatistics
-from ctrace.gradcam import GradCAM
-from ctrace.hooks import capture
-from ctrace.kway import kway_ncut
-from ctrace.ncut import Ncut
-from ctrace.parchgrad import ParchGrad
+from ctrace.cut.kway import kway_ncut
+from ctrace.cut.ncut import Ncut
+from ctrace.look import saliency
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.look.gradcam import GradCAM
+from ctrace.look.hooks import capture
+from ctrace.look.parchgrad import ParchGrad
 from ctrace.trust.controls import guided_backpropagation
 from ctrace.trust.shapley import shap, superpixels
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ctrace.inputs import check_ready, prepare_images
+from ctrace.check import check_ready, prepare_images
 from ctrace.trust.falsify import angle_between
 from ctrace.trust.fills import filled, hide
 

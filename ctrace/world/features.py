@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ctrace.photos import close_names
+from ctrace.world.photos import close_names
 
 
 @dataclass(frozen=True, eq=False)

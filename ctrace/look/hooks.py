@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from ctrace.inputs import check_gradients_on
-from ctrace.layers import find_layer
+from ctrace.check import check_gradients_on
+from ctrace.look.layers import find_layer
 
 __all__ = ["Capture", "Captured", "capture", "edit_gradient"]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ctrace.features import GridFeatures
-from ctrace.photos import close_names, load_images_helper
-from ctrace.tokens import forward_tokens
+from ctrace.world.features import GridFeatures
+from ctrace.world.photos import close_names, load_images_helper
+from ctrace.world.tokens import forward_tokens
 
 
 def prepare_grid_features(

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ctrace import saliency
-from ctrace.channel_statistics import ChannelStatistics
-from ctrace.convs import conv_layers, default_convs
-from ctrace.hooks import edit_gradient
-from ctrace.partition import ClassTest, InstanceTest, Selection, reweigh
+from ctrace.look import saliency
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.look.convs import conv_layers, default_convs
+from ctrace.look.hooks import edit_gradient
+from ctrace.look.partition import ClassTest, InstanceTest, Selection, reweigh
 
 __all__ = ["ATTRIBUTIONS", "METHODS", "ParchGrad", "Partition"]
 
@@ -174,7 +174,7 @@ class ParchGrad:
 
         Args:
             attribution: a key of `ATTRIBUTIONS`.
-            images, target: as in `ctrace.saliency`.
+            images, target: as in `ctrace.look.saliency`.
             settings: further arguments of the attribution, for example ``{"samples": 50}``.
             **partition: as in `partition`.
         """

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ctrace.models import BUNDLED, load_model
-from ctrace.tokens import forward_tokens
+from ctrace.world.models import BUNDLED, load_model
+from ctrace.world.tokens import forward_tokens
 
 __all__ = ["PatchOutput", "TimmViTPatchBackbone", "patch_centers"]
 
@@ -39,7 +39,7 @@ class TimmViTPatchBackbone:
     not applied again.
 
     Args:
-        model_or_name: a timm token model (as from `ctrace.models.load_model`), a bundled name, or a
+        model_or_name: a timm token model (as from `ctrace.world.models.load_model`), a bundled name, or a
             timm name.
         pretrained: for a timm name, insist on published weights; False draws random ones, on
             purpose.

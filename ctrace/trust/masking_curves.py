@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ctrace.inputs import check_ready, prepare_images
+from ctrace.check import check_ready, prepare_images
 
 __all__ = ["MaskingCurve", "box_mask", "mass_inside", "masking_curve", "rank_pixels"]
 

@@ -59,7 +59,7 @@ class Gallery:
         ValueError: the slug holds other characters.
 
     Example:
-        >>> from ctrace.gallery import Gallery
+        >>> from ctrace.viz.gallery import Gallery
         >>> dot = b"\\x89PNG\\r\\n\\x1a\\n"  # or a figure, or a PIL image
         >>> gallery = Gallery("parrots").add("Example 1", dot, alt="A red parrot.", caption="The parrot.")
         >>> len(gallery)

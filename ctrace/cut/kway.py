@@ -25,7 +25,7 @@ def kway_ncut(eigvec: Tensor, n_clusters: int | None = None, return_rotation: bo
     ``eigvec``, through the rotation too, with the assignment held fixed.
 
     Args:
-        eigvec: ``U (n, m)``, orthonormal columns, from `ctrace.eigenvectors`.
+        eigvec: ``U (n, m)``, orthonormal columns, from `ctrace.cut.eigenvectors`.
         n_clusters: k; the first k columns are used. All m when ``None``.
         return_rotation: also return ``R (k, k)``.
 

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ctrace.affinity import (
+from ctrace.cut.affinity import (
     bandwidth,
     check_bandwidth,
     check_features,

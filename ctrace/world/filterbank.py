@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ctrace.features import GridFeatures
-from ctrace.photos import as_rgb
+from ctrace.world.features import GridFeatures
+from ctrace.world.photos import as_rgb
 
 CELL_PX = 4
 """Pixels of the working image per grid cell. "8 px" in a channel name counts these pixels: two cells."""
@@ -71,7 +71,7 @@ def filter_bank(
         ValueError: no image, a tensor outside [0, 1], unknown weights, photographs of different
             aspect with an int `grid`, or photographs without any visible structure.
 
-    >>> from ctrace.photos import load_photo
+    >>> from ctrace.world.photos import load_photo
     >>> bank = filter_bank(load_photo("chelsea", 200), grid=24)
     >>> bank.grid_hw, bank.names[:3]
     ((16, 24), ('L* lightness', 'a* green-red', 'b* blue-yellow'))

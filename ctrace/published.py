@@ -1,4 +1,4 @@
-"""The calls of the authors' code, step by step, over `ctrace.parchgrad`, for readers who come from
+"""The calls of the authors' code, step by step, over `ctrace.look.parchgrad`, for readers who come from
 there::
 
     wrapper = get_hook_wrapper(encoder, model, "cls")                     # which masks
@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ctrace.channel_statistics import ChannelStatistics
-from ctrace.convs import default_convs
-from ctrace.parchgrad import ATTRIBUTIONS, METHODS, ParchGrad
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.look.convs import default_convs
+from ctrace.look.parchgrad import ATTRIBUTIONS, METHODS, ParchGrad
 
 __all__ = ["STATISTICS_FILE", "HookWrapper", "get_hook_wrapper", "get_input_attrib"]
 
@@ -50,7 +50,7 @@ class HookWrapper:
         self.statistics = ChannelStatistics.load(Path(base_directory) / STATISTICS_FILE, device)
 
     def get_default_hook_convolutions(self, layer_ratio: float | None = None) -> list[nn.Module]:
-        """The model's default layers to edit, see `ctrace.convs.default_convs`."""
+        """The model's default layers to edit, see `ctrace.look.convs.default_convs`."""
         return [self.model.get_submodule(name) for name in default_convs(self.model, layer_ratio)]
 
     def set_hook_modules(self, convolutions) -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ctrace.eigenvectors import solve
-from ctrace.graph import Graph, PrecomputedGraph
+from ctrace.cut.eigenvectors import solve
+from ctrace.cut.graph import Graph, PrecomputedGraph
 
 __all__ = ["diagnose", "Diagnosis"]
 

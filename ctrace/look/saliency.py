@@ -1,8 +1,8 @@
 """Input attributions: how each pixel and colour channel moves a score. Raw, signed, ``(b, c,
 height, width)``.
 
-All take the targets of `ctrace.targets.make_target` and follow whatever gradient the model gives,
-so that inside `ctrace.hooks.edit_gradient` they follow the edited one. A batch equals one by one:
+All take the targets of `ctrace.look.targets.make_target` and follow whatever gradient the model gives,
+so that inside `ctrace.look.hooks.edit_gradient` they follow the edited one. A batch equals one by one:
 every image sees the same noise.
 """
 
@@ -11,14 +11,14 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from ctrace.inputs import (
+from ctrace.check import (
     at_least_float32,
     check_gradients_on,
     check_ready,
     one_output,
     prepare_images,
 )
-from ctrace.targets import Target, make_target, saturation
+from ctrace.look.targets import Target, make_target, saturation
 
 __all__ = ["gradient", "input_x_gradient", "integrated_gradients", "smoothgrad"]
 
@@ -34,7 +34,7 @@ def gradient(
     Args:
         model: in eval mode.
         image: ``(3, height, width)`` or ``(b, 3, height, width)``.
-        target, target_embedding, baseline_embedding: as in `ctrace.targets.make_target`.
+        target, target_embedding, baseline_embedding: as in `ctrace.look.targets.make_target`.
 
     Raises:
         ValueError: bad input, or a saturated target.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ctrace.graph import Graph, PrecomputedGraph
+from ctrace.cut.graph import Graph, PrecomputedGraph
 
 __all__ = ["ncut_eigenvectors", "Spectrum", "solve", "eigenvector_factors"]
 

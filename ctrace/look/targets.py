@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrace.inputs import at_least_float32
+from ctrace.check import at_least_float32
 
 __all__ = ["SIMILARITIES", "Target", "make_target", "saturation"]
 

@@ -33,7 +33,7 @@ from torch import nn
 
 from ctrace.aviary import SPECIES
 
-MODEL_DIR = Path(__file__).parent / "data" / "models"
+MODEL_DIR = Path(__file__).parents[1] / "data" / "models"
 WEIGHTS_VARIABLE = "CTRACE_WEIGHTS_DIR"
 MODEL_INPUT = 96
 EMBEDDING_SIZE = 64

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ctrace.channel_statistics import ChannelStatistics
-from ctrace.convs import mean_activation
-from ctrace.inputs import at_least_float32
+from ctrace.check import at_least_float32
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.look.convs import mean_activation
 
 __all__ = ["ClassTest", "InstanceTest", "Selection", "reweigh"]
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ctrace.affinity import check_features
-from ctrace.eigenvectors import Spectrum, eigenvector_factors
-from ctrace.features import GridFeatures
-from ctrace.graph import Graph
-from ctrace.kway import kway_ncut
-from ctrace.ncut import Ncut
-from ctrace.photos import load_images_helper
-from ctrace.token_features import prepare_grid_features
+from ctrace.cut.affinity import check_features
+from ctrace.cut.eigenvectors import Spectrum, eigenvector_factors
+from ctrace.cut.graph import Graph
+from ctrace.cut.kway import kway_ncut
+from ctrace.cut.ncut import Ncut
+from ctrace.world.features import GridFeatures
+from ctrace.world.photos import load_images_helper
+from ctrace.world.token_features import prepare_grid_features
 
 __all__ = [
     "trace_channels",

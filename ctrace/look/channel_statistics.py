@@ -24,9 +24,9 @@ from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ctrace.convs import channel_means, conv_layers
-from ctrace.inputs import check_ready, prepare_images
-from ctrace.moments import FairSample, Moments, welch_greater
+from ctrace.check import check_ready, prepare_images
+from ctrace.look.convs import channel_means, conv_layers
+from ctrace.look.moments import FairSample, Moments, welch_greater
 
 __all__ = ["ChannelStatistics"]
 

@@ -5,10 +5,10 @@ found.
 import torch
 from torch import Tensor
 
-from ctrace.affinity import check_features
-from ctrace.eigenvectors import ncut_eigenvectors
-from ctrace.graph import Graph
-from ctrace.nystrom import farthest_points, masses, propagate
+from ctrace.cut.affinity import check_features
+from ctrace.cut.eigenvectors import ncut_eigenvectors
+from ctrace.cut.graph import Graph
+from ctrace.cut.nystrom import farthest_points, masses, propagate
 
 __all__ = ["Ncut"]
 
@@ -18,14 +18,14 @@ class Ncut:
 
     Up to ``max_exact`` points every point is in the graph. Beyond it the graph is built on
     ``n_landmarks`` points spread over the data, each standing for the points nearest to it, and the
-    others are interpolated (`ctrace.nystrom`); ``n_exact`` says how many points the solve was exact
+    others are interpolated (`ctrace.cut.nystrom`); ``n_exact`` says how many points the solve was exact
     for.
 
     Args:
         n_eig: eigenvectors to keep, k.
         sigma: bandwidth: ``None`` (the affinity's own default: ``"local"`` scales for rbf, which
             show an open eigengap on features of photographs, 0.5 for cosine), a number, a rule's
-            name, or one scale per point; see `ctrace.affinity.bandwidth`.
+            name, or one scale per point; see `ctrace.cut.affinity.bandwidth`.
         affinity: ``"rbf"``, ``"cosine"`` or a differentiable symmetric function.
         track_grad, exact_gradient: either one keeps the autograd graph, with the exact gradient;
             both off detaches the result.
@@ -71,7 +71,7 @@ class Ncut:
         self.graph = self.spectrum = None
 
     def fit(self, X: Tensor) -> "Ncut":
-        """Solves for the eigenvectors of ``X (n, c)``. Raises what `ctrace.graph.Graph` and
+        """Solves for the eigenvectors of ``X (n, c)``. Raises what `ctrace.cut.graph.Graph` and
         `ncut_eigenvectors` raise.
         """
         self._fit(X)

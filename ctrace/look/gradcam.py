@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctrace.hooks import Captured, capture
-from ctrace.inputs import at_least_float32, check_ready, one_output, prepare_images
-from ctrace.layers import default_layer, find_layer, live_layer
-from ctrace.targets import SIMILARITIES, Target, make_target, saturation
-from ctrace.tokens import covered_size, layer_to_map
+from ctrace.check import at_least_float32, check_ready, one_output, prepare_images
+from ctrace.look.hooks import Captured, capture
+from ctrace.look.layers import default_layer, find_layer, live_layer
+from ctrace.look.targets import SIMILARITIES, Target, make_target, saturation
+from ctrace.world.tokens import covered_size, layer_to_map
 
 __all__ = ["WEIGHTS", "Explanation", "GradCAM"]
 
@@ -206,7 +206,7 @@ class GradCAM:
 
         Args:
             image: ``(3, height, width)`` or ``(b, 3, height, width)``.
-            target_embedding, baseline_embedding, target: as in `ctrace.targets.make_target`. With
+            target_embedding, baseline_embedding, target: as in `ctrace.look.targets.make_target`. With
                 none of them, the norm of the output.
             relu, normalize: as in `Explanation.heatmap`.
 

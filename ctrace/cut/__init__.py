@@ -1,0 +1,1 @@
+"""Normalized Cut with an exact gradient, and the channels that hold a segment together."""

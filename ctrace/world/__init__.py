@@ -1,0 +1,1 @@
+"""Photographs, models, tokens and named channels: what the methods look at."""
