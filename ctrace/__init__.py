@@ -8,19 +8,18 @@ from ctrace.cut.eigenvectors import ncut_eigenvectors
 from ctrace.cut.graph import Graph, PrecomputedGraph
 from ctrace.cut.kway import kway_ncut
 from ctrace.cut.ncut import Ncut
-from ctrace.cut.tracing import (
-    ChannelTrace,
+from ctrace.cut.tracing import ChannelTrace, trace_channels
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.look.convs import default_convs
+from ctrace.look.gradcam import GradCAM
+from ctrace.look.parchgrad import ParchGrad
+from ctrace.published import (
     channel_gradient_from_cluster,
     differentiable_kway_ncut,
     extract_topk_maps,
     rank_channels,
     reshape_for_view,
-    trace_channels,
 )
-from ctrace.look.channel_statistics import ChannelStatistics
-from ctrace.look.convs import default_convs
-from ctrace.look.gradcam import GradCAM
-from ctrace.look.parchgrad import ParchGrad
 from ctrace.trust.masking_curves import masking_curve, mass_inside
 from ctrace.world.features import GridFeatures
 from ctrace.world.filterbank import filter_bank

@@ -1,5 +1,13 @@
-"""The calls of the authors' code, step by step, over `ctrace.look.parchgrad`, for readers who come from
-there::
+"""The calls of the original texts, under their names, for readers who come from there.
+
+The five steps of channel tracing, over `ctrace.cut`::
+
+    eigvec, kway_eigvec = differentiable_kway_ncut(features, n_segment)
+    grad = channel_gradient_from_cluster(features, mask, kway_eigvec, cluster_idx)
+    order = rank_channels(grad)
+    channels, maps = extract_topk_maps(reshape_for_view(features, b, h, w), order)
+
+The calls of ParchGrad, over `ctrace.look.parchgrad`::
 
     wrapper = get_hook_wrapper(encoder, model, "cls")                     # which masks
     wrapper.prepare_parchgrad(base_directory)                             # ChannelStatistics.load
@@ -19,15 +27,99 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
+from ctrace.cut.kway import kway_ncut
+from ctrace.cut.ncut import Ncut
 from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.look.convs import default_convs
 from ctrace.look.parchgrad import ATTRIBUTIONS, METHODS, ParchGrad
 
-__all__ = ["STATISTICS_FILE", "HookWrapper", "get_hook_wrapper", "get_input_attrib"]
+__all__ = [
+    "differentiable_kway_ncut",
+    "channel_gradient_from_cluster",
+    "rank_channels",
+    "reshape_for_view",
+    "extract_topk_maps",
+    "STATISTICS_FILE",
+    "HookWrapper",
+    "get_hook_wrapper",
+    "get_input_attrib",
+]
+
+ORDERS = ("effect", "literal")  # the slope of raising a channel, or the published recipe's negative
 
 STATISTICS_FILE = "statistics.safetensors"  # in place of four pickles
+
+
+def differentiable_kway_ncut(features: Tensor, n_segment: int, **ncut) -> tuple[Tensor, Tensor]:
+    """Eigenvectors ``(n, k)`` and k-way scores ``(n, k)``, differentiable in ``features (n, c)``.
+
+    Raises:
+        ValueError: features that do not require a gradient.
+    """
+    if not features.requires_grad:
+        raise ValueError(
+            "features: expected requires_grad=True, received a tensor without. "
+            "Use features.clone().requires_grad_(True)."
+        )
+    eigvec = Ncut(n_eig=n_segment, track_grad=True, **ncut).fit_transform(features)
+    return eigvec, kway_ncut(eigvec)
+
+
+def channel_gradient_from_cluster(
+    features: Tensor,
+    cluster_mask: Tensor,
+    kway_eigvec: Tensor,
+    cluster_idx: int,
+    order: str = "effect",
+) -> Tensor:
+    """Gradient of the segment's mean absolute score, averaged over the segment: ``(c,)``, signed.
+
+    The published helper of this name differentiates the *negated* score; ``order="literal"``
+    returns that. ``features.grad`` is left alone.
+
+    Raises:
+        ValueError: an empty mask, or features that the scores do not depend on.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"order: expected one of {', '.join(ORDERS)}, received {order!r}.")
+    if not bool(cluster_mask.any()):
+        raise ValueError(
+            f"cluster_mask: segment {cluster_idx} is empty: nothing to differentiate. Skip it."
+        )
+    if not (features.requires_grad and kway_eigvec.requires_grad):
+        raise ValueError(
+            "features: the scores carry no gradient. "
+            "Compute both with differentiable_kway_ncut(features, k)."
+        )
+    mask = cluster_mask.to(kway_eigvec.device)
+    score = kway_eigvec[mask, cluster_idx].abs().mean()
+    (grad,) = torch.autograd.grad(score, features, retain_graph=True)
+    grad = grad[mask.to(grad.device)].mean(0)
+    return grad if order == "effect" else -grad
+
+
+def rank_channels(grad: Tensor, descending: bool = True) -> Tensor:
+    """Channel numbers sorted by value ``(c,)``."""
+    return torch.argsort(grad, descending=descending, stable=True)
+
+
+def reshape_for_view(features: Tensor, b: int, h: int, w: int):
+    """Rows ``(b*h*w, c)`` as an array of maps ``(b, h, w, c)``."""
+    if len(features) != b * h * w:
+        raise ValueError(
+            f"features: expected b*h*w = {b * h * w} rows for {b} grids of {h} x {w}, "
+            f"received {len(features)}."
+        )
+    return rearrange(features.detach(), "(b h w) c -> b h w c", b=b, h=h, w=w).cpu().numpy()
+
+
+def extract_topk_maps(feature_grid, channel_indices: Tensor, image_index: int = 0, topk: int = 5):
+    """The first ``topk`` channel numbers, and the map ``(h, w)`` of each in one image."""
+    channels = channel_indices[:topk].tolist()
+    return channels, [feature_grid[image_index, :, :, c] for c in channels]
 
 
 def get_hook_wrapper(encoder: str, model: nn.Module, method: str) -> "HookWrapper":

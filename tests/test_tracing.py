@@ -3,9 +3,8 @@ import torch
 
 import ctrace
 from ctrace import GridFeatures, bandwidth, trace_channels
-from ctrace.cut.tracing import (
-    ablate,
-    best_overlap,
+from ctrace.cut.tracing import ablate, best_overlap
+from ctrace.published import (
     channel_gradient_from_cluster,
     differentiable_kway_ncut,
     extract_topk_maps,

@@ -18,23 +18,8 @@ from ctrace.cut.graph import Graph
 from ctrace.cut.kway import kway_ncut
 from ctrace.cut.ncut import Ncut
 from ctrace.world.features import GridFeatures
-from ctrace.world.photos import load_images_helper
-from ctrace.world.token_features import prepare_grid_features
 
-__all__ = [
-    "trace_channels",
-    "ChannelTrace",
-    "segment_strength",
-    "ablate",
-    "best_overlap",
-    "load_images_helper",
-    "prepare_grid_features",
-    "differentiable_kway_ncut",
-    "channel_gradient_from_cluster",
-    "rank_channels",
-    "reshape_for_view",
-    "extract_topk_maps",
-]
+__all__ = ["trace_channels", "ChannelTrace", "segment_strength", "ablate", "best_overlap"]
 
 OBJECTIVES = ("association", "cut", "score")
 AGGREGATES = ("segment", "abs")
@@ -273,72 +258,3 @@ def best_overlap(mask: Tensor, segments: Tensor) -> float:
         ((segments == j) & mask).sum() / ((segments == j) | mask).sum() for j in segments.unique()
     ]
     return float(max(overlaps))
-
-
-# ----------------------------------------------------------------------------- the five steps under
-# their published names
-
-
-def differentiable_kway_ncut(features: Tensor, n_segment: int, **ncut) -> tuple[Tensor, Tensor]:
-    """Eigenvectors ``(n, k)`` and k-way scores ``(n, k)``, differentiable in ``features (n, c)``.
-
-    Raises:
-        ValueError: features that do not require a gradient.
-    """
-    if not features.requires_grad:
-        raise ValueError(
-            "features: expected requires_grad=True, received a tensor without. Use features.clone().requires_grad_(True)."
-        )
-    eigvec = Ncut(n_eig=n_segment, track_grad=True, **ncut).fit_transform(features)
-    return eigvec, kway_ncut(eigvec)
-
-
-def channel_gradient_from_cluster(
-    features: Tensor,
-    cluster_mask: Tensor,
-    kway_eigvec: Tensor,
-    cluster_idx: int,
-    order: str = "effect",
-) -> Tensor:
-    """Gradient of the segment's mean absolute score, averaged over the segment: ``(c,)``, signed.
-
-    The published helper of this name differentiates the *negated* score; ``order="literal"``
-    returns that. ``features.grad`` is left alone.
-
-    Raises:
-        ValueError: an empty mask, or features that the scores do not depend on.
-    """
-    _check_choice("order", order, ORDERS)
-    if not bool(cluster_mask.any()):
-        raise ValueError(
-            f"cluster_mask: segment {cluster_idx} is empty, so there is nothing to differentiate. Skip it."
-        )
-    if not (features.requires_grad and kway_eigvec.requires_grad):
-        raise ValueError(
-            "features: the scores carry no gradient. Compute both with differentiable_kway_ncut(features, k)."
-        )
-    mask = cluster_mask.to(kway_eigvec.device)
-    score = kway_eigvec[mask, cluster_idx].abs().mean()
-    (grad,) = torch.autograd.grad(score, features, retain_graph=True)
-    grad = grad[mask.to(grad.device)].mean(0)
-    return grad if order == "effect" else -grad
-
-
-def rank_channels(grad: Tensor, descending: bool = True) -> Tensor:
-    """Channel numbers sorted by value ``(c,)``."""
-    return torch.argsort(grad, descending=descending, stable=True)
-
-
-def reshape_for_view(features: Tensor, b: int, h: int, w: int):
-    """Rows ``(b*h*w, c)`` as an array of maps ``(b, h, w, c)``."""
-    if len(features) != b * h * w:
-        raise ValueError(
-            f"features: expected b*h*w = {b * h * w} rows for {b} grids of {h} x {w}, received {len(features)}."
-        )
-    return features.detach().reshape(b, h, w, -1).cpu().numpy()
-
-
-def extract_topk_maps(feature_grid, channel_indices: Tensor, image_index: int = 0, topk: int = 5):
-    """The first ``topk`` channel numbers, and the map ``(h, w)`` of each in one image."""
-    channels = channel_indices[:topk].tolist()
-    return channels, [feature_grid[image_index, :, :, c] for c in channels]
