@@ -23,7 +23,7 @@ from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder
 from ctrace.carrot.operator import DiffusionOperator
 from ctrace.carrot.readout import GraphReadout
 from ctrace.carrot.regions import RegionSet
-from ctrace.world.backbone import patch_centers
+from ctrace.world.tokens import patch_centers
 
 AGREE = 1e-8
 REMOVAL_BAR, DIFFUSION_BAR = 100, 10

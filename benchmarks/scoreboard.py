@@ -29,8 +29,8 @@ from ctrace.aviary import PARTS, Aviary
 from ctrace.carrot.pipeline import Carrot
 from ctrace.trust import scoreboard as board
 from ctrace.trust.suite import CarrotClassifier, cnn_methods, token_methods
-from ctrace.world.backbone import TimmViTPatchBackbone
 from ctrace.world.models import load_model
+from ctrace.world.tokens import TimmViTPatchBackbone
 
 KEPT = Path("_build/scoreboard")
 CHEATING = "aviary-cheating"

@@ -17,8 +17,8 @@ from ctrace.look.hooks import capture
 from ctrace.look.partition import ClassTest, InstanceTest
 from ctrace.trust.planted import GROUPS, channel_groups, paint, planted_images, planted_network
 from ctrace.trust.scoreboard import Scoreboard
-from ctrace.world.backbone import TimmViTPatchBackbone
 from ctrace.world.models import load_model
+from ctrace.world.tokens import TimmViTPatchBackbone
 
 CNNS, VITS = [f"aviary-resnet-{i}" for i in range(3)], [f"aviary-vit-{i}" for i in range(3)]
 LAYER, CONV = (

@@ -25,7 +25,7 @@ from ctrace.world.features import GridFeatures
 from ctrace.world.filterbank import filter_bank
 from ctrace.world.models import load_model
 from ctrace.world.photos import load_images_helper, load_photo, photo_names
-from ctrace.world.token_features import prepare_grid_features, timm_features
+from ctrace.world.tokens import prepare_grid_features, timm_features
 
 __all__ = [
     "Graph",

@@ -63,8 +63,8 @@ from ctrace.carrot.pipeline import Carrot
 from ctrace.cut.nystrom import farthest_points, propagate
 from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.viz.gallery import Gallery, show_figure
-from ctrace.world.backbone import TimmViTPatchBackbone
 from ctrace.world.models import load_model
+from ctrace.world.tokens import TimmViTPatchBackbone
 from scipy.optimize import linear_sum_assignment
 
 started = time.perf_counter()
@@ -447,7 +447,7 @@ import sys
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
-from ctrace.world.backbone import TimmViTPatchBackbone
+from ctrace.world.tokens import TimmViTPatchBackbone
 from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.pipeline import Carrot
 from ctrace.look.channel_statistics import ChannelStatistics

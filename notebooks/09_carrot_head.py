@@ -64,8 +64,8 @@ from ctrace.carrot.region_protocol import (
 from ctrace.carrot.ridge_path import leave_one_out_path
 from ctrace.trust.rates import bootstrap
 from ctrace.viz.gallery import Gallery, show_figure
-from ctrace.world.backbone import TimmViTPatchBackbone
 from ctrace.world.models import load_model
+from ctrace.world.tokens import TimmViTPatchBackbone
 from torch.utils.data import DataLoader
 
 started = time.time()

@@ -50,8 +50,8 @@ from ctrace.trust.falsify import shift_places
 from ctrace.trust.shapley import shap, superpixels
 from ctrace.trust.suite import CarrotClassifier, cnn_methods, token_methods
 from ctrace.viz.gallery import show_figure
-from ctrace.world.backbone import TimmViTPatchBackbone
 from ctrace.world.models import load_model
+from ctrace.world.tokens import TimmViTPatchBackbone
 from torchvision.transforms.functional import gaussian_blur
 
 started = time.time()

@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from ctrace.world.backbone import TimmViTPatchBackbone, patch_centers
 from ctrace.world.models import load_model
+from ctrace.world.tokens import TimmViTPatchBackbone, patch_centers
 
 MODELS = {  # name, prefix tokens; all small and random
     "vit_tiny_patch16_224": 1,

@@ -9,7 +9,7 @@ import torch
 
 from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder
 from ctrace.carrot.regions import RegionSet
-from ctrace.world.backbone import patch_centers
+from ctrace.world.tokens import patch_centers
 from tests import reference_carrot as reference
 
 

@@ -22,7 +22,7 @@ from ctrace.carrot.head import RidgeHead
 from ctrace.carrot.pipeline import Carrot
 from ctrace.carrot.readout import READOUTS
 from ctrace.carrot.regions import RegionSet
-from ctrace.world.backbone import TimmViTPatchBackbone
+from ctrace.world.tokens import TimmViTPatchBackbone
 from tests import two_processes_ridge
 
 

@@ -30,7 +30,7 @@ from ctrace.carrot.region_protocol import (
     true_part_agreement,
     true_part_change,
 )
-from ctrace.world.backbone import TimmViTPatchBackbone
+from ctrace.world.tokens import TimmViTPatchBackbone
 
 SIZE = 32
 

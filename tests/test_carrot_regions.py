@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ctrace.carrot.regions import RegionSet
-from ctrace.world.backbone import PatchOutput, patch_centers
+from ctrace.world.tokens import PatchOutput, patch_centers
 
 
 def patches(grid=(4, 6), b=2, c=5, seed=0):

@@ -8,7 +8,7 @@ import timm
 import torch
 
 from ctrace.world.photos import load_photo
-from ctrace.world.token_features import prepare_grid_features, timm_features
+from ctrace.world.tokens import prepare_grid_features, timm_features
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 2, 5])

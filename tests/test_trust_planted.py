@@ -15,7 +15,7 @@ from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.look.gradcam import GradCAM
 from ctrace.look.parchgrad import ParchGrad
 from ctrace.trust.planted import GROUPS, channel_groups, paint, planted_images, planted_network
-from ctrace.world.backbone import PatchOutput, patch_centers
+from ctrace.world.tokens import PatchOutput, patch_centers
 
 SCENES = [sample_scene(i) for i in range(12)]
 

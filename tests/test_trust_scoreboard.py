@@ -23,8 +23,8 @@ from ctrace.trust.scoreboard import (
     read_scoreboard,
 )
 from ctrace.trust.suite import CarrotClassifier, cnn_methods, enlarge, token_methods
-from ctrace.world.backbone import TimmViTPatchBackbone
 from ctrace.world.models import load_model
+from ctrace.world.tokens import TimmViTPatchBackbone
 
 pytestmark = pytest.mark.filterwarnings("ignore:image .*integrated gradients sum to")
 

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.head import RidgeHead
 from ctrace.carrot.pipeline import Carrot
-from ctrace.world.backbone import TimmViTPatchBackbone
+from ctrace.world.tokens import TimmViTPatchBackbone
 
 
 def training_images(n=40, c=6, k=3, seed=0):

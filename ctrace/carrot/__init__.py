@@ -23,7 +23,7 @@ from ctrace.carrot.operator import DiffusionOperator
 from ctrace.carrot.pipeline import Carrot, Explanation
 from ctrace.carrot.readout import READOUTS, GraphReadout
 from ctrace.carrot.regions import RegionSet
-from ctrace.world.backbone import PatchOutput, TimmViTPatchBackbone, patch_centers
+from ctrace.world.tokens import PatchOutput, TimmViTPatchBackbone, patch_centers
 
 __all__ = [
     "READOUTS",

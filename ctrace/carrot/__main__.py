@@ -18,8 +18,8 @@ from ctrace.carrot.data import Splits, aviary_splits, folder_splits, parquet_spl
 from ctrace.carrot.pipeline import Carrot
 from ctrace.carrot.readout import READOUTS
 from ctrace.trust.rates import bootstrap
-from ctrace.world.backbone import TimmViTPatchBackbone
 from ctrace.world.models import load_model
+from ctrace.world.tokens import TimmViTPatchBackbone
 
 
 def parse(arguments=None) -> argparse.Namespace:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ctrace.cut.kway import kway_ncut
 from ctrace.cut.ncut import Ncut
-from ctrace.world.backbone import PatchOutput
+from ctrace.world.tokens import PatchOutput
 
 __all__ = ["RegionSet"]
 
