@@ -1,4 +1,4 @@
-# make test   environment, unit tests, doctests, pair check, every notebook
+# make test   environment, form of the code, unit tests, doctests, pair check, every notebook
 # make book   environment, every notebook that has not run yet, HTML in _build/html, checks of that HTML
 # Options: PYTHON=python3.12  VENV=.venv  CONSTRAINTS=constraints.txt  TORCH_INDEX=<wheel index for another torch build>
 
@@ -15,7 +15,7 @@ CELL_SECONDS := 600
 .PHONY: help test book browser bench sync links colab clean
 
 help:
-	@echo "make test     environment, unit tests, doctests, pair check, every notebook"
+	@echo "make test     environment, form of the code, unit tests, doctests, pair check, every notebook"
 	@echo "make book     the book, in _build/html/index.html"
 	@echo "make browser  every page and every gallery tab in Chromium, after make book"
 	@echo "make bench    every benchmark again, beside its peers (half an hour on an idle machine)"
@@ -35,6 +35,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 test: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/python tools/fresh_cache.py
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=$(CELL_SECONDS) --durations=0 notebooks

@@ -54,8 +54,7 @@ COLUMNS = [
 ]
 
 
-# -------------------------------------------------------------------------------------------------------------
-# features
+# ---- features ----
 
 
 def clustered(n: int) -> torch.Tensor:
@@ -112,8 +111,7 @@ def width(x: torch.Tensor, shape: str) -> float:
     return float(bandwidth(x, "median")) * (1 / 3 if shape == "photograph" else 1)
 
 
-# -----------------------------------------------------------------------------------------------------------
-# contenders
+# ---- contenders ----
 
 
 def score(Z: torch.Tensor) -> torch.Tensor:
@@ -202,8 +200,7 @@ SIZES = {
 }
 
 
-# -------------------------------------------------------------------------------------------------
-# one measurement, alone
+# ---- one measurement, alone ----
 
 
 class PeakMemory:
@@ -285,8 +282,7 @@ def in_a_process(task, shape, n, contender, device, folder):
     return json.loads(done.stdout.splitlines()[-1]), torch.load(result)
 
 
-# --------------------------------------------------------------------------------------------------------------
-# accuracy
+# ---- accuracy ----
 
 
 def truth(shape: str, n: int, gradient: bool):
@@ -322,8 +318,7 @@ def accuracy(found: dict, known) -> dict:
     return out
 
 
-# -----------------------------------------------------------------------------------------------------------------
-# tables
+# ---- tables ----
 
 
 def measure(task, sizes, turns, device, folder):
@@ -427,7 +422,8 @@ def report(shape, x, m, seconds, quality):
 
 def versions(device) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("ncut-pytorch", "scikit-learn"))
-    return f"{platform.machine()} {machine(device)}; Python {platform.python_version()}; {packages}; {date.today()}"
+    python = f"Python {platform.python_version()}"
+    return f"{platform.machine()} {machine(device)}; {python}; {packages}; {date.today()}"
 
 
 def main():

@@ -79,7 +79,8 @@ def line(name, size, batch, seconds):
         else "MISSED"
     )
     cells = " | ".join(f"{s:7.3f}" for s in medians(seconds))
-    return f"| {name} {size} px x {batch} | {cells} | {spread(against_bare)} | {spread(against_peer)} | {met} |"
+    against = f"{spread(against_bare)} | {spread(against_peer)}"
+    return f"| {name} {size} px x {batch} | {cells} | {against} | {met} |"
 
 
 def main():
@@ -90,7 +91,8 @@ def main():
     args = options.parse_args()
     print(f"{machine(args.device)}; median of {args.turns} turns, range in brackets\n")
     print(
-        "| batch | bare forward + backward, s | ctrace, s | grad-cam, s | ctrace / bare | ctrace / grad-cam | <= 1.1 and < 1 |"
+        "| batch | bare forward + backward, s | ctrace, s | grad-cam, s "
+        "| ctrace / bare | ctrace / grad-cam | <= 1.1 and < 1 |"
     )
     print("|---|---|---|---|---|---|---|")
     for name in args.model:

@@ -25,7 +25,8 @@ from ctrace.world.models import BUNDLED, build_bundled
 def row(name, seconds, **bar):
     """Medians of both contenders and the median and range of second over first."""
     (first, second), ratio = medians(seconds), ratios(seconds, 1, 0)
-    return f"| {name} | {first * 1e3:.1f} | {second * 1e3:.1f} | {spread(ratio)} | {verdict(ratio, **bar)} |"
+    times = f"{first * 1e3:.1f} | {second * 1e3:.1f}"
+    return f"| {name} | {times} | {spread(ratio)} | {verdict(ratio, **bar)} |"
 
 
 def statistics_row(name, model, images, labels, turns, device, batches=6):
@@ -122,7 +123,8 @@ def main():
     options.add_argument("--batch", type=int, default=32)
     args = options.parse_args()
     print(
-        f"{machine(args.device)}; {args.batch} images of {args.size} px; median of {args.turns} turns, range in brackets\n"
+        f"{machine(args.device)}; {args.batch} images of {args.size} px; "
+        f"median of {args.turns} turns, range in brackets\n"
     )
     print("| | bare, ms | ctrace, ms | ctrace / bare | bar |\n|---|---|---|---|---|")
     for name in args.model:

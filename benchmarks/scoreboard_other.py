@@ -34,8 +34,7 @@ def aviary_images(model, split, n):
     return model.info.preprocess(torch.stack(images)), torch.tensor(labels)
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# channels
+# ---- channels ----
 
 
 def captured(model, images, layer):
@@ -164,8 +163,7 @@ def hits(order, labels, groups, copies):
     return (groups[order[:, :copies]] == labels[:, None]).double().mean(1).numpy()
 
 
-# ------------------------------------------------------------------------------------------------------------
-# training images
+# ---- training images ----
 
 
 def data_scores(name, train=1400, test=300, refits=60):

@@ -58,7 +58,8 @@ def ratios(seconds, above: int, below: int) -> list[float]:
 
 def spread(values, digits: int = 2) -> str:
     """``median (least to greatest)``."""
-    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+    middle, least, most = statistics.median(values), min(values), max(values)
+    return f"{middle:,.{digits}f} ({least:,.{digits}f} to {most:,.{digits}f})"
 
 
 def verdict(values, at_most: float | None = None, at_least: float | None = None) -> str:

@@ -68,7 +68,8 @@ def test_first_cell_is_the_title_and_no_other_title_follows(path):
 @every_notebook
 def test_badge_opens_this_very_notebook_in_colab(path):
     badge = cells(path)[1]
-    target = f"https://colab.research.google.com/{ADDRESS.removeprefix('https://').replace('github.com', 'github')}"
+    place = ADDRESS.removeprefix("https://").replace("github.com", "github")
+    target = f"https://colab.research.google.com/{place}"
     assert f"({target}/blob/main/notebooks/{path.name})" in badge.source
     assert badge.metadata.tags == ["remove-cell"]
 

@@ -11,7 +11,15 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tools import address, check_html, check_links, check_notebooks, freeze_constraints, fresh_cache
+from tools import (
+    address,
+    check_html,
+    check_links,
+    check_notebooks,
+    freeze_constraints,
+    fresh_cache,
+    house,
+)
 from tools.browser_check import served
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,7 +115,8 @@ def test_html_check_exit_status(tmp_path, body, code):
 def test_link_check_lists_each_external_link_once_without_anchor(tmp_path):
     html_problems(
         tmp_path,
-        '<a href="https://a.example/x#1">x</a><a href="https://a.example/x#2">x</a><a href="other.html">x</a>',
+        '<a href="https://a.example/x#1">x</a><a href="https://a.example/x#2">x</a>'
+        '<a href="other.html">x</a>',
     )
     assert check_links.external_links(tmp_path) == {"https://a.example/x": "index.html"}
 
@@ -341,6 +350,7 @@ def test_pins_leave_out_torch_and_cover_the_book():
         "numpy",
         "timm",
         "playwright",
+        "ruff",
     } <= pins.keys()
     assert not [name for name in pins if freeze_constraints.FOLLOWS_TORCH.match(name)]
 
@@ -368,3 +378,92 @@ def test_readme_example_runs(capsys):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out.startswith("['")
+
+
+# ---- house ----
+
+
+@pytest.mark.parametrize(
+    "text, lines",
+    [
+        ('"""A docstring\n\nof three lines."""\n', 0),
+        ("# a comment\n\n   \nx = 1  # beside code\n", 1),
+        ("@decorator\ndef f(x):\n    'What it does.'\n    return x\n", 3),
+        ('async def f():\n    """One line."""\n', 1),
+        ('class A:\n    """Two\n    lines."""\n\n    x: int = 1\n', 2),
+        ('text = """\n# not a comment\n\nnor this\n"""\n', 4),
+        ("f(\n    1,\n    # why\n    2,\n)\n", 4),
+        ('def f():\n    x = 1\n    """A string that documents nothing."""\n', 3),
+    ],
+)
+def test_lines_of_code_are_those_a_reader_would_count(text, lines):
+    assert house.code_lines(text) == lines
+
+
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        ("import ctrace.cut.graph, torch", {"ctrace.cut.graph"}),
+        ("from ctrace.cut import graph, kway as k", {"ctrace.cut.graph", "ctrace.cut.kway"}),
+        ("from .graph import Graph", {"ctrace.cut.graph.Graph"}),
+        ("from ..world import photos", {"ctrace.world.photos"}),
+        ("from .. import check", {"ctrace.check"}),
+        ("def f():\n    from ctrace.stats import *", {"ctrace.stats.*"}),
+        ("from ctraces import x", set()),
+    ],
+)
+def test_imports_are_found_wherever_they_stand_and_relative_ones_made_absolute(text, names):
+    assert house.imported(text, "ctrace.cut.ncut") == names
+
+
+def test_relative_import_of_a_package_starts_in_the_package_itself():
+    assert house.imported("from .graph import x", "ctrace.cut", is_package=True) == {
+        "ctrace.cut.graph.x"
+    }
+
+
+def small_house(folder: Path, **files: str) -> house.House:
+    for name, text in {"__init__": "", "cut/__init__": "", "look/__init__": "", **files}.items():
+        path = folder / "ctrace" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return house.survey(folder / "ctrace")
+
+
+DOWN = "from ctrace.check import checked\n"
+
+
+def test_sound_house_is_counted_by_room(tmp_path):
+    files = {
+        "check": "def checked():\n    pass\n",
+        "cut/a": DOWN,
+        "look/b": DOWN + "from ctrace.cut.a import x\n",
+    }
+    found = small_house(tmp_path, **files)
+    assert (found.code["cut"], found.code["look"], found.files["look"]) == (1, 2, 2)
+    assert found.functions.total() == 1 and found.faults == []
+    assert set(found.arrows) == {("cut", "check"), ("look", "check"), ("look", "cut")}
+    assert "3 arrows between rooms, 0 run up" in house.plan(found)
+
+
+@pytest.mark.parametrize(
+    "files, fault",
+    [
+        (
+            {"cut/a": "from ctrace.look.b import x", "look/b": ""},
+            "cut -> look: this import runs up",
+        ),
+        ({"cut/a": "from ctrace import kway_ncut"}, "cut -> ctrace: this import runs up"),
+        ({"attic": ""}, "ctrace.attic: its room has no place"),
+        ({"cut/a": "\n" * 301}, "ctrace.cut.a: 301 lines, 300 at most"),
+        ({"cut/a": "from .b import x", "cut/b": "def f():\n    from .a import y"}, "in a circle"),
+        (
+            {"cut/a": "x = 1\n" * 150, **{f"cut/a{i}": "x = 1\n" * 290 for i in range(16)}},
+            "4790 lines of code",
+        ),
+        ({f"cut/a{i}": "" for i in range(48)}, "51 files, 50 at most"),
+    ],
+)
+def test_every_fault_of_a_house_is_reported(tmp_path, files, fault):
+    faults = small_house(tmp_path, **files).faults
+    assert len(faults) == 1 and fault in faults[0]

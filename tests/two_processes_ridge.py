@@ -19,7 +19,7 @@ def training_images(n=40, c=6, k=3, seed=0):
 
 
 def fit_share(rank: int, folder: str) -> None:
-    """Unequal shares of the images, with and without an intercept, and attributions of each share."""
+    """Unequal shares of the images, with and without intercept, and attributions of each share."""
     dist.init_process_group(
         "gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2
     )

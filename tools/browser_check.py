@@ -36,19 +36,22 @@ QUIET = [
 ]
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
 
-# The book's tab sets come from sphinx-design, those in Jupyter and Colab from ctrace.viz.gallery; both
-# are radio buttons.
+# The book's tab sets come from sphinx-design, those in Jupyter and Colab from ctrace.viz.gallery;
+# both are radio buttons.
 GALLERIES = ".sd-tab-set, .ctrace-gallery"
 SHOWN_PICTURES = """set => [...set.querySelectorAll('img')]
-    .filter(img => img.getClientRects().length > 0 && getComputedStyle(img).visibility === 'visible')
+    .filter(img => img.getClientRects().length > 0
+        && getComputedStyle(img).visibility === 'visible')
     .map(img => ({src: img.currentSrc || img.src, loaded: img.complete && img.naturalWidth > 1}))"""
 WIDEST = """() => { const seen = [];
     for (const el of document.querySelectorAll('body *')) {
         const box = el.getBoundingClientRect();
-        if (box.right > innerWidth + 1 && box.width > 0) seen.push(el.tagName.toLowerCase() + '.' + el.className);
+        if (box.right > innerWidth + 1 && box.width > 0)
+            seen.push(el.tagName.toLowerCase() + '.' + el.className);
     }
     return seen.slice(0, 3).join(', '); }"""
-BROKEN_PICTURES = """() => [...document.images].filter(img => img.loading !== 'lazy' || img.complete)
+BROKEN_PICTURES = """() => [...document.images]
+    .filter(img => img.loading !== 'lazy' || img.complete)
     .filter(img => !(img.complete && img.naturalWidth > 0)).map(img => img.getAttribute('src'))"""
 
 
@@ -284,29 +287,29 @@ def as_page(body: str) -> str:
     # The empty icon keeps the browser from asking for /favicon.ico, which would be an error on the
     # console.
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>page</title><link rel="icon" href="data:,">'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>page</title>'
+        '<link rel="icon" href="data:,">'
         f'<meta name="viewport" content="width=device-width"></head><body>{body}</body></html>'
     )
 
 
-# ---- self-test
-# -------------------------------------------------------------------------------------------------------
+# ---- self-test ----
 
 
 def _dot(colour: str) -> str:
-    svg = f"%3Csvg xmlns='http://www.w3.org/2000/svg' width='40' height='40'%3E%3Crect width='40' height='40' fill='{colour}'/%3E%3C/svg%3E"
-    return f"data:image/svg+xml,{svg}"
+    size = "width='40' height='40'"
+    dot = f"<svg xmlns='http://www.w3.org/2000/svg' {size}><rect {size} fill='{colour}'/></svg>"
+    return f"data:image/svg+xml,{dot.replace('<', '%3C').replace('>', '%3E')}"
 
 
 def _tabs(first: str, second: str, rule: str = "", group: str = "g") -> str:
     style = (
-        "<style>.ctrace-gallery img{display:none} .ctrace-gallery input:checked+label+img{display:inline}"
-        + rule
-        + "</style>"
+        "<style>.ctrace-gallery img{display:none} "
+        f".ctrace-gallery input:checked+label+img{{display:inline}}{rule}</style>"
     )
     tabs = "".join(
-        f'<input type="radio" name="{name}" id="t{i}"{" checked" if i == 1 else ""}><label for="t{i}">Tab {i}</label>'
-        f'<img alt="a dot" src="{source}">'
+        f'<input type="radio" name="{name}" id="t{i}"{" checked" if i == 1 else ""}>'
+        f'<label for="t{i}">Tab {i}</label><img alt="a dot" src="{source}">'
         for i, (name, source) in enumerate(((group, first), ("g", second)), 1)
     )
     return f'{style}<div class="ctrace-gallery">{tabs}</div>'
@@ -388,7 +391,8 @@ def main() -> None:
     if problems:
         sys.exit("\n".join([*problems, f"{len(problems)} problems"]))
     print(
-        f"browser: {count} galleries in the book and {twins} in the notebooks work; no page complains"
+        f"browser: {count} galleries in the book and {twins} in the notebooks work; "
+        "no page complains"
     )
 
 

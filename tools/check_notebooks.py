@@ -164,9 +164,8 @@ def main() -> None:
     problems += [] if only_shape else book_problems(ROOT)
     if problems:
         sys.exit("\n".join(problems))
-    print(
-        f"{len(notebooks)} notebooks: every one {'is fit to run' if only_shape else 'ran, and its page shows that run'}"
-    )
+    found = "is fit to run" if only_shape else "ran, and its page shows that run"
+    print(f"{len(notebooks)} notebooks: every one {found}")
 
 
 if __name__ == "__main__":

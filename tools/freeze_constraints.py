@@ -13,7 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FOLLOWS_TORCH = re.compile(r"^(torch|torchvision|triton|nvidia-.*|cuda-.*)$")
 HEADER = """\
-# What builds and tests the book, as last seen to pass. Rewritten by: python tools/freeze_constraints.py
+# What builds and tests the book, as last seen to pass.
+# Rewritten by: python tools/freeze_constraints.py
 # torch, torchvision and the CUDA packages are not pinned: they depend on the machine.
 """
 
@@ -49,7 +50,8 @@ def closure(start: str, extras: tuple[str, ...]) -> dict[str, str]:
             versions[name] = distribution(name).version
         except PackageNotFoundError:
             sys.exit(
-                f"{name} is needed but not installed. Run `make test` first, then freeze what passed."
+                f"{name} is needed but not installed. Run `make test` first, then freeze what "
+                "passed."
             )
         todo += requirements_of(name, asked)
     del versions[canonical(start)]

@@ -76,8 +76,7 @@ RECIPES = {
 }
 
 
-# --- data
-# -----------------------------------------------------------------------------------------------------
+# ---- data ----
 
 
 def cell_labels(scene, masks, size: int) -> torch.Tensor:
@@ -142,8 +141,7 @@ def jitter(
     return (images * gain).clamp(0, 1), cells
 
 
-# --- training
-# -------------------------------------------------------------------------------------------------
+# ---- training ----
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
@@ -311,8 +309,7 @@ def fit(
     return model.eval(), log
 
 
-# --- evaluation and cards
-# -------------------------------------------------------------------------------------
+# ---- evaluation and cards ----
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ SHARED_IDS = {"exercise-content", "solution-content"}
 def tidy_scripts(app, pagename, templatename, context, doctree):
     """Drop thebe, which this book does not use, and inline scripts given twice.
 
-    The theme loads thebe twice, so that every page would end in "Identifier 'THEBE_JS_URL' has already been declared".
+    The theme loads thebe twice, so that every page would end in "Identifier 'THEBE_JS_URL' has
+    already been declared".
     """
     seen, kept = set(), []
     for script in context.get("script_files", []):
@@ -22,7 +23,9 @@ def tidy_scripts(app, pagename, templatename, context, doctree):
 
 
 def tidy_ids(app, doctree, docname):
-    """Number the ids that sphinx-exercise gives to all exercises of a page alike; an id may stand only once."""
+    """Number the ids that sphinx-exercise gives to all exercises of a page alike: an id may stand
+    only once.
+    """
     sections = (
         section for section in doctree.findall(nodes.section) if SHARED_IDS & set(section["ids"])
     )
