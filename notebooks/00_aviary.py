@@ -370,16 +370,16 @@ by_seed = {
 }
 
 # %%
-mean, spread = (
-    [getattr(v, how)(0) for v in by_seed.values()] for how in ("mean", "std")
-)
-shown = viz.show_grouped_bars(
-    mean, PARTS, list(by_seed), "centred logit lost by removal", spread
-)
+rows = {}
+for i, part in enumerate(PARTS):
+    mean, spread = (
+        [how(v[:, i]) for v in by_seed.values()] for how in (np.mean, np.std)
+    )
+    rows[part] = np.stack([mean, np.subtract(mean, spread), np.add(mean, spread)], 1)
 show_figure(
-    shown,
+    viz.show_intervals({"": rows}, list(by_seed), "centred logit lost by removal"),
     name="aviary-importance",
-    alt="Importance of the five parts, ResNet beside ViT, with error bars.",
+    alt="Importance of the five parts as points with error bars, ResNet beside ViT.",
     caption="Removal importance of each part, mean over 14 held-out scenes. "
     "Error bars: standard deviation over three training seeds.",
 )

@@ -154,17 +154,14 @@ assert len(X) == len(X.unique(dim=0)) == 31
 
 # %% tags=["hide-input"]
 best, cheapest = int(ncut.argmin()), int(cut.argmin())
-kind = torch.zeros(31).long()
-kind[cheapest], kind[best] = 1, 2
-figure = viz.show_scatter(
-    cut,
-    ncut,
-    "weight severed, cut(A, B)",
-    "Ncut(A, B)",
-    kind,
-    identity=False,
-    group_names=["29 other cuts", "severs least: f alone", "least Ncut: abc | def"],
-)
+others = [i for i in range(31) if i not in (best, cheapest)]
+kinds = {
+    "29 other cuts": others,
+    "severs least: f alone": [cheapest],
+    "least Ncut: abc | def": [best],
+}
+points = {kind: (cut[rows], ncut[rows]) for kind, rows in kinds.items()}
+figure = viz.show_scatter(points, "weight severed, cut(A, B)", "Ncut(A, B)")
 show_figure(
     figure,
     name="all-cuts",
@@ -545,17 +542,17 @@ spectra = torch.stack(spectra)  # (14, 9)
 gap_at_6 = spectra[:, 5] - spectra[:, 6]
 
 # %% tags=["hide-input"]
-panels = [
-    (
-        "eigenvalues",
-        "eigenvalue",
-        {rf"$\lambda_{{{j}}}$": spectra[:, j - 1] for j in (2, 4, 6, 8)},
-    ),
-    ("eigengap at 6", r"$\lambda_6 - \lambda_7$", {"gap": gap_at_6}),
-]
+panels = {
+    "eigenvalues": {rf"$\lambda_{{{j}}}$": spectra[:, j - 1] for j in (2, 4, 6, 8)},
+    "eigengap at 6": {"gap": gap_at_6},
+}
 show_figure(
-    viz.show_curve_panels(
-        sigmas, panels, r"bandwidth $\sigma$, in units of the features", logx=True
+    viz.show_curves(
+        sigmas,
+        panels,
+        r"bandwidth $\sigma$, in units of the features",
+        ["eigenvalue", r"$\lambda_6 - \lambda_7$"],
+        logx=True,
     ),
     name="bandwidth-spectrum",
     alt="Four eigenvalues against the bandwidth: all 1 on the left, all near 0 on the right. The eigengap at 6 rises between and is zero at both ends.",
@@ -684,8 +681,7 @@ predicted = distances[59] * rate ** (layers - 60)
 show_figure(
     viz.show_curves(
         layers,
-        [distances, predicted],
-        ["measured", r"slope $\lambda_6 / \lambda_5$"],
+        {"measured": distances, r"slope $\lambda_6 / \lambda_5$": predicted},
         "layers of attention",
         "distance to the Ncut embedding",
         logy=True,

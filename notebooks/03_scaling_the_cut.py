@@ -92,8 +92,7 @@ c, columns, tile = 384, 130, 2**23
 table, free = 4 * n**2 / 2**30, (4 * n * (c + 2 * columns) + 6 * tile) / 2**30  # GiB
 figure = viz.show_curves(
     n,
-    [table, free],
-    ["all weights held", "a tile of rows at a time"],
+    {"all weights held": table, "a tile of rows at a time": free},
     "points",
     "memory (GiB)",
     logx=True,

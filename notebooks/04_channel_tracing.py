@@ -244,15 +244,12 @@ print(
 assert error < 1e-5
 
 # %%
-channel_segment = torch.arange(k).repeat_interleave(x16.shape[1])
 show_figure(
     viz.show_scatter(
-        predicted.flatten(),
-        measured.flatten(),
+        {f"segment {j}": (predicted[j], measured[j]) for j in range(k)},
         "attribution x size of the segment",
         "measured slope of the strength",
-        groups=channel_segment,
-        group_names=[f"segment {j}" for j in range(k)],
+        identity=True,
     ),
     name="slopes",
     alt="76 channel effects, predicted against measured; all on the diagonal.",
@@ -384,7 +381,10 @@ for kind, row in zip(kinds, mean.tolist()):
 # %%
 show_figure(
     viz.show_curves(
-        removed, mean, kinds, "channels removed", "overlap left of the segment"
+        removed,
+        dict(zip(kinds, mean)),
+        "channels removed",
+        "overlap left of the segment",
     ),
     name="ablation",
     alt="Overlap left against channels removed: top channels fall steeply, random ones less, bottom ones hardly.",

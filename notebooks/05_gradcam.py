@@ -600,20 +600,15 @@ for row, values in scored.items():
     )
 
 # %% tags=["hide-input"]
-means, lows, highs = torch.tensor(
-    np.stack([mean_intervals(v) for v in scored.values()])
-).unbind(2)
+panels = {
+    name: {row: mean_intervals(values)[i : i + 1] for row, values in scored.items()}
+    for i, name in enumerate(("pointing game", "mass inside the part"))
+}
 show_figure(
-    viz.show_grouped_bars(
-        means,
-        ["pointing game", "mass inside"],
-        list(scored),
-        "share",
-        spread=(highs - lows) / 2,
-    ),
+    viz.show_intervals(panels, ["mean over birds"], "share"),
     name="gradcam-pointing",
-    alt="Bars of pointing game and mass for chance, Gaussian, Grad-CAM and best sibling of both networks.",
-    caption="208 held-out twins, the part that decides. Bars end at the mean over birds; error bars are half of a 95% bootstrap interval.",
+    alt="Intervals of pointing game and mass for chance, Gaussian, Grad-CAM and best sibling of both networks.",
+    caption="208 held-out twins, the part that decides. Points are means over birds, lines their 95% bootstrap intervals.",
 )
 
 # %% [markdown]

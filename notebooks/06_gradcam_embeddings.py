@@ -216,8 +216,7 @@ def accepted(cosine, genuine):
 show_figure(
     viz.show_curves(
         false,
-        [*(accepted(*t) for t in tested.values()), false],
-        [*tested, "coin"],
+        {name: accepted(*t) for name, t in tested.items()} | {"coin": false},
         "impostors accepted",
         "genuine pairs accepted",
         logx=True,

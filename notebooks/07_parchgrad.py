@@ -212,7 +212,7 @@ chosen_three = [
     int((p - 0.5).abs().argmin()),
 ]
 show_figure(
-    viz.show_histograms(
+    viz.show_hist(
         {
             f"channel {c}, p = {p[c]:.1g}": {
                 "hazel": fired[is_hazel, c],
@@ -421,8 +421,10 @@ passing = {
 show_figure(
     viz.show_curves(
         torch.tensor(ALPHAS),
-        [[float(passing[a][layer].mean()) for a in ALPHAS] for layer in parch.layers],
-        parch.layers,
+        {
+            layer: [float(passing[a][layer].mean()) for a in ALPHAS]
+            for layer in parch.layers
+        },
         "alpha",
         "share of channels kept",
         logx=True,
@@ -953,20 +955,16 @@ for way, how in ways.items():
 
 # %% tags=["hide-input"]
 show_figure(
-    viz.show_curve_panels(
+    viz.show_curves(
         torch.tensor([0, 0.05, 0.1, 0.2, 0.4]),
-        [
-            (
-                title,
-                "still recognised",
-                {way: masked[way, rule].accuracy for way in ways},
-            )
-            for rule, title in (
-                ("morf", "most important hidden first"),
-                ("lerf", "least important hidden first"),
-            )
-        ],
+        {
+            f"{which} important hidden first": {
+                way: masked[way, rule].accuracy for way in ways
+            }
+            for rule, which in (("morf", "most"), ("lerf", "least"))
+        },
         "share of pixels hidden",
+        "still recognised",
     ),
     name="parchgrad-masking",
     alt="Two panels of three curves: share of birds still recognised as pixels are hidden, most and least important first.",

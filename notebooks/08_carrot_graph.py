@@ -713,12 +713,7 @@ for factor in factors.tolist():
 # %% tags=["hide-input"]
 show_figure(
     viz.show_curves(
-        factors,
-        list(sweep.values()),
-        list(sweep),
-        "bandwidth / median distance",
-        "relative change of g",
-        logx=True,
+        factors, sweep, "bandwidth / median distance", "relative change of g", logx=True
     ),
     name="carrot-sweep",
     alt="Four curves over the bandwidth. All start at zero. Mean and degree rise to a few percent near one and return to zero. Max and mean_var rise and stay high.",

@@ -213,8 +213,10 @@ test_error = torch.stack([(z - one_hot(labels)).square().mean() for z in on_test
 show_figure(
     viz.show_curves(
         lams,
-        [path.squared_error, test_error],
-        ["training pictures, each left out", "test birds"],
+        {
+            "training pictures, each left out": path.squared_error,
+            "test birds": test_error,
+        },
         "penalty per picture",
         "mean squared error",
         logx=True,
@@ -664,20 +666,19 @@ for name in scores:
     )
 
 # %% tags=["hide-input"]
+rows = {
+    name: [[i.value, i.low, i.high] for i in (table[gone, name] for gone in lds)]
+    for name in scores
+}
 show_figure(
-    viz.show_grouped_bars(
-        [[table[gone, name].value for name in scores] for gone in lds],
-        list(scores),
+    viz.show_intervals(
+        {"": rows},
         [f"{gone:.0%} removed" for gone in lds],
         "rank correlation with refits",
-        spread=[
-            [(table[gone, name].high - table[gone, name].low) / 2 for name in scores]
-            for gone in lds
-        ],
     ),
     name="head-lds",
-    alt="Bars of the linear datamodeling score for five ways of scoring training pictures; leave-one-out stands far above the others.",
-    caption="How well sums of scores foretell the logits of real refits. Bars: 95% intervals over test birds.",
+    alt="Linear datamodeling score as points with intervals, for five ways of scoring training pictures; leave-one-out stands far above the others.",
+    caption="How well sums of scores foretell the logits of real refits. Lines: 95% intervals over test birds.",
 )
 
 # %%
@@ -730,27 +731,20 @@ curves = deletion_insertion(carrot, images, answers, orders)
 # %% tags=["hide-input"]
 gone, nothing = torch.arange(13) / 12, torch.full((1,), torch.nan, dtype=torch.double)
 show_figure(
-    viz.show_curve_panels(
+    viz.show_curves(
         gone,
-        [
-            (
-                "patches taken out",
-                "logit, centred",
-                {
-                    name: torch.cat([out.mean(0), nothing])
-                    for name, (out, _) in curves.items()
-                },
-            ),
-            (
-                "patches put in",
-                "logit, centred",
-                {
-                    name: torch.cat([nothing, into.mean(0)])
-                    for name, (_, into) in curves.items()
-                },
-            ),
-        ],
+        {
+            "patches taken out": {
+                name: torch.cat([out.mean(0), nothing])
+                for name, (out, _) in curves.items()
+            },
+            "patches put in": {
+                name: torch.cat([nothing, into.mean(0)])
+                for name, (_, into) in curves.items()
+            },
+        },
         "share of patches",
+        "logit, centred",
     ),
     name="head-deletion",
     alt="Two panels of curves of the logit against the share of patches taken out or put in, for four orders.",

@@ -281,13 +281,11 @@ moved = {
     "below 0.3": np.array([r.d_low for r in ruled]),
 }
 show_figure(
-    viz.show_curve_panels(
+    viz.show_curves(
         exponents,
-        [
-            ("area of the region", "share of the picture", areas),
-            ("what hiding it does", "angle, radians", moved),
-        ],
+        {"area of the region": areas, "what hiding it does": moved},
         "exponent of the map",
+        ["share of the picture", "angle, radians"],
         logx=True,
     ),
     name="trust-area",
@@ -659,11 +657,10 @@ on_parts = torch.einsum(
 ig_parts = torch.einsum("hw,phw->p", scores.double(), parts[ONE].double()).numpy()
 
 # %% tags=["hide-input"]
-bars = np.stack([*kinds.values(), on_parts, ig_parts])
+found = np.stack([*kinds.values(), on_parts, ig_parts], 1)  # (parts, 5)
 show_figure(
-    viz.show_grouped_bars(
-        bars,
-        PARTS,
+    viz.show_intervals(
+        {"": {part: row[:, None] for part, row in zip(PARTS, found)}},
         [
             *(f"truth: {kind}" for kind in kinds),
             "SHAP on superpixels",
@@ -672,7 +669,7 @@ show_figure(
         "logits",
     ),
     name="trust-shap",
-    alt="Bars for five parts: their importance by removal, swap and Shapley, and the sums of two maps over them.",
+    alt="Points for five parts: their importance by removal, swap and Shapley, and the sums of two maps over them.",
     caption="One bird: how much its parts matter to this model, by three definitions, and what two maps put on them.",
 )
 

@@ -431,11 +431,3 @@ def test_named_parts_are_written_on_the_picture():
     picture = render(SCENES[0])
     figure = viz.show_named_parts(picture.image, {part: picture.masks[part] for part in PARTS})
     assert {text.get_text() for text in figure.axes[1].texts} == set(PARTS)
-
-
-def test_grouped_bars_are_as_high_as_their_values():
-    values = [[1.0, -2.0, 3.0], [0.5, 4.0, 1.5]]
-    axes = viz.show_grouped_bars(values, ["a", "b", "c"], ["one", "two"], "logits").axes[0]
-    assert sorted(bar.get_height() for bar in axes.patches) == sorted(sum(values, []))
-    with pytest.raises(ValueError, match="expected 3 names"):
-        viz.show_grouped_bars(values, ["a", "b"], ["one", "two"], "logits")

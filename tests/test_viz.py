@@ -44,16 +44,20 @@ def everything() -> dict:
         ),
         "ranking": viz.show_ranking(torch.linspace(-1, 1, 9), [f"ch {i}" for i in range(9)], top=3),
         "curves": viz.show_curves(
-            [1, 10, 100], [[1, 2, 3], [3, 2, 1]], ["up", "down"], "n", "time (s)", logx=True
+            [1, 10, 100], {"up": [1, 2, 3], "down": [3, 2, 1]}, "n", "time (s)", logx=True
         ),
-        "curve panels": viz.show_curve_panels(
-            [1, 2, 3],
-            [("left", "gradient", {"a": [1, 2, 3]}), ("right", "error", {"b": [3, 2, 1]})],
-            "gap",
+        "grid": viz.show_grid([PHOTO, SEGMENTS, MAPS[0], viz.Panel(PHOTO, outline=MASK)]),
+        "intervals": viz.show_intervals(
+            {"mass": {"vs plain": [[1, 0, 2], [3, 2, 4]], "vs random": [[-1, -2, 0], [5, 4, 6]]}},
+            ["seed 0", "seed 1"],
+            "difference",
         ),
+        "hist": viz.show_hist({"in": torch.rand(20), "out": torch.rand(50)}, "activation"),
         "cut": viz.show_cut(PHOTO, SEGMENTS, torch.randn(H * W, 4), [1, 0.9, 0.8, 0.7], maps=2),
         "rotation": viz.show_rotation(torch.eye(2), torch.eye(2), [0, 1], ["a", "b"]),
-        "scatter": viz.show_scatter(torch.randn(9), torch.randn(9), "predicted", "measured"),
+        "scatter": viz.show_scatter(
+            {"all": (torch.randn(9), torch.randn(9))}, "predicted", "measured", identity=True
+        ),
     }
 
 
@@ -66,7 +70,7 @@ def texts(ax) -> list[str]:
 
 
 def scales(figure) -> set:
-    """Colour limits of the drawn scalar maps, photographs (three colours) and colour bars left out."""
+    """Colour limits of the drawn scalar maps; photographs and colour bars left out."""
     return {
         image.get_clim()
         for ax in figure.axes
@@ -256,9 +260,9 @@ def test_axes_of_curves_and_scatters_are_labelled(figures):
     assert figures["curves"].axes[0].get_xscale() == "log"
 
 
-def test_the_identity_line_spans_equal_axes(figures):
+def test_the_identity_line_is_at_45_degrees(figures):
     ax = figures["scatter"].axes[0]
-    assert ax.get_xlim() == ax.get_ylim() and np.array_equal(*ax.lines[0].get_data())
+    assert ax.get_aspect() == 1 and ax.lines[0].get_slope() == 1
 
 
 def test_tensors_with_gradients_are_drawn_and_keep_their_graph():
@@ -279,7 +283,12 @@ def test_tensors_with_gradients_are_drawn_and_keep_their_graph():
         (lambda: viz.show_graph(GRAPH, [(0, 0)]), r"positions \(n, 2\)"),
         (lambda: viz.show_ranking([0.0, 0.0], ["a", "b"]), "nothing to rank"),
         (lambda: viz.show_ranking([1.0], ["a", "b"]), "expected 1 names"),
-        (lambda: viz.show_scatter([1, 2], [1], "x", "y"), "same length"),
+        (lambda: viz.show_grid([PHOTO], ["a", "b"]), "expected 1 titles, one each, received 2"),
+        (lambda: viz.show_grid([-MAPS[0].abs()], scale="unsigned"), "draw values.abs"),
+        (lambda: viz.show_grid([MAPS[0]], scale="log"), "received 'log'"),
+        (lambda: viz.show_grid([viz.Panel(PHOTO, MAPS[0])]), "of the image's size"),
+        (lambda: viz.show_grid([viz.Panel(values=MAPS[0], outline=torch.ones(2, 2))]), r"\(2, 2\)"),
+        (lambda: viz.show_curves([1, 2], {"a": [[1, 2]]}, "x", "y"), "expected a with 1 dim"),
         (lambda: viz.show_trace(PHOTO, MASK, MAPS, NAMES[:3]), "expected 5 names"),
         (
             lambda: viz.show_joint_trace(
@@ -336,3 +345,97 @@ def test_a_map_of_another_size_is_not_laid_over():
         viz.show_overlays([PHOTO], [MAPS[0]])
     with pytest.raises(ValueError, match="one cam and one heat per image"):
         viz.show_cams([PHOTO], [], [])
+
+
+# --- the primitives
+# --------------------------------------------------------------------------------------------------
+
+
+def test_an_image_prepared_for_a_model_is_refused_and_told_how_to_undo_it():
+    normalised = (torch.rand(3, 8, 8) - 0.5) / 0.25
+    with pytest.raises(ValueError, match=r"looks normalised.*image \* std \+ mean"):
+        viz.show_grid([normalised])
+    with pytest.raises(ValueError, match="looks normalised"):
+        viz.show_grid([torch.full((3, 8, 8), torch.nan)])
+    viz.show_grid([torch.rand(3, 8, 8) + 1e-6])  # what a resize does
+
+
+def test_all_maps_of_a_grid_share_one_scale_and_an_empty_one_says_so():
+    figure = viz.show_grid([PHOTO, MAPS[0], 0.1 * MAPS[1], 0 * MAPS[2]], unit="score")
+    ((low, high),) = scales(figure)
+    assert low == -high < 0
+    assert [texts(ax) for ax in figure.axes[:4]] == [[], [], [], ["no evidence"]]
+    assert figure.axes[-1].get_ylabel() == "score"
+    assert scales(viz.show_grid([MAPS.abs()[0]], scale="unsigned", limit=2)) == {(0, 2)}
+
+
+def test_a_map_over_its_photo_takes_the_colour_of_its_sign_in_proportion():
+    heat = torch.zeros(60, 90)
+    heat[10, 5], heat[20, 6] = 2.0, -1.0
+    ax = viz.show_grid([viz.Panel(PHOTO, heat, outline=heat != 0)], limit=2.0).axes[0]
+    shown = np.asarray(ax.images[0].get_array())
+    red, blue = (shown[at][0] - shown[at][2] for at in ((10, 5), (20, 6)))
+    assert red > -blue > 0
+    assert np.ptp(shown[30], axis=-1).max() < 1e-12, "no evidence takes no colour"
+
+
+def test_outlines_are_drawn_on_cells_and_masks_of_halves_are_rounded():
+    figure = viz.show_grid([viz.Panel(values=MAPS[0], outline=0.9 * MASK)])
+    assert all(len(lines.get_segments()) == 2 * H for lines in figure.axes[0].collections)
+
+
+def test_a_spotlight_shows_the_photograph_inside_and_a_ghost_outside():
+    rgb, shown = viz.as_rgb(PHOTO), viz.spotlight(PHOTO, MASK)
+    assert np.array_equal(shown[:, 30:60], rgb[:, 30:60])
+    assert shown[:, :30].min() > 0.8 and np.ptp(shown[:, :30], axis=-1).max() == 0
+
+
+def test_titles_stand_over_columns_and_names_beside_rows():
+    figure = viz.show_grid([PHOTO] * 4, ["a", "b"], columns=2, rows=["first", "second"])
+    assert titles(figure) == ["a", "b"]
+    assert [ax.get_ylabel() for ax in figure.axes[::2]] == ["first", "second"]
+
+
+def test_numbers_are_written_into_cells():
+    ax = viz.show_grid([torch.tensor([[1.0, -2.5], [torch.nan, 0.0]])], numbers=".1f").axes[0]
+    assert texts(ax) == ["1.0", "\N{MINUS SIGN}2.5", "", "0.0"]
+
+
+def test_every_curve_and_every_band_is_drawn_in_its_panel():
+    curves = {"left": {"a": [1, 2], "b": [2, 1]}, "right": {"a": [3, 4]}}
+    figure = viz.show_curves([0, 1], curves, "x", "y", bands={"right": {"a": ([2, 3], [4, 5])}})
+    left, right = figure.axes
+    assert [line.get_ydata().tolist() for line in left.lines] == [[1, 2], [2, 1]]
+    assert len(left.collections) == 0 and len(right.collections) == 1
+    assert right.collections[0].get_datalim(right.transData).intervaly.tolist() == [2, 5]
+    assert [ax.get_title() for ax in figure.axes] == ["left", "right"]
+
+
+def test_panels_with_labels_of_their_own_do_not_share_an_axis():
+    curves = {"left": {"a": [1, 2]}, "right": {"b": [300, 400]}}
+    left, right = viz.show_curves([0, 1], curves, "x", ["one", "two"]).axes
+    assert (left.get_ylabel(), right.get_ylabel()) == ("one", "two")
+    assert left.get_ylim()[1] < 3 < right.get_ylim()[0]
+
+
+def test_intervals_stand_where_they_were_measured(figures):
+    ax = figures["intervals"].axes[0]
+    points = [line.get_xdata().tolist() for line in ax.lines if line.get_linestyle() == "None"]
+    assert [1, -1] in points and [3, 5] in points
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["vs plain", "vs random"]
+
+
+def test_an_estimate_without_interval_has_no_length():
+    ax = viz.show_intervals({"": {"a": [[1.0]], "b": [[2.0]]}}, ["g"], "x").axes[0]
+    ((bars,),) = [container.lines[2] for container in ax.containers]
+    assert all(np.ptp(piece[:, 0]) == 0 for piece in bars.get_segments())
+
+
+def test_histograms_count_shares_of_each_group(figures):
+    heights = [patch.get_height() for patch in figures["hist"].axes[0].patches]
+    assert sum(heights) == pytest.approx(2.0)
+
+
+def test_marks_replace_the_means_of_a_histogram():
+    ax = viz.show_hist({"copies": torch.rand(20)}, "angle", marks={"top": 3.0}).axes[0]
+    assert [line.get_xdata() for line in ax.lines] == [[3.0, 3.0]]

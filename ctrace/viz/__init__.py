@@ -5,17 +5,32 @@ a notebook displays by itself. No function opens a window, touches pyplot or lea
 changed. Conventions:
 
 - Photographs and maps are drawn on the feature grid: one unit is one cell, row 0 on top.
-- Signed maps share one symmetric scale, blue below zero, red above, white at zero. NaN is blank: no evidence.
+- Signed maps share one symmetric scale, blue below zero, red above, white at zero. NaN is blank:
+  no evidence.
 - Segments keep their colour and their number in every panel. Segment -1 is blank.
 """
 
 from .cams import show_cams, show_overlays
-from .canvas import WIDTH, Picture, segment_colour
+from .canvas import (
+    INK,
+    LINE_STYLES,
+    NEGATIVE,
+    POSITIVE,
+    QUIET,
+    WIDTH,
+    Picture,
+    as_rgb,
+    line_colour,
+    new_picture,
+    segment_colour,
+    style,
+)
 from .carrot import show_flow, show_region_graph, show_ties, show_washout, token_colours
 from .carrot_head import show_claims, show_refits, show_training_images
-from .charts import show_curve_panels, show_curves, show_grouped_bars, show_scatter
+from .charts import show_curves, show_hist, show_intervals, show_scatter
 from .graphs import show_graph, show_matrix, show_spectrum
-from .parchgrad import show_channels, show_histograms, show_intervals, show_mass, sweep_gif
+from .panels import Panel, enlarged, laid_over, segment_borders, show_grid, spotlight
+from .parchgrad import show_channels, show_mass, sweep_gif
 from .pictures import (
     show_cut,
     show_eigenvectors,
@@ -38,20 +53,33 @@ from .trust import (
 )
 
 __all__ = [
+    "INK",
+    "LINE_STYLES",
+    "NEGATIVE",
+    "POSITIVE",
+    "QUIET",
+    "Panel",
+    "as_rgb",
+    "enlarged",
+    "laid_over",
+    "line_colour",
+    "new_picture",
+    "segment_borders",
+    "show_grid",
+    "spotlight",
+    "style",
     "WIDTH",
     "Picture",
     "segment_colour",
     "show_cams",
     "show_channels",
     "show_claims",
-    "show_curve_panels",
     "show_curves",
     "show_cut",
     "show_eigenvectors",
     "show_flow",
     "show_graph",
-    "show_grouped_bars",
-    "show_histograms",
+    "show_hist",
     "show_intervals",
     "show_joint_trace",
     "show_maps",

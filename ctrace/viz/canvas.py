@@ -1,16 +1,11 @@
-"""What every figure is drawn with: the style, the canvas, and the few marks that several figures
-share.
-"""
+"""What every figure is drawn with: the style, the colours, and arrays out of whatever comes in."""
 
-from __future__ import annotations
-
-import functools
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib import rc_context, rc_params_from_file
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -21,58 +16,23 @@ WIDTH = 8.2
 """Inches of a full-width figure: 900 pixels at 110 dots per inch."""
 
 SEGMENT_COLOURS = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#F0E442",
-    "#882255",
-    "#56B4E9",
-    "#D55E00",
-    "#999933",
-    "#44AA99",
-    "#AA4499",
-    "#332288",
-)
-"""Okabe and Ito's colours, then Tol's: told apart with any kind of colour vision. Segment 12 starts again."""
+    "#0072B2 #E69F00 #009E73 #CC79A7 #F0E442 #882255 "
+    "#56B4E9 #D55E00 #999933 #44AA99 #AA4499 #332288"
+).split()
+"""Okabe and Ito's, then Tol's: told apart with any colour vision. Segment 12 starts again."""
 
 POSITIVE, NEGATIVE, INK, QUIET = "#B2182B", "#2166AC", "#22262B", "#8A9099"
-SIGNED_MAP, UNSIGNED_MAP = "RdBu_r", "Blues"
 LINE_STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (5, 1, 1, 1, 1, 1)), "v"))
+_STYLE = rc_params_from_file(Path(__file__).with_name("book.mplstyle"), use_default_template=False)
 
-# Families and colours are read when an artist is made, so the context can end with the function.
-_STYLE = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.edgecolor": QUIET,
-    "axes.linewidth": 0.7,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlepad": 5,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4,
-    "axes.grid": False,
-    "grid.color": "#E3E6EA",
-    "grid.linewidth": 0.7,
-    "axes.axisbelow": True,
-    "figure.constrained_layout.h_pad": 0.05,
-    "figure.constrained_layout.w_pad": 0.05,
-}
+
+def style():
+    """The style of the book, for ``with viz.style():`` or as a decorator, ``@viz.style()``.
+
+    Outside of it matplotlib's settings are what they were. Fonts and colours are read when an
+    artist is made, so a figure keeps the style it was drawn in.
+    """
+    return rc_context(_STYLE)
 
 
 class Picture(Figure):
@@ -84,26 +44,17 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
-def styled(function):
-    """Draws under the book's style and leaves the caller's matplotlib settings alone."""
-
-    @functools.wraps(function)
-    def draw(*args, **kwargs):
-        with rc_context(_STYLE):
-            return function(*args, **kwargs)
-
-    return draw
-
-
 def new_picture(width: float, height: float, layout: str | None = "constrained") -> Picture:
-    """An empty picture, in inches."""
-    figure = Picture(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
+    """An empty picture, in inches; `WIDTH` is the width of the column."""
+    return Picture(figsize=(width, height), layout=layout)
 
 
 def as_array(values, ndim: int | None = None, name: str = "values") -> np.ndarray:
-    """Array of a tensor (on any device, with or without gradient), a PIL image or a nested list."""
+    """Array of a tensor (on any device, with or without gradient), a PIL image or a nested list.
+
+    Raises:
+        ValueError: another number of dimensions than `ndim`.
+    """
     array = np.asarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values)
     if ndim is not None and array.ndim != ndim:
         raise ValueError(
@@ -114,18 +65,53 @@ def as_array(values, ndim: int | None = None, name: str = "values") -> np.ndarra
 
 
 def as_rgb(image) -> np.ndarray:
-    """Image as floats ``(height, width, 3)`` in [0, 1]."""
+    """Image as floats ``(height, width, 3)`` in [0, 1].
+
+    Raises:
+        ValueError: no RGB image, or values outside [0, 1]: an image prepared for a model.
+    """
     image = as_array(image)
     if image.ndim == 3 and image.shape[0] == 3 and image.shape[-1] != 3:
         image = image.transpose(1, 2, 0)
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, -1)
     if image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(
-            f"expected an RGB image (height, width, 3) or (3, height, width), received {image.shape}. "
-            "A batch is drawn one image at a time."
+            "expected an RGB image (height, width, 3) or (3, height, width), received "
+            f"{image.shape}. A batch is drawn one image at a time."
         )
-    return image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
+    image = image / 255 if image.dtype == np.uint8 else image.astype(float)
+    if not (-1e-3 <= image.min() and image.max() <= 1 + 1e-3):  # resizing overshoots by a hair
+        raise ValueError(
+            f"expected an image in [0, 1], received {image.min():.3g} to {image.max():.3g}. "
+            "It looks normalised for a model: draw image * std + mean (model.info has both), or "
+            "the image before preprocess. Values up to 255: divide by 255."
+        )
+    return image.clip(0, 1)
+
+
+def per_item(values, n: int, name: str) -> list | None:
+    """A list of n, or None.
+
+    Raises:
+        ValueError: another number than n.
+    """
+    if values is not None and len(values) != n:
+        raise ValueError(f"expected {n} {name}, one each, received {len(values)}.")
+    return None if values is None else list(values)
+
+
+def segment_colour(index: int) -> tuple[float, float, float]:
+    """RGB of segment `index`, the same in every figure."""
+    return to_rgb(SEGMENT_COLOURS[index % len(SEGMENT_COLOURS)])
+
+
+def line_colour(index: int) -> tuple[float, float, float]:
+    """RGB of line `index`: the colours of segments without the yellow, too pale for a line."""
+    return segment_colour(index if index < 4 else index + 1)
+
+
+# Until the figures of single pages have moved to their pages.
+styled = style()
+SIGNED_MAP, UNSIGNED_MAP = "RdBu_r", "Blues"
 
 
 def strip_axes(ax, title: str | None = None) -> None:
@@ -192,11 +178,6 @@ def draw_outline(ax, segments: np.ndarray, width: float = 0.8) -> None:
         )
 
 
-def segment_colour(index: int) -> tuple[float, float, float]:
-    """RGB of segment `index`, the same in every figure."""
-    return to_rgb(SEGMENT_COLOURS[index % len(SEGMENT_COLOURS)])
-
-
 def coloured_segments(
     segments: np.ndarray, image: np.ndarray | None, strength: float = 0.62
 ) -> np.ndarray:
@@ -231,16 +212,6 @@ def number_segments(ax, segments: np.ndarray, names: Sequence[str]) -> None:
             color=INK,
             path_effects=[withStroke(linewidth=2.4, foreground="white")],
         )
-
-
-def per_item(values, n: int, name: str) -> list | None:
-    """A list of n, or None; a single text is a list of one."""
-    if values is None:
-        return None
-    values = [values] if isinstance(values, str) else list(values)
-    if len(values) != n:
-        raise ValueError(f"expected {n} {name}, one per panel, received {len(values)}.")
-    return values
 
 
 def grid_axes(

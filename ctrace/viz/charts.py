@@ -1,220 +1,176 @@
-"""Curves, scatter plots and grouped bars."""
-
-from __future__ import annotations
+"""Curves, intervals, histograms and scatter plots: one panel, or several side by side."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .canvas import (
-    INK,
+from ctrace.viz.canvas import (
     LINE_STYLES,
     QUIET,
     WIDTH,
     Picture,
     as_array,
+    line_colour,
     new_picture,
-    per_item,
-    segment_colour,
-    styled,
+    style,
 )
 
 
-@styled
+def _panels(panels: Mapping, height: float, sharey: bool = False):
+    """A picture and its axes, one for each title, narrower for one panel than for several."""
+    figure = new_picture(6.4 if len(panels) == 1 else WIDTH, height)
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=sharey)[0]
+    for ax, title in zip(axes, panels):
+        ax.set_title(title)
+        ax.grid()
+    return figure, axes
+
+
+def _legend(figure, axes) -> None:
+    """One legend above for panels with the same groups, else one in each; none for a lone group."""
+    handles = [ax.get_legend_handles_labels() for ax in axes]
+    if len(axes) > 1 and all(labels == handles[0][1] for _, labels in handles):
+        figure.legend(*handles[0], loc="outside upper center", ncols=min(4, len(handles[0][1])))
+        return
+    for ax, (_, labels) in zip(axes, handles):
+        if len(labels) > 1:
+            ax.legend(loc="best")
+
+
+def _nested(panels: Mapping) -> Mapping:
+    """Panels by title, also when one panel came without a title."""
+    return panels if isinstance(next(iter(panels.values())), Mapping) else {"": panels}
+
+
+@style()
 def show_curves(
     x,
-    ys,
-    labels: Sequence[str],
+    panels: Mapping,
     xlabel: str,
-    ylabel: str,
+    ylabel: str | Sequence[str],
+    bands: Mapping | None = None,
     logx: bool = False,
     logy: bool = False,
-    bands: Sequence | None = None,
-    title: str | None = None,
 ) -> Picture:
     """Curves over a common axis, told apart by colour, dash and marker.
 
     Args:
         x: ``(m,)``.
-        ys: list of ``(m,)`` or array ``(curves, m)``; NaN interrupts a curve.
-        labels: one per curve.
-        xlabel, ylabel: with units.
+        panels: name of each curve -> ``(m,)``, NaN interrupts it; for panels side by side, title ->
+            such a mapping.
+        xlabel, ylabel: with units. One `ylabel` for all panels means one axis for all.
+        bands: nested like `panels`, for some or all curves ``(low, high)``, each ``(m,)``.
         logx, logy: logarithmic axes.
-        bands: per curve None or ``(low, high)``, each ``(m,)``.
-        title: above the axes.
     """
-    x, ys = as_array(x, 1, "x"), [as_array(y, 1, "each curve") for y in ys]
-    labels, bands = (
-        per_item(labels, len(ys), "labels"),
-        per_item(bands, len(ys), "bands") or [None] * len(ys),
-    )
-    figure = new_picture(6.4, 3.3)
-    ax = figure.subplots()
-    for i, (y, label, band) in enumerate(zip(ys, labels, bands)):
-        dash, marker = LINE_STYLES[i % len(LINE_STYLES)]
-        ax.plot(
-            x,
-            y,
-            linestyle=dash,
-            marker=marker if len(x) <= 40 else None,
-            color=segment_colour(i),
-            label=label,
-        )
-        if band is not None:
-            ax.fill_between(
-                x,
-                *(as_array(edge, 1) for edge in band),
-                color=segment_colour(i),
-                alpha=0.16,
-                linewidth=0,
-            )
-    ax.set(
-        xlabel=xlabel,
-        ylabel=ylabel,
-        title=title or "",
-        xscale="log" if logx else "linear",
-        yscale="log" if logy else "linear",
-    )
-    ax.grid()
-    if len(ys) > 1 or labels[0]:
-        ax.legend(loc="best")
+    panels, bands = _nested(panels), _nested(bands) if bands else {}
+    x, shared = as_array(x, 1, "x"), isinstance(ylabel, str)
+    figure, axes = _panels(panels, 3.3, shared)
+    for ax, (title, curves) in zip(axes, panels.items()):
+        for i, (name, y) in enumerate(curves.items()):
+            colour, (dash, marker) = line_colour(i), LINE_STYLES[i % 5]
+            marker = marker if len(x) <= 20 else ""
+            ax.plot(x, as_array(y, 1, name), dash, marker=marker, color=colour, label=name)
+            if name in bands.get(title, {}):
+                low, high = map(as_array, bands[title][name])
+                ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        ax.set(xlabel=xlabel)
+        ax.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
+    for ax, label in zip(axes, [ylabel] if shared else ylabel):
+        ax.set_ylabel(label)
+    _legend(figure, axes)
     return figure
 
 
-@styled
-def show_scatter(
-    x,
-    y,
-    xlabel: str,
-    ylabel: str,
-    groups=None,
-    group_names: Sequence[str] | None = None,
-    identity: bool = True,
-    title: str | None = None,
-) -> Picture:
-    """Two measurements of the same things against each other, with the line where they agree.
-
-    Args:
-        x, y: ``(m,)``.
-        xlabel, ylabel: with units.
-        groups: integers ``(m,)`` for colour and marker.
-        group_names: one per group.
-        identity: draw y = x and give both axes the same range.
-        title: above the axes.
-    """
-    x, y = as_array(x, 1, "x").astype(float), as_array(y, 1, "y").astype(float)
-    if x.shape != y.shape:
-        raise ValueError(f"expected x and y of the same length, received {len(x)} and {len(y)}.")
-    groups = np.zeros(len(x), int) if groups is None else as_array(groups, 1, "groups").astype(int)
-    figure = new_picture(4.3, 3.9)
-    ax = figure.subplots()
-    if identity:
-        low, high = min(np.nanmin(x), np.nanmin(y)), max(np.nanmax(x), np.nanmax(y))
-        edge = 0.05 * (high - low) or 1.0
-        ax.plot(
-            [low - edge, high + edge],
-            [low - edge, high + edge],
-            color=QUIET,
-            linewidth=1,
-            dashes=(4, 3),
-            zorder=1,
-        )
-        ax.set(xlim=(low - edge, high + edge), ylim=(low - edge, high + edge), aspect="equal")
-    for order, group in enumerate(np.unique(groups)):
-        inside = groups == group
-        ax.scatter(
-            x[inside],
-            y[inside],
-            s=20,
-            color=segment_colour(order),
-            alpha=0.8,
-            linewidths=0,
-            zorder=2,
-            marker=LINE_STYLES[order % len(LINE_STYLES)][1],
-            label=group_names[order] if group_names else None,
-        )
-    ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
-    ax.grid()
-    if group_names:
-        ax.legend(loc="best")
-    return figure
-
-
-@styled
-def show_grouped_bars(
-    values,
-    names: Sequence[str],
+@style()
+def show_intervals(
+    panels: Mapping[str, Mapping],
     groups: Sequence[str],
-    ylabel: str,
-    spread=None,
-    title: str | None = None,
+    xlabel: str,
+    reference: float | None = 0.0,
+    quiet: Sequence[str] = (),
 ) -> Picture:
-    """Bars side by side: for each name, one bar per group.
+    """Estimates with their intervals, a line for each name, the first on top.
 
     Args:
-        values: ``(groups, names)``; NaN draws no bar.
-        names: one per column, below the axis.
-        groups: one per row, in the legend.
-        ylabel: with units.
-        spread: half length of the error bars, ``(groups, names)``.
-        title: above the axes.
+        panels: title -> name of each line -> ``(groups, 3)`` of estimate, low and high, or
+            ``(groups, 1)`` without intervals. NaN leaves a group out.
+        groups: one per row of these, told apart by colour and marker.
+        xlabel: with units.
+        reference: where a dashed line stands.
+        quiet: names of the lines that are shaded: the controls.
     """
-    values = as_array(values, 2, "values").astype(float)
-    names, groups = (
-        per_item(names, values.shape[1], "names"),
-        per_item(groups, values.shape[0], "groups"),
-    )
-    spread = None if spread is None else as_array(spread, 2, "spread").astype(float)
-    figure = new_picture(min(WIDTH, 0.28 * values.size + 2.4), 3.0)
-    ax, width = figure.subplots(), 0.8 / len(groups)
-    for i, group in enumerate(groups):
-        at = np.arange(len(names)) + (i - (len(groups) - 1) / 2) * width
-        ax.bar(
-            at,
-            values[i],
-            0.92 * width,
-            color=segment_colour(i),
-            label=group,
-            yerr=None if spread is None else spread[i],
-            error_kw={"elinewidth": 0.9, "ecolor": INK},
-        )
-    ax.axhline(0, color=INK, linewidth=0.7)
-    ax.set(ylabel=ylabel, title=title or "", xticks=range(len(names)))
-    ax.set_xticklabels(names)
-    ax.legend(loc="best")
+    names = [list(rows) for rows in panels.values()]
+    height = (0.14 + 0.09 * len(groups)) * max(map(len, names)) + 1.0
+    figure, axes = _panels(panels, height, sharey=all(n == names[0] for n in names))
+    for ax, rows in zip(axes, panels.values()):
+        if reference is not None:
+            ax.axvline(reference, color=QUIET, linewidth=1, linestyle="--")
+        for y, name in enumerate(rows):
+            if name in quiet:
+                ax.axhspan(y - 0.5, y + 0.5, color="#F1F2F4", linewidth=0)
+        found = np.stack([as_array(row, 2, name) for name, row in rows.items()], 1).astype(float)
+        for g, (group, triples) in enumerate(zip(groups, found, strict=True)):
+            middle, low, high = triples[:, [0, 0, 0] if triples.shape[1] == 1 else [0, 1, 2]].T
+            y = np.arange(len(rows)) + (g - (len(groups) - 1) / 2) * 0.7 / len(groups)
+            look = {"fmt": LINE_STYLES[g % 5][1], "color": line_colour(g), "elinewidth": 1.2}
+            ax.errorbar(middle, y, xerr=[middle - low, high - middle], label=group, **look)
+        ax.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+        ax.set_yticks(range(len(rows)), list(rows))
+        ax.grid(visible=False, axis="y")
+    _legend(figure, axes)
     return figure
 
 
-@styled
-def show_curve_panels(
-    x, panels: Sequence[tuple[str, str, Mapping]], xlabel: str, logx: bool = False
-) -> Picture:
-    """Several groups of curves side by side over one common axis.
+@style()
+def show_hist(panels: Mapping, xlabel: str, marks: Mapping | None = None) -> Picture:
+    """Distributions of groups, each as shares of its own total, with its mean as a line.
 
     Args:
-        x: ``(m,)``.
-        panels: per panel a title, a label with units for its vertical axis, and its curves
-            ``{label: (m,)}``; NaN interrupts.
+        panels: name of each group -> its values ``(n,)``; for panels side by side, title -> such a
+            mapping.
         xlabel: with units.
-        logx: logarithmic horizontal axes.
+        marks: nested like `panels`, name -> a value, drawn as a line instead of the means.
     """
-    x = as_array(x, 1, "x")
-    figure = new_picture(WIDTH, 3.0)
-    for ax, (title, ylabel, curves) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels
-    ):
-        for i, (label, y) in enumerate(curves.items()):
-            dash, marker = LINE_STYLES[i % len(LINE_STYLES)]
-            ax.plot(
-                x,
-                as_array(y, 1, label),
-                linestyle=dash,
-                marker=marker if len(x) <= 20 else None,
-                color=segment_colour(i),
-                label=label,
-            )
-        ax.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale="log" if logx else "linear")
-        ax.grid()
-        if len(curves) > 1:
-            ax.legend(loc="best")
+    panels, marks = _nested(panels), _nested(marks) if marks else {}
+    figure, axes = _panels(panels, 2.6)
+    for ax, (title, groups) in zip(axes, panels.items()):
+        groups = {name: as_array(v, 1, name) for name, v in groups.items()}
+        edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), 20)
+        for i, (name, v) in enumerate(groups.items()):
+            share = np.full(len(v), 1 / len(v))
+            ax.hist(v, edges, weights=share, color=line_colour(i), alpha=0.5, label=name)
+            if not marks:
+                ax.axvline(v.mean(), color=line_colour(i), linestyle=LINE_STYLES[i % 5][0])
+        for i, (name, value) in enumerate(marks.get(title, {}).items(), len(groups)):
+            dash = LINE_STYLES[i % 5][0]
+            ax.axvline(value, color=line_colour(i), linestyle=dash, linewidth=2, label=name)
+        ax.set(xlabel=xlabel)
+        ax.grid(visible=False)
+    axes[0].set_ylabel("share")
+    _legend(figure, axes)
+    return figure
+
+
+@style()
+def show_scatter(panels: Mapping, xlabel: str, ylabel: str, identity: bool = False) -> Picture:
+    """Two measurements of the same things against each other.
+
+    Args:
+        panels: name of each group -> ``(x, y)``, each ``(n,)``; for panels side by side, title ->
+            such a mapping.
+        xlabel, ylabel: with units.
+        identity: draw y = x, both axes to the same scale.
+    """
+    panels = _nested(panels)
+    figure, axes = _panels(panels, 3.6)
+    for ax, groups in zip(axes, panels.values()):
+        if identity:
+            ax.axline((0, 0), slope=1, color=QUIET, linewidth=1, linestyle="--", zorder=1)
+            ax.set_aspect("equal", adjustable="datalim")
+        for i, (name, (x, y)) in enumerate(groups.items()):
+            look = {"color": line_colour(i), "marker": LINE_STYLES[i % 5][1], "linewidths": 0}
+            ax.scatter(as_array(x), as_array(y), s=20, alpha=0.75, label=name, **look)
+        ax.set(xlabel=xlabel)
+    axes[0].set_ylabel(ylabel)
+    _legend(figure, axes)
     return figure

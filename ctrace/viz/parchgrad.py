@@ -13,7 +13,6 @@ from PIL import Image
 
 from .canvas import (
     INK,
-    LINE_STYLES,
     POSITIVE,
     WIDTH,
     Picture,
@@ -25,7 +24,6 @@ from .canvas import (
     new_picture,
     per_item,
     segment_borders,
-    segment_colour,
     styled,
 )
 
@@ -131,76 +129,6 @@ def _tinted(image: np.ndarray, strength: np.ndarray) -> np.ndarray:
     """
     pale = 0.75 + 0.25 * image.mean(-1, keepdims=True)
     return pale + np.minimum(1.5 * strength, 1)[..., None] * (image - pale)
-
-
-@styled
-def show_histograms(panels: Mapping[str, Mapping], xlabel: str) -> Picture:
-    """Distributions of the same groups side by side, each group as shares of its own total.
-
-    Args:
-        panels: title of each panel -> name of each group -> its values.
-        xlabel: with units.
-    """
-    figure = new_picture(WIDTH, 2.5)
-    for ax, (title, groups) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items()
-    ):
-        values = {name: as_array(v, 1, name).astype(float) for name, v in groups.items()}
-        edges = np.linspace(0, max(v.max() for v in values.values()) * 1.02 or 1.0, 18)
-        for i, (name, v) in enumerate(values.items()):
-            ax.hist(
-                v,
-                edges,
-                weights=np.full(len(v), 1 / len(v)),
-                color=segment_colour(i),
-                alpha=0.6,
-                label=name,
-            )
-            ax.axvline(v.mean(), color=segment_colour(i), linestyle=LINE_STYLES[i][0])
-        ax.set(title=title, xlabel=xlabel)
-    figure.axes[0].set_ylabel("share of the pictures")
-    figure.axes[-1].legend(loc="upper right")
-    return figure
-
-
-@styled
-def show_intervals(panels: Mapping[str, Mapping], groups: Sequence[str], xlabel: str) -> Picture:
-    """Estimates with their intervals, against zero.
-
-    Args:
-        panels: title of each panel -> name of each line -> ``(groups, 3)`` of estimate, low and
-            high.
-        groups: one per row of these, in the legend.
-        xlabel: with units.
-    """
-    lines = list(next(iter(panels.values())))
-    figure = new_picture(WIDTH, 0.42 * len(lines) + 1.25)
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for ax, (title, rows) in zip(axes, panels.items()):
-        ax.axvline(0, color=INK, linewidth=0.8)
-        for g, group in enumerate(groups):
-            middle, low, high = np.stack([as_array(rows[line], 2)[g] for line in lines], 1).astype(
-                float
-            )
-            at = np.arange(len(lines)) + (g - (len(groups) - 1) / 2) * 0.22
-            ax.errorbar(
-                middle,
-                at,
-                xerr=[middle - low, high - middle],
-                fmt=LINE_STYLES[g][1],
-                color=segment_colour(g),
-                label=group,
-                markersize=4,
-            )
-        ax.set(
-            title=title, xlabel=xlabel, yticks=range(len(lines)), ylim=(len(lines) - 0.45, -0.55)
-        )
-        ax.set_yticklabels(lines)
-        ax.grid(axis="x")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(groups)
-    )
-    return figure
 
 
 def sweep_gif(
