@@ -1,50 +1,183 @@
-"""What goes into a model and what comes out: checks that every attribution needs before a gradient
-means anything.
+"""What every room asks of its input, in one place and in the same words.
+
+Each checker returns the value in the form the code wants, or says what was expected, what came and
+what to do about it.
 """
+
+import math
+import operator
+from collections.abc import Iterable
+from difflib import get_close_matches
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["at_least_float32", "check_gradients_on", "check_ready", "one_output", "prepare_images"]
+BOUNDS = {
+    "above": operator.gt,
+    "at_least": operator.ge,
+    "below": operator.lt,
+    "at_most": operator.le,
+}
+RATES = ("p", "drop_prob", "prob", "drop_rate", "dropout")  # what modules call a chance of dropping
+SHOWN = 24  # names in a message
+
+
+# --- names and numbers
+
+
+def one_of(what: str, value: str, known: Iterable[str]) -> str:
+    """``value`` if it is one of the ``known`` names; else ValueError with the names nearest to it.
+
+    >>> one_of("kind", "morph", ["morf", "lerf"])
+    Traceback (most recent call last):
+    ValueError: kind: expected one of morf, lerf, received 'morph'. Did you mean 'morf'?
+    """
+    known = list(known)
+    if isinstance(value, str) and value in known:
+        return value
+    near = get_close_matches(str(value), known, n=4, cutoff=0.5)
+    near = near or [name for name in known if str(value).lower() in name.lower()][:4]
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    shown = ", ".join(known[:SHOWN]) + (", ..." if len(known) > SHOWN else "")
+    raise ValueError(f"{what}: expected one of {shown}, received {value!r}.{hint}")
+
+
+def check_names(names: Iterable[str], n: int, what: str = "names") -> tuple[str, ...]:
+    """One name for each of ``n`` columns, all different, as a tuple."""
+    names = tuple(names)
+    if len(names) != n:
+        raise ValueError(f"{what}: expected {n} names, one for each column, received {len(names)}.")
+    if len(set(names)) < n:
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"{what}: expected different names, but {twice} repeat. Number them.")
+    return names
+
+
+def check_number(what: str, value: float, whole: bool = False, **bounds: float) -> float:
+    """A finite number within its bounds: ``above=``, ``at_least=``, ``below=``, ``at_most=``.
+
+    >>> check_number("quantile", 0.1, above=0, at_most=1)
+    0.1
+    >>> check_number("steps", 0, whole=True, at_least=1)
+    Traceback (most recent call last):
+    ValueError: steps: expected a whole number at least 1, received 0.
+    """
+    fits = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    fits = fits and math.isfinite(value)
+    if not (fits and all(BOUNDS[word](value, bound) for word, bound in bounds.items())):
+        wanted = " and ".join(f"{word.replace('_', ' ')} {bound}" for word, bound in bounds.items())
+        kind = "whole" if whole else "finite"
+        raise ValueError(f"{what}: expected a {kind} number {wanted}, received {value!r}.")
+    return int(value) if whole else float(value)
+
+
+def check_device(device, at: torch.device | None = None) -> torch.device | None:
+    """``device`` as torch sees it, ``at`` where it is None; refuses CUDA where there is none, and a
+    device other than ``at``, where the model is.
+    """
+    wanted = at if device is None else torch.device(device)
+    if wanted is not None and wanted.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: torch sees no CUDA device here, received {device!r}. Use None.")
+    if at is not None and (wanted.type, wanted.index or 0) != (at.type, at.index or 0):
+        raise ValueError(
+            f"device: asked for {wanted}, the model is on {at}. Use model.to({device!r})."
+        )
+    return wanted
+
+
+# --- features, maps, classes
+
+
+def check_features(x: Tensor, rows_at_least: int = 2) -> Tensor:
+    """``x (n, c)`` if it is finite, float32 or float64, and has enough rows."""
+    if not isinstance(x, Tensor) or x.ndim != 2:
+        raise ValueError(
+            f"features: expected a torch tensor with two axes (n, c), received {_seen(x)}. "
+            "An array: torch.as_tensor(x); a grid (h, w, c): x.flatten(0, 1)."
+        )
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"features: expected float32 or float64, received {x.dtype}: x.float().")
+    if x.shape[0] < rows_at_least or x.shape[1] < 1:
+        raise ValueError(
+            f"features: expected at least {rows_at_least} rows and 1 channel, received "
+            f"{_seen(x)}. Each row is a point: give more points, or ask for less."
+        )
+    # the sum alone needs no copy, but may overflow
+    if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
+        bad = f"{int((~torch.isfinite(x)).any(1).sum())} of {len(x)} rows hold NaN or infinity"
+        raise ValueError(f"features: {bad}. Look upstream: a division by zero, or half precision.")
+    return x
+
+
+def check_maps(maps, images: Tensor, what: str = "maps") -> Tensor:
+    """Finite maps ``(b, height, width)`` that fit ``images (b, ..., height, width)``, detached and
+    on their device.
+    """
+    maps, shape = (
+        torch.as_tensor(maps).detach().to(images.device),
+        (len(images), *images.shape[-2:]),
+    )
+    if maps.shape != shape:
+        raise ValueError(
+            f"{what}: expected (b, height, width) equal to {shape}, received {_seen(maps)}. "
+            "Enlarge a grid to the image first; sum an input attribution over its colours."
+        )
+    if not bool(torch.isfinite(maps).all()):
+        raise ValueError(f"{what}: NaN or infinity has no rank. Count a failed map: pass zeros.")
+    return maps
+
+
+def check_classes(target, b: int, n_classes: int | None = None, what: str = "target") -> Tensor:
+    """Class numbers ``(b,)``, int64, from one for all images or one for each."""
+    classes = torch.as_tensor(target)
+    if classes.dtype.is_floating_point or classes.dtype in (torch.bool, torch.complex64):
+        raise ValueError(f"{what}: expected whole class numbers, received {classes.dtype}.")
+    if classes.shape not in ((), (b,)):
+        raise ValueError(
+            f"{what}: expected one class for each of the {b} images, received shape "
+            f"{_seen(classes)}. A single int asks all images about the same class."
+        )
+    low, high = int(classes.min()), int(classes.max())
+    if low < 0 or (n_classes is not None and high >= n_classes):
+        run = "from 0" if n_classes is None else f"from 0 to {n_classes - 1}"
+        raise ValueError(
+            f"{what}: classes run {run}, received {low} to {high}. Does the data number "
+            "its classes as the model does?"
+        )
+    return classes.long().expand(b)
+
+
+# --- models and images
 
 
 def check_gradients_on() -> None:
     """Raises RuntimeError when the caller has switched gradients off."""
-    off = "torch.inference_mode()" if torch.is_inference_mode_enabled() else "torch.no_grad()"
     if not torch.is_grad_enabled():
-        raise RuntimeError(
-            f"gradients are off: this runs under {off}, and an attribution is a gradient. Move the call out of that block."
-        )
+        off = "torch.inference_mode()" if torch.is_inference_mode_enabled() else "torch.no_grad()"
+        raise RuntimeError(f"gradients are off: this runs under {off}. Call it outside that block.")
 
 
 def check_ready(model: nn.Module) -> None:
     """Refuses modules whose answer for one image depends on the others in its batch, or on chance.
 
     Raises:
-        ValueError: BatchNorm that uses batch statistics, or active dropout.
+        ValueError: a normalisation that uses or follows batch statistics, or active dropout of any
+            kind (stochastic depth, inside an attention, random slopes).
     """
+    batch_norm, norm = nn.modules.batchnorm._BatchNorm, nn.modules.batchnorm._NormBase
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
-            module.training or module.running_mean is None
-        ):
-            cause = "is in training mode" if module.training else "keeps no running statistics"
-            raise ValueError(
-                f"BatchNorm {name!r} {cause}: each image would be explained by the others in its batch"
-                + (
-                    ", and the running statistics would change. Call model.eval() first."
-                    if module.training
-                    else "."
-                )
-            )
-        rate = (
-            getattr(module, "p", 0)
-            if isinstance(module, nn.modules.dropout._DropoutNd)
-            else getattr(module, "drop_prob", 0)
-        )
-        if module.training and rate:
-            raise ValueError(
-                f"dropout {name!r} is active: two calls would give two maps. Call model.eval() first."
-            )
+        rates = [getattr(module, word, 0) for word in RATES]
+        chance = any(isinstance(p, float) and 0 < p <= 1 for p in rates)
+        if isinstance(module, batch_norm) and module.running_mean is None:
+            why = "keeps no running statistics: each image would be explained by its batch."
+        elif module.training and isinstance(module, norm) and module.track_running_stats:
+            why = "is in training mode: its batch would count and be remembered. Call model.eval()."
+        elif module.training and (chance or isinstance(module, nn.RReLU)):
+            why = "is active: two calls would give two maps. Call model.eval() first."
+        else:
+            continue
+        raise ValueError(f"{type(module).__name__} {name!r} {why}")
 
 
 def prepare_images(model: nn.Module, image: Tensor) -> Tensor:
@@ -55,26 +188,19 @@ def prepare_images(model: nn.Module, image: Tensor) -> Tensor:
         ValueError: not a finite floating-point image or batch of images, channels first.
         RuntimeError: a tensor made under inference mode.
     """
-    if not isinstance(image, Tensor):
+    if not isinstance(image, Tensor) or image.ndim not in (3, 4) or 0 in image.shape:
         raise ValueError(
-            f"image: expected a tensor (3, height, width), received {type(image).__name__}. "
-            "A numpy photo: torch.from_numpy(photo).permute(2, 0, 1) / 255."
+            f"image: expected a tensor (3, height, width) or (b, 3, height, width), received "
+            f"{_seen(image)}. A numpy photo: torch.from_numpy(photo).permute(2, 0, 1) / 255."
         )
     if image.is_inference() or any(p.is_inference() for p in model.parameters()):
-        raise RuntimeError(
-            "the image or the model was made under torch.inference_mode() and can have no gradient. Clone it outside."
-        )
-    if image.ndim not in (3, 4) or 0 in image.shape:
-        raise ValueError(
-            f"image: expected (3, height, width) or (b, 3, height, width), received {tuple(image.shape)}."
-        )
+        made = "made under torch.inference_mode() and can have no gradient. Clone it outside."
+        raise RuntimeError(f"the image or the model was {made}")
     if image.shape[-1] in (1, 3) and image.shape[-3] not in (1, 3):
-        raise ValueError(
-            f"image: {tuple(image.shape)} has its channels last. Use image.permute(2, 0, 1), or (0, 3, 1, 2) for a batch."
-        )
+        raise ValueError(f"image: {_seen(image)} has its channels last. Use image.movedim(-1, -3).")
     if not image.is_floating_point():
         raise ValueError(
-            f"image: expected floating point, prepared as for training, received {image.dtype}. Divide 0..255 by 255 first."
+            f"image: expected floating point, received {image.dtype}. Divide 0..255 by 255."
         )
     if not bool(torch.isfinite(image).all()):
         raise ValueError("image: holds NaN or infinity.")
@@ -91,15 +217,14 @@ def one_output(output, b: int) -> Tensor:
         RuntimeError: the way back is cut.
     """
     if not isinstance(output, Tensor) or output.ndim == 0 or len(output) != b:
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
-            f"the model returned {got}; expected one tensor with a row for each of the {b} images. Wrap the model in a module "
-            "that returns its logits or its embedding."
+            f"the model returned {_seen(output)}; expected one tensor with a row for each of the "
+            f"{b} images. Wrap the model in a module that returns its logits or its embedding."
         )
     if not output.requires_grad:
         raise RuntimeError(
-            "no gradient can go back through the model's output. Likely cause: it detaches, runs under torch.no_grad(), or passes "
-            "through numpy (an ONNX session). Load the same weights into their PyTorch architecture and call that."
+            "no gradient can go back through the model's output. It detaches, runs under no_grad, "
+            "or passes through numpy (an ONNX session)? Load the weights into PyTorch modules."
         )
     return output
 
@@ -107,3 +232,7 @@ def one_output(output, b: int) -> Tensor:
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision to float32; everything else as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _seen(x) -> str:
+    return str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__

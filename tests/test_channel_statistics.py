@@ -233,7 +233,7 @@ def test_a_model_that_cannot_be_measured_is_said(statistics):
         wide[0].weight.mul_(float("inf"))
     cases = [
         (nn.Sequential(nn.Flatten(), nn.Linear(300, 4)), {}, "has no Conv2d"),
-        (make_net().train(), {}, "BatchNorm '1' is in training mode"),
+        (make_net().train(), {}, "BatchNorm2d '1' is in training mode"),
         (twice, {}, "'0' is used twice in one pass"),
         (spare, {}, "never reached by a forward pass"),
         (maps, {}, "Pass num_classes"),

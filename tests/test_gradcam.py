@@ -502,7 +502,7 @@ def test_the_weight_of_a_channel_is_the_slope_of_the_score_when_it_is_raised_eve
 WRONG = {
     "batch norm in training": (
         lambda: GradCAM(Residual().train()).explain(batch(), target=0),
-        "BatchNorm 'norm' is in training mode",
+        "BatchNorm2d 'norm' is in training mode",
     ),
     "one target for three": (
         lambda: GradCAM(Residual()).explain(batch(), target=[0]),

@@ -191,7 +191,7 @@ def test_a_gradient_of_exactly_zero_is_said():
             lambda m: saliency.integrated_gradients(m, batch(), 1, baseline=torch.zeros(3, 2, 2)),
             "expected a number or an image",
         ),
-        (lambda m: saliency.gradient(m.train(), batch(), 1), "BatchNorm '1' is in training mode"),
+        (lambda m: saliency.gradient(m.train(), batch(), 1), "BatchNorm2d '1' is in training mode"),
     ],
 )
 def test_a_wrong_call_is_said(model, call, words):

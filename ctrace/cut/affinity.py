@@ -3,53 +3,11 @@
 import torch
 from torch import Tensor
 
-__all__ = [
-    "rbf_affinity",
-    "rbf_keys",
-    "rbf_weights",
-    "cosine_affinity",
-    "bandwidth",
-    "check_features",
-    "row_tiles",
-]
+__all__ = ["rbf_affinity", "rbf_keys", "rbf_weights", "cosine_affinity", "bandwidth", "row_tiles"]
 
 LOCAL_NEIGHBOR = 7  # Zelnik-Manor and Perona (2004), section 3
 SAMPLE = 1000  # rows that the global bandwidth rules look at
 TILE_BYTES = 2**23  # one (rows, n) tile; a handful of them are alive at once
-
-
-def check_features(x: Tensor, rows_at_least: int = 2) -> Tensor:
-    """Returns ``x`` if it is a finite floating ``(n, c)`` tensor, else says what is wrong with it.
-
-    Raises:
-        ValueError: wrong type, rank, precision, size, or an entry that is NaN or infinite.
-    """
-    if not isinstance(x, Tensor):
-        raise ValueError(
-            f"features: expected a torch tensor (n, c), received {type(x).__name__}. Wrap it in torch.as_tensor(...)."
-        )
-    if x.ndim != 2:
-        raise ValueError(
-            f"features: expected two axes (n, c), received shape {tuple(x.shape)}. A grid (h, w, c) is flattened by "
-            "x.reshape(-1, x.shape[-1])."
-        )
-    if x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"features: expected float32 or float64, received {x.dtype}. Eigenvectors need the digits: pass x.float() or x.double()."
-        )
-    if x.shape[0] < rows_at_least or x.shape[1] < 1:
-        raise ValueError(
-            f"features: expected at least {rows_at_least} rows and 1 channel, received {x.shape[0]} rows and {x.shape[1]} channels. "
-            "Each row is a point of the graph; ask for fewer eigenvectors or give more points."
-        )
-    if (
-        not torch.isfinite(x.sum()) and not torch.isfinite(x).all()
-    ):  # the sum alone needs no copy, but may overflow
-        bad = int((~torch.isfinite(x)).any(1).sum())
-        raise ValueError(
-            f"features: {bad} of {x.shape[0]} rows hold NaN or infinity. Look upstream: a division by zero, or half precision."
-        )
-    return x
 
 
 def rbf_affinity(

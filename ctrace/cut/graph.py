@@ -13,10 +13,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ctrace.check import check_features
 from ctrace.cut.affinity import (
     bandwidth,
     check_bandwidth,
-    check_features,
     cosine_affinity,
     rbf_affinity,
     rbf_keys,

@@ -5,7 +5,7 @@ found.
 import torch
 from torch import Tensor
 
-from ctrace.cut.affinity import check_features
+from ctrace.check import check_features
 from ctrace.cut.eigenvectors import ncut_eigenvectors
 from ctrace.cut.graph import Graph
 from ctrace.cut.nystrom import farthest_points, masses, propagate

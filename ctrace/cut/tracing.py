@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ctrace.cut.affinity import check_features
+from ctrace.check import check_features
 from ctrace.cut.eigenvectors import Spectrum, eigenvector_factors
 from ctrace.cut.graph import Graph
 from ctrace.cut.kway import kway_ncut
