@@ -9,12 +9,13 @@ from tqdm import tqdm
 from ctrace.aviary import PARTS, Aviary, render, sample_scene
 from ctrace.carrot.head import RidgeHead
 from ctrace.carrot.pipeline import Carrot
-from ctrace.carrot.protocol import linear_datamodeling_scores, rank_correlations, training_scores
+from ctrace.carrot.protocol import linear_datamodeling_scores, training_scores
 from ctrace.cut.tracing import ablate, best_overlap, trace_channels
 from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.look.gradcam import GradCAM
 from ctrace.look.hooks import capture
 from ctrace.look.partition import ClassTest, InstanceTest
+from ctrace.stats import spearman
 from ctrace.trust.planted import GROUPS, channel_groups, paint, planted_images, planted_network
 from ctrace.trust.scoreboard import Scoreboard
 from ctrace.world.models import load_model
@@ -186,7 +187,7 @@ def data_scores(name, train=1400, test=300, refits=60):
     }
     columns["own class among the top 5"] = alike
     return {
-        (f"training images: {row}", column): v.numpy()
+        (f"training images: {row}", column): np.asarray(v)
         for column, found in columns.items()
         for row, v in found.items()
     }
@@ -207,7 +208,7 @@ def against_refits(scores, head, G, y, g, target, refits):
     effect = torch.stack(
         [(before - z).gather(1, target[:, None])[:, 0] for z in again], 1
     )  # (m, refits)
-    return {row: rank_correlations(score[:, some], effect) for row, score in scores.items()}
+    return {row: spearman(score[:, some], effect, constant=0.0) for row, score in scores.items()}
 
 
 def scores(kept):

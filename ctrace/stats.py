@@ -1,14 +1,42 @@
-"""Rank correlation, the one measure of agreement that every chapter uses."""
+"""What every chapter does with its numbers: rank correlations, intervals, exact Shapley values, the
+equal error rate.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import comb
 
 import numpy as np
 from scipy.stats import rankdata
 
-__all__ = ["spearman"]
+__all__ = [
+    "Interval",
+    "bootstrap",
+    "equal_error_rate",
+    "exact_shapley",
+    "mean_intervals",
+    "spearman",
+]
 
 
-def spearman(a, b) -> np.ndarray:
-    """Rank correlation row by row ``(b,)`` of two arrays ``(b, n)``; NaN where a row is constant,
-    for the caller to count.
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value and where it may lie."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def spearman(a, b, constant: float = np.nan) -> np.ndarray:
+    """Rank correlation row by row ``(b,)`` of two arrays ``(b, n)``; ties share their mean rank.
+
+    A constant row has no order. It gets NaN for the caller to count, or ``constant`` where a study
+    says what such a row is worth (0: it agrees with nothing).
 
     >>> spearman([[1, 2, 3], [5, 5, 5]], [[10, 30, 20], [1, 2, 3]])
     array([0.5, nan])
@@ -16,4 +44,131 @@ def spearman(a, b) -> np.ndarray:
     x, y = (rankdata(np.asarray(v, float), axis=1) for v in (a, b))
     x, y = (v - v.mean(1, keepdims=True) for v in (x, y))
     size = np.sqrt((x**2).sum(1) * (y**2).sum(1))
-    return np.divide((x * y).sum(1), size, out=np.full(len(x), np.nan), where=size > 0)
+    return np.divide((x * y).sum(1), size, out=np.full(len(x), float(constant)), where=size > 0)
+
+
+def bootstrap(
+    *columns,
+    statistic: Callable[..., float] | None = None,
+    axes: int = 1,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """A statistic and its 95% percentile interval when images are drawn again.
+
+    Args:
+        *columns: arrays with the same first ``axes`` axes, resampled together: a pair stays a pair.
+        statistic: from the resampled columns to one number; by default the mean of the one column,
+            for which all draws are one product.
+        axes: 1 draws the rows again, 2 both rows and columns, for example models and images.
+
+    Raises:
+        ValueError: NaN (count such images and score them first), or columns of different lengths.
+
+    >>> bootstrap(np.ones(10))
+    Interval(value=1.0, low=1.0, high=1.0)
+    """
+    columns = [np.asarray(column, float) for column in columns]
+    size = columns[0].shape[:axes]
+    if any(c.shape[:axes] != size for c in columns) or 0 in size or len(size) < axes:
+        shapes = [c.shape for c in columns]
+        raise ValueError(f"bootstrap: columns need the same first {axes} axes, received {shapes}.")
+    if any(not np.isfinite(c).all() for c in columns):
+        raise ValueError(
+            "bootstrap: NaN. A failed image gets the score of chance and is never dropped."
+        )
+    if statistic is None:
+        [values] = columns
+        values = values.reshape(*size, -1).mean(-1)
+        rows, *others = _counts(size, draws, seed)
+        drawn = rows @ values if axes == 1 else ((rows @ values) * others[0]).sum(1)
+        value, drawn = values.mean(), drawn / values.size
+    else:
+        places = (np.ix_(*picks) for picks in zip(*_picks(size, draws, seed)))
+        value, drawn = statistic(*columns), [statistic(*(c[at] for c in columns)) for at in places]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(float(value), float(low), float(high))
+
+
+def mean_intervals(values, draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """`bootstrap` of the mean over the last axis, for many rows on the same images at once:
+    ``(..., n)`` -> mean, low, high ``(..., 3)``.
+
+    Raises:
+        ValueError: NaN or infinity, no image.
+
+    >>> mean_intervals(np.ones((2, 10)))
+    array([[1., 1., 1.],
+           [1., 1., 1.]])
+    """
+    values = np.asarray(values, float)
+    n = values.shape[-1]
+    if not n or not np.isfinite(values).all():
+        raise ValueError(f"mean_intervals: expected finite values of images, got {values.shape}.")
+    means = values @ _counts((n,), draws, seed)[0].T / n  # (..., draws)
+    return np.stack([values.mean(-1), *np.quantile(means, [0.025, 0.975], axis=-1)], -1)
+
+
+def _picks(size: tuple[int, ...], draws: int, seed: int) -> list[np.ndarray]:
+    """Which rows of each axis every draw takes ``(draws, m)``."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, m, (draws, m)) for m in size]
+
+
+@lru_cache(8)
+def _counts(size: tuple[int, ...], draws: int, seed: int) -> list[np.ndarray]:
+    """How often every draw takes each row ``(draws, m)``: a mean needs no more."""
+    return [
+        np.stack([np.bincount(pick, minlength=m) for pick in picks]).astype(float)
+        for m, picks in zip(size, _picks(size, draws, seed))
+    ]
+
+
+def exact_shapley(values) -> np.ndarray:
+    """Shapley values ``(r,)`` from the values of all coalitions ``(2^r,)`` (Shapley 1953).
+
+    Coalition ``s`` holds player ``i`` where bit ``i`` of ``s`` is set. The values sum to that of
+    the coalition of all minus that of nobody.
+
+    Raises:
+        ValueError: a number of values that is no power of two.
+
+    >>> exact_shapley([0, 1, 0, 2])  # the second player is worth something only beside the first
+    array([1.5, 0.5])
+    """
+    values = np.asarray(values, float)
+    r, number = len(values).bit_length() - 1, np.arange(len(values))
+    if len(values) != 2**r:
+        raise ValueError(f"exact_shapley: expected 2^r values, one a coalition, got {len(values)}.")
+    present = (number[:, None] >> np.arange(r)) & 1 == 1  # (2^r, r)
+    orders = np.array([r * comb(r - 1, size) for size in present.sum(1)])
+    found = np.empty(r)
+    for i in range(r):
+        without = number[~present[:, i]]
+        found[i] = ((values[without + 2**i] - values[without]) / orders[without]).sum()
+    return found
+
+
+def equal_error_rate(same, different) -> float:
+    """The error rate at the threshold where as many pairs of one bird are rejected as pairs of two
+    are accepted.
+
+    Args:
+        same: similarities of pairs that show one.
+        different: similarities of pairs that show two.
+
+    Raises:
+        ValueError: one of the two kinds is missing.
+
+    >>> round(equal_error_rate([0.9, 0.8, 0.4], [0.1, 0.2, 0.6]), 3)
+    0.333
+    """
+    same, different = (np.sort(np.asarray(pairs)) for pairs in (same, different))
+    if not len(same) or not len(different):
+        kinds = f"{len(same)} same and {len(different)} different"
+        raise ValueError(f"both kinds of pairs are needed; received {kinds}")
+    thresholds = np.sort(np.concatenate([same, different]))
+    rejected = np.searchsorted(same, thresholds) / len(same)
+    accepted = 1 - np.searchsorted(different, thresholds) / len(different)
+    at = np.abs(rejected - accepted).argmin()
+    return float((rejected[at] + accepted[at]) / 2)

@@ -41,6 +41,7 @@ import numpy as np
 import torch
 from ctrace import viz
 from ctrace.aviary import *
+from ctrace.stats import equal_error_rate, spearman
 from ctrace.viz.gallery import show_figure
 from ctrace.world.models import load_model, model_card
 from IPython.display import Markdown
@@ -402,9 +403,7 @@ ceiling, agreement = noise_ceiling(model, scenes, targets), {}
 
 # %%
 for a, b in (("removal", "swap"), ("removal", "shapley"), ("swap", "shapley")):
-    agreement[a, b] = np.mean(
-        [rank_correlation(x, y) for x, y in zip(kinds[a], kinds[b])]
-    )
+    agreement[a, b] = spearman(kinds[a], kinds[b]).mean()
     print(f"{a} and {b}: mean rank correlation {agreement[a, b]:.2f}")
 print(f"removal and removal under new noise: {ceiling:.2f}")
 assert max(agreement.values()) < ceiling

@@ -54,7 +54,7 @@ from ctrace.aviary import (
 from ctrace.look.gradcam import GradCAM
 from ctrace.look.hooks import capture
 from ctrace.look.layers import fingerprint
-from ctrace.trust import mean_intervals
+from ctrace.stats import mean_intervals
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.world.models import load_model
 from torch import nn

@@ -41,9 +41,10 @@ import timm
 import torch
 import torch.nn.functional as F
 from ctrace import viz
-from ctrace.aviary import PARTS, SPECIES, Individuals, equal_error_rate, render
+from ctrace.aviary import PARTS, SPECIES, Individuals, render
 from ctrace.look.gradcam import GradCAM
 from ctrace.look.hooks import capture
+from ctrace.stats import equal_error_rate
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.world.models import load_model
 from torch import nn

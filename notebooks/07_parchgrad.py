@@ -43,14 +43,14 @@ import numpy as np
 import timm
 import torch
 from ctrace import saliency, viz
-from ctrace.aviary import PARTS, SPECIES, Aviary, Cached, rank_correlation, render
+from ctrace.aviary import PARTS, SPECIES, Aviary, Cached, render
 from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.look.convs import channel_means, conv_layers, default_convs
 from ctrace.look.hooks import capture
 from ctrace.look.parchgrad import ParchGrad
 from ctrace.look.partition import reweigh
 from ctrace.published import STATISTICS_FILE, get_hook_wrapper, get_input_attrib
-from ctrace.trust import mean_intervals
+from ctrace.stats import mean_intervals, spearman
 from ctrace.trust.masking_curves import masking_curve, mass_inside
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.world.models import load_model
@@ -795,10 +795,7 @@ def answers(signed, need, sign):
     share = lambda mask: mass_inside(mass, mask)
     needed = part_masks[torch.arange(len(scenes)), need.argmax(1)]
     on_parts = (signed[:, None] * part_masks).sum((2, 3))  # (n, 5)
-    order = torch.tensor(
-        [rank_correlation(a, b) for a, b in zip(on_parts.tolist(), need.tolist())],
-        dtype=torch.double,
-    )
+    order = torch.from_numpy(spearman(on_parts, need))  # of the parts
     return torch.stack(
         [share(part_masks.sum(1).clamp(0, 1)), share(needed), share(bodies), order]
     )

@@ -49,7 +49,6 @@ from ctrace.carrot.protocol import (
     drop_most_helpful,
     knn_logits,
     linear_datamodeling_scores,
-    rank_correlations,
     training_scores,
 )
 from ctrace.carrot.readout import GraphReadout
@@ -62,7 +61,7 @@ from ctrace.carrot.region_protocol import (
     true_part_change,
 )
 from ctrace.carrot.ridge_path import leave_one_out_path
-from ctrace.trust.rates import bootstrap
+from ctrace.stats import bootstrap, spearman
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone
@@ -831,7 +830,7 @@ for name, depth in depths.items():
     lost[name] = true_part_change(simple, scenes, answers, 96)  # (b, parts, n)
     drop = region_scores(simple, images, answers)["removal"]
     found_by[name] = bootstrap(
-        rank_correlations((drop[:, None] * cells).sum(2), lost[name].sum(2))
+        spearman((drop[:, None] * cells).sum(2), lost[name].sum(2), constant=0.0)
     )
 
 # %%

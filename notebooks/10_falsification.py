@@ -45,6 +45,7 @@ from ctrace import load_photo, saliency, trust, viz
 from ctrace.aviary import PARTS, Aviary, Individuals, importance_table, render
 from ctrace.carrot.pipeline import Carrot
 from ctrace.look.gradcam import GradCAM
+from ctrace.stats import bootstrap, spearman
 from ctrace.trust import falsification_rate, falsify
 from ctrace.trust.falsify import shift_places
 from ctrace.trust.shapley import shap, superpixels
@@ -679,9 +680,9 @@ tables = {
 }
 for one, other in (("removal", "swap"), ("removal", "shapley"), ("swap", "shapley")):
     print(
-        f"{one} and {other}: mean rank correlation over {BIRDS} birds {trust.spearman(tables[one], tables[other]).mean():+.2f}"
+        f"{one} and {other}: mean rank correlation over {BIRDS} birds {spearman(tables[one], tables[other]).mean():+.2f}"
     )
-assert 0.5 < trust.spearman(tables["removal"], tables["swap"]).mean() < 0.98
+assert 0.5 < spearman(tables["removal"], tables["swap"]).mean() < 0.98
 
 # %% [markdown]
 # Truth is a choice: three sensible definitions of what a part is worth order the parts alike on most birds of this model, and not on all. Where parts can replace each other they part ways, so a score names the one it uses.
@@ -732,7 +733,7 @@ def of_four(borders):
     """Rank correlation of stratum means with stratum rates."""
     stratum = np.digitize(likeness, borders)
     means = [[v[stratum == j].mean() for j in range(4)] for v in (likeness, false)]
-    return float(np.nan_to_num(trust.spearman(*(np.array([m]) for m in means))[0]))
+    return float(np.nan_to_num(spearman(*(np.array([m]) for m in means))[0]))
 
 
 ranked = np.sort(likeness)
@@ -749,10 +750,8 @@ print(
 
 # %%
 best = ranked[list(cuts[int(np.isclose(rho, 1).argmax())])]
-each = trust.bootstrap(
-    likeness,
-    false,
-    statistic=lambda a, b: np.nan_to_num(trust.spearman(a[None], b[None])[0]),
+each = bootstrap(
+    likeness, false, statistic=lambda a, b: np.nan_to_num(spearman(a[None], b[None])[0])
 )
 print(f"four means: {of_four(best):.1f}; the same sixty pairs, one by one: {each}")
 assert np.isclose(rho, 1).any() and each.low < 0 < each.high
@@ -780,9 +779,9 @@ show_figure(
 stratum = np.digitize(likeness, best)
 copied = np.array([false[stratum == j].mean() for j in range(4)])[stratum]
 print(
-    f"every pair with its stratum's rate: correlation {trust.spearman(likeness[None], copied[None])[0]:.2f}; with its own verdict {each.value:.2f}"
+    f"every pair with its stratum's rate: correlation {spearman(likeness[None], copied[None])[0]:.2f}; with its own verdict {each.value:.2f}"
 )
-assert trust.spearman(likeness[None], copied[None])[0] > 0.85
+assert spearman(likeness[None], copied[None])[0] > 0.85
 
 # %% [markdown]
 # ## Your own model and images

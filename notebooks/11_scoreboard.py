@@ -713,7 +713,7 @@ print(check_wins(wins))
 #
 # ```{exercise} Break it
 # :label: ex-board-break
-# Treat the three models' birds as 900 independent birds: `mean_interval(values.reshape(1, -1))`. How many more differences become "real", and what is wrong with them?
+# Treat the three models' birds as 900 independent birds: `bootstrap(values.reshape(1, -1), axes=2)`. How many more differences become "real", and what is wrong with them?
 # ```
 
 # %% [markdown]
@@ -722,13 +722,13 @@ print(check_wins(wins))
 # ```
 
 # %%
-from ctrace.trust.scoreboard import mean_interval
+from ctrace.stats import bootstrap
 
 
 def pooled(column, rows):
     d = [
-        mean_interval(
-            (board.values[a, column] - board.values[b, column]).reshape(1, -1)
+        bootstrap(
+            (board.values[a, column] - board.values[b, column]).reshape(1, -1), axes=2
         )
         for a, b in combinations(rows, 2)
     ]

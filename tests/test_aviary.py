@@ -24,12 +24,10 @@ from ctrace.aviary import (
     check_species,
     consistent_species,
     differing_parts,
-    equal_error_rate,
     importance_table,
     mark_place,
     noise_ceiling,
     part_importance,
-    rank_correlation,
     render,
     render_levels,
     sample_individual,
@@ -332,14 +330,6 @@ def test_a_point_in_bird_units_is_where_it_is_drawn():
             assert masks["marks"][int(v * 192), int(u * 192)] > (0.9 if slot != 4 else 0)
 
 
-def test_equal_error_rate_is_zero_for_separated_scores_and_half_for_equal_ones():
-    scores = torch.linspace(0, 1, 101)
-    assert equal_error_rate(scores + 2, scores) == 0
-    assert equal_error_rate(scores, scores) == pytest.approx(0.5, abs=0.01)
-    with pytest.raises(ValueError, match="both kinds of pairs"):
-        equal_error_rate(scores, scores[:0])
-
-
 # --- the model's truth
 # ------------------------------------------------------------------------------------------
 
@@ -413,14 +403,6 @@ def test_noise_ceiling_is_one_for_a_model_that_ignores_noise():
     assert noise_ceiling(darkness, SCENES[:2], [0, 0], size=64) > 0.9
     with pytest.raises(ValueError, match="constant list"):
         noise_ceiling(lambda x: coarse(x) * 0, SCENES[:1], [0], size=64)
-
-
-def test_rank_correlation_gives_ties_their_mean_rank():
-    assert (
-        rank_correlation([1, 2, 2, 3], [1, 2, 2, 3]) == 1
-        and rank_correlation([1, 2, 3], [3, 2, 1]) == -1
-    )
-    assert rank_correlation([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(0.9486833)
 
 
 # --- figures

@@ -18,7 +18,6 @@ from ctrace.carrot.protocol import (
     drop_most_helpful,
     knn_logits,
     linear_datamodeling_scores,
-    rank_correlations,
     training_scores,
 )
 from ctrace.carrot.region_protocol import (
@@ -80,15 +79,6 @@ def literal_without(carrot, images, gone):
     H = regions.H[:, keep].double()
     logits = carrot.readout(carrot.operator(graph, H), H, graph) @ carrot.head.weights
     return (logits - logits.mean(1, keepdim=True))[0]
-
-
-def test_rank_correlations_are_scipys_row_by_row_ties_too():
-    rng = np.random.RandomState(0)
-    a, b = rng.randint(0, 5, (6, 9)).astype(float), rng.randn(6, 9)
-    expected = [spearmanr(x, y).statistic for x, y in zip(a, b)]
-    np.testing.assert_allclose(
-        rank_correlations(torch.tensor(a), torch.tensor(b)), expected, atol=1e-12
-    )
 
 
 def test_neighbours_vote_as_in_sklearn(fitted):

@@ -21,11 +21,11 @@ from ctrace.aviary import (
     Cached,
     Individuals,
     centred_logits,
-    equal_error_rate,
     part_importance,
     sample_scene,
     species_by_name,
 )
+from ctrace.stats import equal_error_rate
 from ctrace.world import models
 from ctrace.world.models import (
     BUNDLED,

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 
 from ctrace.aviary import Aviary
 from ctrace.carrot.pipeline import Carrot
+from ctrace.stats import bootstrap
 from ctrace.trust.controls import controls
-from ctrace.trust.rates import bootstrap
 from ctrace.trust.scoreboard import (
     COLUMNS,
     Scoreboard,
@@ -19,7 +19,6 @@ from ctrace.trust.scoreboard import (
     held_out,
     map_scores,
     mark_scores,
-    mean_interval,
     read_scoreboard,
 )
 from ctrace.trust.suite import CarrotClassifier, cnn_methods, enlarge, token_methods
@@ -162,7 +161,8 @@ def test_intervals_are_those_of_the_bootstrap_over_models_and_birds():
     values = board().values["c", "pointing"] + np.array(
         [[0.0], [0.2], [0.4]]
     )  # models that differ more than birds do
-    ours, theirs = mean_interval(values), bootstrap(values, axes=2)
+    scores = Scoreboard({("c", "pointing"): values}, {}, {})
+    ours, theirs = scores.interval("c", "pointing"), bootstrap(values, statistic=np.mean, axes=2)
     width = theirs.high - theirs.low
     assert ours.value == pytest.approx(theirs.value) and width > 0.2
     assert abs(ours.low - theirs.low) < 0.05 * width and abs(ours.high - theirs.high) < 0.05 * width

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ctrace.aviary import PARTS, Aviary, part_importance, render
-from ctrace.trust.shapley import EXACT_UP_TO, exact_shapley, part_regions, shap, superpixels
+from ctrace.trust.shapley import EXACT_UP_TO, part_regions, shap, superpixels
 from ctrace.world.models import load_model
 
 
@@ -39,21 +39,6 @@ def additive(r, seed=0):
         torch.randn(3, 12, 12, dtype=torch.double),
         regions,
     )
-
-
-def test_exact_values_equal_the_mean_over_all_orders():
-    from itertools import permutations
-
-    table = torch.randn(16, generator=torch.Generator().manual_seed(0), dtype=torch.double)
-    bits = 2 ** torch.arange(4)
-    value = lambda present: table[(present * bits).sum(1)]
-    slow = torch.zeros(4, dtype=torch.double)
-    for order in permutations(range(4)):
-        present = torch.zeros(1, 4, dtype=torch.long)
-        for player in order:
-            before, present[0, player] = value(present), 1
-            slow[player] += (value(present) - before)[0] / 24
-    assert torch.allclose(exact_shapley(value, 4), slow, atol=1e-14)
 
 
 @pytest.mark.parametrize("r", [6, 24])

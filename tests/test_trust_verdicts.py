@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ctrace.aviary import PARTS, Aviary, importance_table, render
+from ctrace.stats import spearman
 from ctrace.trust import (
     controls,
     deletion,
@@ -20,7 +21,6 @@ from ctrace.trust import (
     pointing_game,
     randomize,
     road,
-    spearman,
 )
 from ctrace.world.models import load_model
 

@@ -33,11 +33,11 @@ from ctrace.aviary import (
     Aviary,
     Cached,
     Individuals,
-    equal_error_rate,
     render,
     soft_target,
 )
 from ctrace.aviary.shapes import MARKS
+from ctrace.stats import equal_error_rate
 from ctrace.world.models import MODEL_DIR, MODEL_INPUT, build_bundled, save_bundled
 
 VIEWS = 12  # scenes of each training individual

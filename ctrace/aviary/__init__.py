@@ -16,7 +16,6 @@ from .data import (
     Cached,
     Individuals,
     drop_parts,
-    equal_error_rate,
     mark_place,
     scene_seed,
     soft_target,
@@ -35,14 +34,7 @@ from .species import (
     sufficient_parts,
     twin_pairs,
 )
-from .truth import (
-    KINDS,
-    centred_logits,
-    importance_table,
-    noise_ceiling,
-    part_importance,
-    rank_correlation,
-)
+from .truth import KINDS, centred_logits, importance_table, noise_ceiling, part_importance
 
 __all__ = [
     "BACKGROUNDS",
@@ -66,12 +58,10 @@ __all__ = [
     "consistent_species",
     "differing_parts",
     "drop_parts",
-    "equal_error_rate",
     "importance_table",
     "mark_place",
     "noise_ceiling",
     "part_importance",
-    "rank_correlation",
     "render",
     "render_levels",
     "sample_individual",

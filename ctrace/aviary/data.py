@@ -228,25 +228,3 @@ class Cached(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int | torch.Tensor]:
         target = self.targets[index]
         return self.images[index].to(torch.float32) / 255, (int(target) if self._whole else target)
-
-
-def equal_error_rate(same: torch.Tensor, different: torch.Tensor) -> float:
-    """The error rate at the threshold where as many same-bird pairs are rejected as different-bird
-    pairs accepted.
-
-    >>> round(equal_error_rate(torch.tensor([0.9, 0.8, 0.4]), torch.tensor([0.1, 0.2, 0.6])), 3)
-    0.333
-
-    Args:
-        same: similarities of pairs that show one bird.
-        different: similarities of pairs that show two.
-    """
-    if not len(same) or not len(different):
-        raise ValueError(
-            f"both kinds of pairs are needed; received {len(same)} same and {len(different)} different"
-        )
-    thresholds = torch.cat([same, different]).sort().values
-    rejected = torch.searchsorted(same.sort().values, thresholds) / len(same)
-    accepted = 1 - torch.searchsorted(different.sort().values, thresholds) / len(different)
-    at = (rejected - accepted).abs().argmin()
-    return float((rejected[at] + accepted[at]) / 2)

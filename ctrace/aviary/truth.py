@@ -14,14 +14,12 @@ logits, so neither may an importance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import combinations
-from math import factorial
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from ctrace.stats import spearman
+from ctrace.stats import exact_shapley, spearman
 
 from .drawing import render_levels
 from .scene import Scene
@@ -72,11 +70,6 @@ def centred_logits(
     return z - z.mean(1, keepdim=True)
 
 
-def _subsets(parts: Iterable[str]) -> list[tuple[str, ...]]:
-    parts = tuple(parts)
-    return [subset for size in range(len(parts) + 1) for subset in combinations(parts, size)]
-
-
 def _changes(scene: Scene, kind: str) -> dict[object, Scene]:
     """The scenes that a kind of importance compares with the whole bird, by what was done to them."""
     if kind == "removal":
@@ -88,7 +81,10 @@ def _changes(scene: Scene, kind: str) -> dict[object, Scene]:
             for v in VARIANTS[p]
             if v != own
         }
-    return {frozenset(PARTS) - set(gone): scene.without(*gone) for gone in _subsets(PARTS)}
+    coalitions = (  # bit i of the number: part i is there
+        tuple(p for i, p in enumerate(PARTS) if n >> i & 1) for n in range(2 ** len(PARTS))
+    )
+    return {kept: scene.without(*(p for p in PARTS if p not in kept)) for kept in coalitions}
 
 
 def _importance(whole: float, changed: dict[object, float], kind: str) -> list[float]:
@@ -100,19 +96,7 @@ def _importance(whole: float, changed: dict[object, float], kind: str) -> list[f
             float(np.mean([whole - value for (p, _), value in changed.items() if p == part]))
             for part in PARTS
         ]
-    return [_shapley(changed, part) for part in PARTS]
-
-
-def _shapley(value: dict[frozenset[str], float], part: str) -> float:
-    """Exact Shapley value of one part, from the value of each of the 32 coalitions."""
-    n = len(PARTS)
-    return sum(
-        factorial(len(s))
-        * factorial(n - 1 - len(s))
-        / factorial(n)
-        * (value[frozenset(s) | {part}] - value[frozenset(s)])
-        for s in _subsets(p for p in PARTS if p != part)
-    )
+    return exact_shapley(list(changed.values())).tolist()
 
 
 def importance_table(
@@ -181,20 +165,6 @@ def part_importance(
     return dict(zip(PARTS, importance_table(model, [scene], [target], kind, size)[0].tolist()))
 
 
-def rank_correlation(a: Iterable[float], b: Iterable[float]) -> float:
-    """Spearman's rank correlation; ties share their mean rank.
-
-    >>> rank_correlation([1, 2, 3], [10, 30, 20])
-    0.5
-    """
-    value = float(spearman([list(a)], [list(b)])[0])
-    if np.isnan(value):
-        raise ValueError(
-            "a constant list has no ranks to correlate; this case must be counted, not dropped"
-        )
-    return round(value, 12)  # equal orders give 1, not 1 less a rounding
-
-
 def noise_ceiling(
     model: Callable,
     scenes: list[Scene],
@@ -210,4 +180,9 @@ def noise_ceiling(
     first, second = (
         importance_table(model, taken, targets, kind, size) for taken in (scenes, again)
     )
-    return float(np.mean([rank_correlation(a, b) for a, b in zip(first, second)]))
+    alike = spearman(first, second)
+    if np.isnan(alike).any():
+        raise ValueError(
+            "a constant list has no ranks to correlate; this case must be counted, not dropped"
+        )
+    return float(alike.mean())

@@ -17,7 +17,7 @@ import torch
 from ctrace.carrot.data import Splits, aviary_splits, folder_splits, parquet_splits
 from ctrace.carrot.pipeline import Carrot
 from ctrace.carrot.readout import READOUTS
-from ctrace.trust.rates import bootstrap
+from ctrace.stats import bootstrap
 from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone
 

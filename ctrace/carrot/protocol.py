@@ -1,7 +1,7 @@
 """Does an attribution to training images say what happens without them? Measured by fitting again,
 with intervals over test images.
 
-Every function returns one number per test image, never a mean alone: `ctrace.trust.bootstrap` of
+Every function returns one number per test image, never a mean alone: `ctrace.stats.bootstrap` of
 these, or of the difference of two lists of these on the same images, is the interval.
 """
 
@@ -11,13 +11,7 @@ from torch import Tensor
 from ctrace.carrot.head import RidgeHead
 from ctrace.stats import spearman
 
-__all__ = [
-    "drop_most_helpful",
-    "knn_logits",
-    "linear_datamodeling_scores",
-    "rank_correlations",
-    "training_scores",
-]
+__all__ = ["drop_most_helpful", "knn_logits", "linear_datamodeling_scores", "training_scores"]
 
 
 def knn_logits(G: Tensor, y: Tensor, g: Tensor, k: int, num_classes: int) -> Tensor:
@@ -93,7 +87,8 @@ def linear_datamodeling_scores(
     truth = torch.stack([logits.gather(1, target[:, None])[:, 0] for logits in again], 1)  # (m, s)
     inside = torch.zeros(subsets, n, dtype=torch.double).scatter(1, kept, 1)  # (s, n)
     return {
-        name: rank_correlations(score.double() @ inside.T, truth) for name, score in scores.items()
+        name: torch.from_numpy(spearman(score.double() @ inside.T, truth, constant=0.0))
+        for name, score in scores.items()
     }
 
 
@@ -117,16 +112,6 @@ def drop_most_helpful(
         drops[name] = (before - after).gather(1, target[:, None])[:, 0]
         flips[name] = (_margin(before, target) > 0) & (_margin(after, target) <= 0)
     return drops, flips
-
-
-def rank_correlations(a: Tensor, b: Tensor) -> Tensor:
-    """Spearman's correlation of each row of ``a`` with that of ``b`` ``(m,)``; ties share their
-    rank. A row that is constant agrees with nothing: 0, counted and not dropped.
-
-    >>> rank_correlations(torch.tensor([[1.0, 2, 3], [1, 1, 1]]), torch.tensor([[10.0, 30, 20], [1, 2, 3]])).tolist()
-    [0.5, 0.0]
-    """
-    return torch.from_numpy(spearman(a.cpu(), b.cpu())).nan_to_num(0.0)
 
 
 def _cosine(G: Tensor, g: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ctrace.aviary import PARTS, Scene, importance_table, render
 from ctrace.carrot.attribution import centrality, region_contributions, remove_nodes, subset_logits
 from ctrace.carrot.pipeline import Carrot
-from ctrace.carrot.protocol import rank_correlations
+from ctrace.stats import spearman
 
 __all__ = [
     "deletion_insertion",
@@ -193,7 +193,10 @@ def true_part_agreement(
     if "split" in by_region:
         scores["split summed"] = (by_region["split"][:, None] @ cells)[:, 0]
     scores |= {"number of patches": cells.sum(1), "truth again": again}
-    return {name: rank_correlations(score, truth) for name, score in scores.items()}
+    return {
+        name: torch.from_numpy(spearman(score.cpu(), truth.cpu(), constant=0.0))
+        for name, score in scores.items()
+    }
 
 
 def _shares(carrot: Carrot, scenes: Sequence[Scene], target: Tensor, size: int) -> Tensor:

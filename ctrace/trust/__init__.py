@@ -5,24 +5,13 @@ Everything takes prepared images ``(b, 3, height, width)`` and maps ``(b, height
 method of drawing maps will do.
 """
 
-from ctrace.stats import spearman
 from ctrace.trust.controls import controls, guided_backpropagation, planted_lie, planted_truth
 from ctrace.trust.falsify import Falsification, angle_between, falsify, logit_drop
 from ctrace.trust.fills import FILLS, filled
 from ctrace.trust.localize import Scores, mass_inside, part_correlation, pointing_game
 from ctrace.trust.perturb import Curve, Road, deletion, impute, insertion, road
 from ctrace.trust.randomize import Cascade, cascade, randomize, stages
-from ctrace.trust.rates import (
-    Interval,
-    PairedTest,
-    Rate,
-    bootstrap,
-    cohens_h,
-    falsification_rate,
-    mean_intervals,
-    paired_test,
-    wilson,
-)
+from ctrace.trust.rates import PairedTest, Rate, cohens_h, falsification_rate, paired_test, wilson
 from ctrace.trust.thresholds import ThresholdVerdict, falsify_by_threshold
 
 __all__ = [
@@ -50,15 +39,11 @@ __all__ = [
     "cascade",
     "randomize",
     "stages",
-    "Interval",
     "PairedTest",
     "Rate",
-    "bootstrap",
     "cohens_h",
     "falsification_rate",
-    "mean_intervals",
     "paired_test",
-    "spearman",
     "wilson",
     "ThresholdVerdict",
     "falsify_by_threshold",

@@ -1,37 +1,14 @@
 """From verdicts on images to what may be said of a method: rates, intervals, and paired tests."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import asin, sqrt
 
-import numpy as np
 from scipy.stats import binomtest
 
-__all__ = [
-    "Interval",
-    "PairedTest",
-    "Rate",
-    "bootstrap",
-    "cohens_h",
-    "falsification_rate",
-    "mean_intervals",
-    "paired_test",
-    "wilson",
-]
+__all__ = ["PairedTest", "Rate", "cohens_h", "falsification_rate", "paired_test", "wilson"]
 
 VERDICTS = ("survived", "falsified", "inconclusive")
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A value and where it may lie."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,71 +116,6 @@ def paired_test(first: Sequence, second: Sequence, verdict: str = "survived") ->
     p = float(binomtest(only_first, differ).pvalue) if differ else 1.0
     rates = sum(a) / len(a), sum(b) / len(b)
     return PairedTest(only_first, only_second, len(a), p, rates[0] - rates[1], cohens_h(*rates))
-
-
-def bootstrap(
-    *columns,
-    statistic: Callable[..., float] = np.mean,
-    axes: int = 1,
-    draws: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """A statistic and its percentile interval when images are drawn again.
-
-    Args:
-        *columns: arrays with the same first ``axes`` axes, resampled together: a pair stays a pair.
-        statistic: from the resampled columns to one number.
-        axes: 1 draws the rows again, 2 both rows and columns, for example model seeds and images.
-
-    Raises:
-        ValueError: NaN (count such images and score them first), or columns of different lengths.
-
-    >>> bootstrap(np.ones(10))
-    Interval(value=1.0, low=1.0, high=1.0)
-    """
-    columns = [np.asarray(column, float) for column in columns]
-    size = columns[0].shape[:axes]
-    if any(column.shape[:axes] != size for column in columns) or 0 in size or len(size) < axes:
-        raise ValueError(
-            f"bootstrap: expected columns with the same first {axes} axes, received {[c.shape for c in columns]}."
-        )
-    if any(not np.isfinite(column).all() for column in columns):
-        raise ValueError(
-            "bootstrap: NaN or infinity. A failed image is counted and given the score of chance, never dropped."
-        )
-    rng, values = np.random.default_rng(seed), np.empty(draws)
-    for i in range(draws):
-        picks = np.ix_(*(rng.integers(0, m, m) for m in size))
-        values[i] = statistic(*(column[picks] for column in columns))
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(statistic(*columns)), float(low), float(high))
-
-
-def mean_intervals(
-    values, draws: int = 2000, confidence: float = 0.95, seed: int = 0
-) -> np.ndarray:
-    """`bootstrap` of the mean over the last axis, for many rows on the same images at once: ``(...,
-    n)`` -> mean, low, high ``(..., 3)``.
-
-    Raises:
-        ValueError: NaN or infinity, no image.
-
-    >>> mean_intervals(np.ones((2, 10)))
-    array([[1., 1., 1.],
-           [1., 1., 1.]])
-    """
-    values = np.asarray(values, float)
-    n = values.shape[-1]
-    if not n or not np.isfinite(values).all():
-        raise ValueError(
-            f"mean_intervals: expected finite values of at least one image, received shape {values.shape}, or NaN in it."
-        )
-    means = values[..., np.random.default_rng(seed).integers(0, n, (draws, n))].mean(
-        -1
-    )  # (..., draws)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1)
-    return np.stack([values.mean(-1), low, high], -1)
 
 
 def _verdicts(results: Sequence) -> list[str]:

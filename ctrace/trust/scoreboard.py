@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ctrace.aviary import KINDS, MARKED, PARTS, SPECIES, Aviary, importance_table, render
+from ctrace.stats import Interval, bootstrap
 from ctrace.trust.controls import controls, planted_lie, planted_truth
 from ctrace.trust.falsify import falsify
 from ctrace.trust.localize import mass_inside, part_correlation, pointing_game
 from ctrace.trust.perturb import deletion, insertion
 from ctrace.trust.randomize import cascade, stages
-from ctrace.trust.rates import Interval
 from ctrace.trust.suite import Maps
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "map_scores",
     "mark_scores",
     "marked_birds",
-    "mean_interval",
     "read_scoreboard",
 ]
 
@@ -248,7 +247,7 @@ class Scoreboard:
 
     def interval(self, row: str, column: str) -> Interval:
         """Mean and 95% interval, birds and models drawn again."""
-        return mean_interval(self.values[row, column])
+        return bootstrap(self.values[row, column], axes=2)
 
     def difference(self, first: str, second: str, column: str) -> Interval:
         """First row minus second, bird by bird on the same models; real when the interval excludes
@@ -263,7 +262,7 @@ class Scoreboard:
                 f"{first} and {second} were scored on different models in {column!r}: no difference bird by bird exists."
             )
         n = min(a.shape[1], b.shape[1])
-        return mean_interval(a[:, :n] - b[:, :n])
+        return bootstrap(a[:, :n] - b[:, :n], axes=2)
 
     def verdict(self, row: str, column: str, controls: Sequence[str]) -> int:
         """1 where a row is really better than the best of the controls, -1 where it is really
@@ -310,26 +309,6 @@ class Scoreboard:
                         " ".join(self.models[row, column]),
                     ]
                 )
-
-
-def mean_interval(values: np.ndarray) -> Interval:
-    """Mean of ``(models, birds)`` and its 95% interval when both are drawn again:
-    `ctrace.trust.bootstrap` with two axes, but by counting how often each was drawn, which makes
-    all draws one product.
-    """
-    values = np.asarray(values, float)
-    models, birds = _shares(values.shape)
-    low, high = np.quantile(((models @ values) * birds).sum(1), [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high))
-
-
-@cache
-def _shares(shape: tuple[int, int], draws: int = 2000, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """How often each model and each bird was drawn, as shares ``(draws, models)`` and ``(draws,
-    birds)``.
-    """
-    rng = np.random.default_rng(seed)
-    return tuple(rng.multinomial(m, [1 / m] * m, draws) / m for m in shape)
 
 
 @cache

@@ -8,7 +8,6 @@ With few regions all coalitions are asked, and the values are exact. With many, 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import factorial
 
 import numpy as np
 import torch
@@ -16,9 +15,10 @@ from skimage.segmentation import slic
 from torch import Tensor, nn
 
 from ctrace.check import check_ready, prepare_images
+from ctrace.stats import exact_shapley
 from ctrace.trust.fills import filled
 
-__all__ = ["EXACT_UP_TO", "Shapley", "exact_shapley", "part_regions", "shap", "superpixels"]
+__all__ = ["EXACT_UP_TO", "Shapley", "part_regions", "shap", "superpixels"]
 
 EXACT_UP_TO = 10  # regions; 1,024 coalitions
 AT_ONCE = 128  # images per forward pass
@@ -94,33 +94,11 @@ def shap(
 
     none, whole = value(torch.tensor([[False], [True]]).expand(2, r)).tolist()
     if r <= EXACT_UP_TO:
-        return Shapley(exact_shapley(value, r).cpu(), regions.cpu(), whole, none, 2**r)
+        number = torch.arange(2**r)
+        asked = value((number[:, None] >> torch.arange(r)) % 2 == 1)  # (2^r,)
+        values = torch.from_numpy(exact_shapley(asked.cpu()))
+        return Shapley(values, regions.cpu(), whole, none, 2**r)
     return Shapley(_kernel_shap(value, r, samples, seed), regions.cpu(), whole, none, samples)
-
-
-def exact_shapley(value: Callable[[Tensor], Tensor], r: int) -> Tensor:
-    """Shapley values ``(r,)`` from all ``2^r`` coalitions (Shapley 1953).
-
-    Args:
-        value: from coalitions ``(m, r)``, boolean, to their values ``(m,)``.
-        r: number of players.
-
-    >>> exact_shapley(lambda s: s[:, 0] * (1.0 + s[:, 1]), 2)  # the second player is worth something only beside the first
-    tensor([1.5000, 0.5000], dtype=torch.float64)
-    """
-    number = torch.arange(2**r)
-    present = (number[:, None] >> torch.arange(r)) % 2 == 1  # (2^r, r)
-    values = value(present).double()
-    weight = torch.tensor(
-        [factorial(s) * factorial(r - 1 - s) / factorial(r) for s in range(r)], dtype=torch.float64
-    ).to(values)
-    found = []
-    for i in range(r):
-        without = number[~present[:, i]]
-        found.append(
-            (weight[present[without].sum(1)] * (values[without + 2**i] - values[without])).sum()
-        )
-    return torch.stack(found)
 
 
 def _kernel_shap(value: Callable[[Tensor], Tensor], r: int, samples: int, seed: int) -> Tensor:

@@ -1,0 +1,105 @@
+"""Rank correlation, intervals, Shapley values and the equal error rate: equal to scipy, to closed
+forms and to their definitions, and honest about what they cover.
+"""
+
+import math
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from ctrace.stats import bootstrap, equal_error_rate, exact_shapley, mean_intervals, spearman
+
+
+def test_the_bootstrap_of_a_mean_has_the_known_width_and_covers():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=400)
+    interval = bootstrap(x)
+    assert (
+        math.isclose(interval.value, x.mean())
+        and abs((interval.high - interval.low) / (2 * 1.96 * x.std() / 20) - 1) < 0.08
+    )
+    intervals = [bootstrap(rng.normal(size=40), draws=200, seed=s) for s in range(200)]
+    assert 0.88 < np.mean([i.low <= 0 <= i.high for i in intervals]) < 0.98
+
+
+def test_pairs_stay_pairs_and_models_are_drawn_again_too():
+    x = np.arange(30.0)
+    correlation = lambda a, b: spearman(a[None], b[None])[0]
+    assert bootstrap(x, 2 * x, statistic=correlation).low == pytest.approx(1)
+    scores = np.array([0.0, 1.0, 2.0])[:, None] + np.zeros(
+        50
+    )  # three models that differ, images that do not
+    both, images_only = bootstrap(scores, axes=2), bootstrap(scores.T)
+    assert both.high - both.low > 1 and images_only.high - images_only.low == 0
+    assert str(bootstrap(np.ones(3))) == "1.000 [1.000, 1.000]"
+
+
+def test_nan_is_refused_and_never_dropped():
+    with pytest.raises(ValueError, match="never dropped"):
+        bootstrap([1.0, np.nan])
+    with pytest.raises(ValueError, match="same first"):
+        bootstrap([1.0, 2.0], [1.0])
+
+
+def test_rank_correlation_equals_scipy_with_ties_and_is_nan_for_a_constant_row():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 5, (4, 20)), rng.normal(size=(4, 20))
+    assert np.allclose(
+        spearman(a, b), [stats.spearmanr(*row).statistic for row in zip(a, b)], atol=1e-12
+    )
+    assert np.isnan(spearman(np.ones((1, 5)), b[:1, :5])).all()
+    assert spearman(np.ones((1, 5)), b[:1, :5], constant=0.0).tolist() == [0]
+
+
+def test_rank_correlation_gives_ties_their_mean_rank():
+    found = spearman([[1, 2, 2, 3], [1, 2, 3, 4]], [[1, 2, 2, 3], [4, 3, 2, 1]])
+    assert found.tolist() == [1, -1]
+    assert spearman([[1, 2, 2, 3]], [[1, 2, 3, 4]])[0] == pytest.approx(0.9486833)
+
+
+def test_intervals_of_many_rows_are_those_of_each_row_alone():
+    values = np.random.default_rng(3).normal(size=(2, 3, 40))
+    found = mean_intervals(values)
+    for i in np.ndindex(2, 3):
+        alone = bootstrap(values[i])
+        assert np.allclose(found[i], (alone.value, alone.low, alone.high), atol=1e-12)
+    values[0, 1, 5] = np.nan
+    for bad in (values, np.ones((2, 0))):
+        with pytest.raises(ValueError, match="mean_intervals: expected finite values"):
+            mean_intervals(bad)
+
+
+def test_a_mean_is_drawn_as_any_other_statistic_is():
+    values = np.random.default_rng(4).normal(size=(3, 50))
+    for axes in (1, 2):
+        ours, literal = (
+            bootstrap(values, statistic=s, axes=axes, draws=300) for s in (None, np.mean)
+        )
+        assert np.allclose(
+            [ours.value, ours.low, ours.high], [literal.value, literal.low, literal.high]
+        )
+
+
+def test_shapley_values_are_the_average_over_all_orders_and_sum_to_the_whole():
+    values, r = np.random.default_rng(5).normal(size=16), 4
+    slow = np.zeros(r)
+    for order in permutations(range(r)):
+        present = 0
+        for i in order:
+            slow[i] += (values[present + 2**i] - values[present]) / math.factorial(r)
+            present += 2**i
+    assert np.allclose(exact_shapley(values), slow, atol=1e-14)
+    assert math.isclose(slow.sum(), values[-1] - values[0])
+    with pytest.raises(ValueError, match="expected 2\\^r values"):
+        exact_shapley(values[:15])
+
+
+def test_equal_error_rate_is_zero_for_separated_scores_and_half_for_equal_ones():
+    scores = torch.linspace(0, 1, 101)
+    assert equal_error_rate(scores + 2, scores) == 0
+    assert equal_error_rate(scores, scores) == pytest.approx(0.5, abs=0.01)
+    with pytest.raises(ValueError, match="both kinds of pairs"):
+        equal_error_rate(scores, scores[:0])
