@@ -1,5 +1,5 @@
-# make test   environment, form of the code, unit tests, doctests, pair check, every notebook
-# make book   environment, every notebook that has not run yet, HTML in _build/html, checks of that HTML
+# make test   environment, form of the code, unit tests, doctests, pair check, every notebook that has changed
+# make book   environment, every notebook that has changed, HTML in _build/html, checks of that HTML
 # Options: PYTHON=python3.12  VENV=.venv  CONSTRAINTS=constraints.txt  TORCH_INDEX=<wheel index for another torch build>
 
 PYTHON      ?= python3
@@ -11,11 +11,17 @@ BIN         := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 STAMP       := $(VENV)/.installed
 CELL_SECONDS := 600
+# One way to run a notebook. One that passed before is skipped, and named, when neither its cells nor what it
+# depends on (tools/depends.py) has changed since; the book shows the same runs.
+define RUN_NOTEBOOKS
+	$(BIN)/python -m tools.fresh_cache
+	$(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=$(CELL_SECONDS) --only-changed --durations=0 notebooks
+endef
 
 .PHONY: help test book browser bench sync links colab clean
 
 help:
-	@echo "make test     environment, form of the code, unit tests, doctests, pair check, every notebook"
+	@echo "make test     environment, form of the code, unit tests, doctests, pair check, every notebook that has changed"
 	@echo "make book     the book, in _build/html/index.html"
 	@echo "make browser  every page and every gallery tab in Chromium, after make book"
 	@echo "make bench    every benchmark again, beside its peers (half an hour on an idle machine)"
@@ -37,12 +43,11 @@ $(STAMP): pyproject.toml constraints.txt
 test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python tools/fresh_cache.py
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=$(CELL_SECONDS) --durations=0 notebooks
+	$(RUN_NOTEBOOKS)
 
 book: $(STAMP)
-	$(BIN)/python tools/fresh_cache.py
+	$(RUN_NOTEBOOKS)
 	@# --all: Sphinx repeats a warning only when it reads the page again, so a partial build could hide one.
 	$(BIN)/jupyter-book build . --all -W --keep-going
 	$(BIN)/python tools/check_notebooks.py

@@ -1,13 +1,24 @@
 """What nbmake runs is what the book shows: every notebook that passes goes into the book's own
-cache.
+cache, with what it was made of. With --only-changed, what is in the cache does not run again.
 """
 
 from pathlib import Path
 
-CACHE = Path(__file__).parent / "_build" / ".jupyter_cache"
+import pytest
+
+HERE = Path(__file__).parent
 
 # The percent scripts beside the notebooks are their source, not modules to import for doctests.
 collect_ignore_glob = ["notebooks/*.py"]
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--only-changed",
+        action="store_true",
+        help="with --nbmake: skip a notebook when its cells, the files of ctrace that it depends "
+        "on and the environment are those of its last passing run",
+    )
 
 
 def pytest_configure(config):
@@ -15,32 +26,48 @@ def pytest_configure(config):
         _keep_what_nbmake_runs()
 
 
+def pytest_collection_modifyitems(config, items):
+    if config.option.only_changed:
+        from tools.depends import Package
+        from tools.fresh_cache import has_run
+
+        package = Package(HERE)
+        for item in items:
+            if getattr(item, "nbmake", False) and has_run(Path(item.filename), package):
+                item.add_marker(pytest.mark.skip(reason="passed before, nothing changed since"))
+
+
 def _keep_what_nbmake_runs():
-    from nbmake.nb_run import (
-        NotebookRun,  # an internal of nbmake: pyproject.toml holds it below 1.6
-    )
+    # an internal of nbmake: pyproject.toml holds it below 1.6
+    from nbmake.nb_run import NotebookRun
+
+    from tools.depends import Package
+    from tools.fresh_cache import made_of
 
     if getattr(NotebookRun.execute, "keeps_result", False):
         return
     run = NotebookRun.execute
 
     def run_and_keep(self):
+        # before the run: what is edited meanwhile differs
+        parts = made_of(Path(self.filename), Package(HERE))
         result = run(self)
         if result.error is None:
-            _put_in_cache(result.nb, self.filename)
+            _put_in_cache(result.nb, self.filename, parts)
         return result
 
     run_and_keep.keeps_result = True
     NotebookRun.execute = run_and_keep
 
 
-def _put_in_cache(notebook, path):
+def _put_in_cache(notebook, path, parts):
     from jupyter_cache import get_cache
     from jupyter_cache.base import CacheBundleIn
 
+    from tools.fresh_cache import CACHE
+
     for cell in notebook.cells:
-        cell.metadata.pop(
-            "execution", None
-        )  # start and end times would change the page at every run
-    bundle = CacheBundleIn(notebook, str(path))
-    get_cache(str(CACHE)).cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+        # start and end times would change the page at every run
+        cell.metadata.pop("execution", None)
+    bundle = CacheBundleIn(notebook, str(path), data={"made_of": parts})
+    get_cache(str(HERE / CACHE)).cache_notebook_bundle(bundle, check_validity=False, overwrite=True)

@@ -1,5 +1,6 @@
 """Each check is shown a fault of every kind that it is there to find, and something sound."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from tools import (
@@ -16,6 +19,7 @@ from tools import (
     check_html,
     check_links,
     check_notebooks,
+    depends,
     freeze_constraints,
     fresh_cache,
     house,
@@ -226,9 +230,6 @@ def test_contents_and_folder_must_agree(tmp_path, listed, present, complaint):
 
 
 def test_changed_cell_does_not_find_the_old_run(tmp_path):
-    from jupyter_cache import get_cache
-    from jupyter_cache.base import CacheBundleIn
-
     path, cache = tmp_path / "x.ipynb", tmp_path / "cache"
     nbformat.write(run_of(), path)
     get_cache(str(cache)).cache_notebook_bundle(
@@ -242,27 +243,20 @@ def test_changed_cell_does_not_find_the_old_run(tmp_path):
 # ---- one run for tests and book ----
 
 
-def nbmake(folder: Path) -> int:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "--nbmake",
-        "--nbmake-kernel=python3",
-        "-p",
-        "no:cacheprovider",
-        ".",
-    ]
-    return subprocess.run(command, cwd=folder, capture_output=True).returncode
+def nbmake(folder: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *options]
+    command += ["--nbmake", "--nbmake-kernel=python3", "."]
+    path = os.pathsep.join([str(folder), str(ROOT)])  # the tree's own ctrace, this tree's tools
+    environment = os.environ | {"PYTHONPATH": path}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 
 def test_passing_run_reaches_the_cache_and_a_failing_one_does_not(tmp_path):
     shutil.copy(ROOT / "conftest.py", tmp_path)
     nbformat.write(run_of(count=None, source="print(40 + 2)"), tmp_path / "good.ipynb")
-    assert nbmake(tmp_path) == 0
+    assert nbmake(tmp_path).returncode == 0
     nbformat.write(run_of(count=None, source="assert 1 == 2"), tmp_path / "bad.ipynb")
-    assert nbmake(tmp_path) == 1
+    assert nbmake(tmp_path).returncode == 1
     cache = tmp_path / "_build" / ".jupyter_cache"
     assert (
         check_notebooks.cached_run(tmp_path / "good.ipynb", cache).cells[1].outputs[0].text
@@ -271,42 +265,165 @@ def test_passing_run_reaches_the_cache_and_a_failing_one_does_not(tmp_path):
     assert check_notebooks.cached_run(tmp_path / "bad.ipynb", cache) is None
 
 
+PACKAGE = {
+    "ctrace/__init__.py": "from ctrace.cut.solve import solve\nfrom ctrace.look.map import see\n",
+    "ctrace/cut/__init__.py": "",
+    "ctrace/cut/solve.py": "def solve():\n    from ctrace.cut.graph import W\n\n    return W\n",
+    "ctrace/cut/graph.py": "W = 1\n",
+    "ctrace/look/__init__.py": "",
+    "ctrace/look/map.py": "FOLDER = 'data/models'\nsee = 2\n",
+    "ctrace/viz/__init__.py": "from ctrace.viz.curves import curve\n"
+    "from ctrace.viz.maps import draw\n",
+    "ctrace/viz/colours.py": "RED = 'red'\n",
+    "ctrace/viz/maps.py": "from ctrace.viz.colours import RED\n\ndraw = RED\n",
+    "ctrace/viz/curves.py": "curve = 3\n",
+    "ctrace/data/models/a.bin": "1",
+    "ctrace/data/tables/a.csv": "1",
+    "constraints.txt": "a==1\n",
+}
+NOTEBOOKS = {
+    "draws": "from ctrace import viz\nprint(viz.draw)",
+    "solves": "import ctrace\nprint(ctrace.solve())",
+    "looks": "from ctrace import see, viz\nprint(see, viz.curve)",
+    "reads": "from importlib.resources import files\n"
+    "print((files('ctrace') / 'data/tables/a.csv').read_text())",
+}
+
+
 @pytest.fixture
 def small_tree(tmp_path):
-    (tmp_path / "ctrace" / "data").mkdir(parents=True)
-    (tmp_path / "ctrace" / "a.py").write_text("x = 1\n")
-    (tmp_path / "ctrace" / "data" / "w.bin").write_bytes(b"1")
-    (tmp_path / "constraints.txt").write_text("a==1\n")
-    (tmp_path / "_build" / ".jupyter_cache").mkdir(parents=True)
-    fresh_cache.refresh(tmp_path)
-    (tmp_path / "_build" / ".jupyter_cache").mkdir(exist_ok=True)
+    """A package and four notebooks."""
+    for name, text in PACKAGE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "notebooks").mkdir()
+    for name, code in NOTEBOOKS.items():
+        nbformat.write(run_of(count=None, source=code), tmp_path / "notebooks" / f"{name}.ipynb")
     return tmp_path
 
 
-def test_cache_survives_when_nothing_changed(small_tree):
-    (small_tree / "ctrace" / "__pycache__").mkdir()
-    (small_tree / "ctrace" / "__pycache__" / "a.pyc").write_bytes(b"x")
-    assert not fresh_cache.refresh(small_tree)
-    assert (small_tree / "_build" / ".jupyter_cache").exists()
+def made_of(root: Path) -> dict[str, dict[str, str]]:
+    package = depends.Package(root)
+    paths = sorted((root / "notebooks").glob("*.ipynb"))
+    return {path.stem: fresh_cache.made_of(path, package) for path in paths}
+
+
+def changed_by(root: Path, name: str, text: str) -> set[str]:
+    """Notebooks that a new text of a file makes run again."""
+    before = made_of(root)
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_text(text)
+    return {name for name, parts in made_of(root).items() if parts != before[name]}
 
 
 @pytest.mark.parametrize(
-    "name", ["ctrace/a.py", "ctrace/data/w.bin", "ctrace/new.py", "constraints.txt"]
+    "changed, again",
+    [
+        ("ctrace/viz/colours.py", "draws"),  # a page that draws nothing with it does not run again
+        ("ctrace/viz/maps.py", "draws"),
+        ("ctrace/viz/curves.py", "looks"),
+        ("ctrace/cut/graph.py", "solves"),  # imported inside a function of what is used
+        ("ctrace/look/map.py", "looks"),
+        ("ctrace/data/models/a.bin", "looks"),  # data belongs to the module that names its folder
+        ("ctrace/data/models/b.bin", "looks"),
+        ("ctrace/data/tables/a.csv", "reads"),  # or to the notebook that does
+        ("ctrace/data/other/a.bin", "draws solves looks reads"),
+        ("constraints.txt", "draws solves looks reads"),
+        ("ctrace/cut/new.py", ""),
+        ("ctrace/__pycache__/a.pyc", ""),
+        ("README.md", ""),
+    ],
 )
-def test_cache_is_forgotten_when_the_package_changes(small_tree, name):
-    (small_tree / name).write_text("changed\n")
-    assert fresh_cache.refresh(small_tree)
-    assert not (small_tree / "_build" / ".jupyter_cache").exists()
+def test_what_runs_on_a_changed_file_runs_again_and_nothing_else(small_tree, changed, again):
+    text = PACKAGE.get(changed, "") + "changed = 1\n"
+    assert changed_by(small_tree, changed, text) == set(again.split())
 
 
-def test_cache_is_forgotten_when_torch_changes(small_tree, monkeypatch):
+ROOT_INIT, VIZ_INIT = PACKAGE["ctrace/__init__.py"], PACKAGE["ctrace/viz/__init__.py"]
+
+
+@pytest.mark.parametrize(
+    "name, text, again",
+    [
+        ("ctrace/__init__.py", ROOT_INIT.replace("cut.solve", "cut.graph"), "solves"),
+        ("ctrace/viz/__init__.py", VIZ_INIT.replace("viz.maps", "viz.colours"), "draws"),
+        ("ctrace/viz/__init__.py", VIZ_INIT + "print('hello')\n", "draws looks solves"),
+        ("ctrace/cut/graph.py", "import os\n\nos.environ['A'] = 'b'\n", "draws looks solves"),
+    ],
+)
+def test_other_way_to_a_name_counts_and_so_does_a_module_that_acts(small_tree, name, text, again):
+    assert changed_by(small_tree, name, text) == set(again.split())
+
+
+@pytest.mark.parametrize(
+    "code, modules",
+    [
+        ("from ctrace.viz import *", "viz viz.colours viz.curves viz.maps"),
+        ("from ctrace import viz\nprint(viz)", "viz viz.colours viz.curves viz.maps"),
+        ("from ctrace.viz import maps\nmaps.draw", "viz.colours viz.maps"),
+        ("import ctrace.viz.curves as c", "viz.curves"),
+        ("import ctrace.viz.curves", "viz.curves"),
+        ("script = 'from ctrace import solve'", "cut.graph cut.solve"),
+        ("run('-m', 'ctrace.viz')", "viz viz.colours viz.curves viz.maps"),
+        ("import torch", ""),
+    ],
+)
+def test_modules_that_code_runs_on(small_tree, code, modules):
+    found = depends.Package(small_tree).closure(depends.Source(code))
+    assert {name.removeprefix("ctrace.") for name in found} == set(modules.split())
+
+
+def test_notebook_that_is_not_plain_python_runs_on_everything(small_tree):
+    path = small_tree / "notebooks" / "draws.ipynb"
+    nbformat.write(run_of(source="%run other.py"), path)
+    everything = [path for path in (small_tree / "ctrace").rglob("*.*") if path.is_file()]
+    assert sorted(depends.Package(small_tree).files(path)) == sorted(everything)
+
+
+def test_every_notebook_runs_again_when_torch_changes(small_tree, monkeypatch):
+    before = made_of(small_tree)
     monkeypatch.setattr(fresh_cache, "installed", lambda name: "0.0")
-    assert fresh_cache.refresh(small_tree)
+    assert all(parts != before[name] for name, parts in made_of(small_tree).items())
 
 
-def test_cache_of_unknown_origin_is_forgotten(small_tree):
-    (small_tree / "_build" / ".package-hash").unlink()
-    assert fresh_cache.refresh(small_tree)
+def put_in_cache(root: Path, name: str, **data) -> None:
+    path = root / "notebooks" / f"{name}.ipynb"
+    bundle = CacheBundleIn(nbformat.read(path, 4), str(path), data=data)
+    cache = get_cache(str(root / fresh_cache.CACHE))
+    cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+
+
+def test_only_runs_that_are_out_of_date_are_dropped(small_tree):
+    assert fresh_cache.refresh(small_tree) == {}
+    nbformat.write(run_of(source="print(0)"), small_tree / "notebooks" / "gone.ipynb")
+    for name, parts in made_of(small_tree).items():
+        put_in_cache(small_tree, name, made_of=parts)
+    assert fresh_cache.refresh(small_tree) == {}
+    put_in_cache(small_tree, "solves")
+    (small_tree / "ctrace" / "viz" / "colours.py").write_text("RED = 'crimson'\n")
+    (small_tree / "notebooks" / "gone.ipynb").unlink()
+    assert fresh_cache.refresh(small_tree) == {
+        "draws": ["ctrace/viz/colours.py"],
+        "solves": ["a run of unknown origin"],
+        "gone": ["the notebook"],
+    }
+    package, folder = depends.Package(small_tree), small_tree / "notebooks"
+    assert fresh_cache.has_run(folder / "looks.ipynb", package)
+    assert not fresh_cache.has_run(folder / "draws.ipynb", package)
+    nbformat.write(run_of(source="print(1)"), folder / "looks.ipynb")  # other cells have not run
+    assert not fresh_cache.has_run(folder / "looks.ipynb", package)
+
+
+def test_only_notebooks_with_a_change_run_again_and_the_others_are_named(small_tree):
+    shutil.copy(ROOT / "conftest.py", small_tree)
+    assert "4 passed" in nbmake(small_tree, "--only-changed").stdout
+    (small_tree / "ctrace" / "viz" / "colours.py").write_text("RED = 'crimson'\n")
+    said = nbmake(small_tree, "--only-changed").stdout
+    assert "1 passed, 3 skipped" in said and "passed before, nothing changed since" in said
+    run = check_notebooks.cached_run(
+        small_tree / "notebooks" / "draws.ipynb", small_tree / fresh_cache.CACHE
+    )
+    assert run.cells[1].outputs[0].text == "crimson\n"
 
 
 # ---- the address ----

@@ -1,33 +1,35 @@
-"""Forget cached notebook runs when the code they ran on has changed.
+"""Forget cached runs of notebooks that ran on something else than what is there now.
 
-jupyter-cache compares code cells only. A figure drawn by an older `ctrace`, or by another torch,
-would stay in the book.
+jupyter-cache compares the code of a notebook only. A figure drawn by an older `ctrace`, or by
+another torch, would stay in the book. So every run that nbmake puts into the cache (conftest.py)
+says what it was made of: the files of `ctrace` that the notebook depends on (tools/depends.py), the
+pins, the interpreter and the torch build. A run that does not say it, or says something else, goes.
 """
 
 import hashlib
-import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+import nbformat
+
+from tools.depends import HERE, Package
+
+CACHE = Path("_build") / ".jupyter_cache"
 
 
-def package_hash(root: Path) -> str:
-    """One hash over `ctrace/**`, the pins, the interpreter and the torch build."""
-    files = [
-        path
-        for path in (root / "ctrace").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    ]
-    digest = hashlib.sha256()
-    for path in sorted([*files, root / "constraints.txt"]):
-        digest.update(str(path.relative_to(root)).encode())
-        digest.update(path.read_bytes())
-    digest.update(
-        f"python {sys.version_info[:2]} torch {installed('torch')} {installed('torchvision')}".encode()
-    )
-    return digest.hexdigest()
+def made_of(notebook: Path, package: Package) -> dict[str, str]:
+    """What a run of a notebook depends on beside its own cells: name -> version or hash."""
+    files = [*package.files(notebook), package.root / "constraints.txt"]
+    parts = {
+        path.relative_to(package.root).as_posix(): hash_of(path) for path in files if path.exists()
+    }
+    parts["python"] = ".".join(map(str, sys.version_info[:2]))
+    return parts | {name: installed(name) for name in ("torch", "torchvision")}
+
+
+def hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def installed(name: str) -> str:
@@ -37,18 +39,49 @@ def installed(name: str) -> str:
         return "none"
 
 
-def refresh(root: Path) -> bool:
-    """Delete the cache when the hash has moved. Returns whether it was deleted."""
-    stamp, cache = root / "_build" / ".package-hash", root / "_build" / ".jupyter_cache"
-    now = package_hash(root)
-    stale = cache.exists() and (not stamp.exists() or stamp.read_text() != now)
-    if stale:
-        shutil.rmtree(cache)
-    stamp.parent.mkdir(exist_ok=True)
-    stamp.write_text(now)
-    return stale
+def changes(record, package: Package) -> list[str]:
+    """Why a cached run is not what a run would be now; empty when nothing has changed."""
+    notebook = package.root / "notebooks" / Path(record.uri).name
+    then = record.data.get("made_of")
+    if not notebook.exists():
+        return ["the notebook"]
+    if then is None:
+        return ["a run of unknown origin"]
+    now = made_of(notebook, package)
+    return sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+
+
+def refresh(root: Path = HERE) -> dict[str, list[str]]:
+    """Drop the runs that are out of date. Returns the notebooks with what has changed for them."""
+    from jupyter_cache import get_cache
+
+    if not (root / CACHE).exists():
+        return {}
+    cache, package, dropped = get_cache(str(root / CACHE)), Package(root), {}
+    for record in cache.list_cache_records():
+        changed = changes(record, package)
+        if changed:
+            dropped[Path(record.uri).stem] = changed
+            cache.remove_cache(record.pk)
+    return dropped
+
+
+def has_run(notebook: Path, package: Package) -> bool:
+    """Whether the cache holds a passing run of a notebook's present cells on what is there now."""
+    from jupyter_cache import get_cache
+
+    if not (package.root / CACHE).exists():
+        return False
+    try:
+        record = get_cache(str(package.root / CACHE)).match_cache_notebook(
+            nbformat.read(notebook, 4)
+        )
+    except KeyError:
+        return False
+    return Path(record.uri).name == notebook.name and not changes(record, package)
 
 
 if __name__ == "__main__":
-    if refresh(ROOT):
-        print("ctrace or its environment changed: every notebook will run again")
+    for name, changed in sorted(refresh().items()):
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        print(f"{name} will run again: {', '.join(changed[:3])}{more} changed")

@@ -54,20 +54,28 @@ def modules_of(package: Path) -> dict[str, Path]:
     return found
 
 
-def imported(text: str, module: str = "", is_package: bool = False) -> set[str]:
-    """Dotted names of `ctrace` that a source imports, inside functions too: modules, and names in
-    modules. Relative imports are made absolute; ``from ctrace.x import *`` is ``ctrace.x.*``.
+def bindings(text: str, module: str = "", is_package: bool = False) -> list[tuple[str, str]]:
+    """What the imports of a source bind, inside functions too: pairs of a name and the dotted name
+    in `ctrace` that it stands for. Relative imports are made absolute.
+
+    >>> bindings("from ctrace.cut import kway as k; import ctrace.look, torch")
+    [('k', 'ctrace.cut.kway'), ('ctrace', 'ctrace.look')]
     """
     package = module.split(".") if is_package else module.split(".")[:-1]
-    found = set()
+    found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            found += [(a.asname or a.name.partition(".")[0], a.name) for a in node.names]
         elif isinstance(node, ast.ImportFrom):
             start = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*start, *([node.module] if node.module else [])])
-            found.update(f"{base}.{alias.name}" for alias in node.names)
-    return {name for name in found if name.split(".")[0] == ROOT}
+            found += [(a.asname or a.name, f"{base}.{a.name}") for a in node.names]
+    return [(name, target) for name, target in found if target.split(".")[0] == ROOT]
+
+
+def imported(text: str, module: str = "", is_package: bool = False) -> set[str]:
+    """Dotted names of `ctrace` that a source imports: modules, and names in modules."""
+    return {target for _, target in bindings(text, module, is_package)}
 
 
 def room_of(name: str) -> str:
