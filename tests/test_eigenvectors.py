@@ -45,10 +45,11 @@ CASES = {
 
 @pytest.fixture(params=["dense", "krylov"])
 def solver(request, monkeypatch):
-    """Both ways of solving, at any size."""
-    monkeypatch.setattr(
-        "ctrace.cut.eigenvectors.DENSE_UP_TO", 10**6 if request.param == "dense" else 0
-    )
+    """Both ways of solving, at any size, each on its own."""
+    for limit in ("DENSE_UP_TO", "DENSE_AT_MOST"):
+        monkeypatch.setattr(
+            f"ctrace.cut.eigenvectors.{limit}", 10**6 if request.param == "dense" else 0
+        )
     return request.param
 
 
@@ -57,8 +58,7 @@ def kway_loss(sigma, k, weight):
     return lambda x: (kway_ncut(ncut_eigenvectors(Graph(x, sigma), k)[0]).square() * weight).sum()
 
 
-# -------------------------------------------------------------------------------------------------------------
-# eigenvectors
+# --- eigenvectors
 
 
 @pytest.mark.parametrize("sigma", ["local", "median", 3.0])
@@ -86,11 +86,62 @@ def test_each_column_is_positive_at_its_largest_entry(solver):
 
 def test_krylov_solves_a_spectrum_with_hardly_any_gap(monkeypatch):
     monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_UP_TO", 0)
+    monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_AT_MOST", 0)
     torch.manual_seed(0)
     graph = Graph(torch.randn(700, 100, dtype=DOUBLE), "median")
     U, spectrum = ncut_eigenvectors(graph, 10)
     assert spectrum.eigengap < 2e-4
     assert subspace_angle(U, leading_eigenvectors(graph.weights(), 10)[1]) < 1e-6
+
+
+@pytest.mark.parametrize("n, k", [(600, 100), (530, 63)])
+def test_a_basis_that_would_outgrow_the_points_gives_way_to_the_whole_decomposition(n, k):
+    torch.manual_seed(0)
+    graph = Graph(torch.randn(n, 20))
+    U, spectrum = ncut_eigenvectors(graph, k)
+    eigval, V = leading_eigenvectors(graph.weights().double(), k)
+    assert (spectrum.eigval - eigval).abs().max() < 1e-5 and subspace_angle(U, V) < 1e-3
+
+
+@pytest.mark.parametrize("stand_in", [True, False])
+@pytest.mark.parametrize("seed", range(4, 10))
+def test_few_distinct_colours_give_eigenvectors_and_no_ghosts(seed, stand_in, monkeypatch):
+    """Five colours, 600 points: a basis that filled up with rounding had eigenvalues above 1."""
+    if not stand_in:
+        monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_AT_MOST", 0)
+    torch.manual_seed(seed)
+    graph = Graph(torch.rand(5, 3)[torch.randint(5, (600,))], 0.05)
+    U, spectrum = ncut_eigenvectors(graph, 5)
+    S = graph.weights() / (graph.degree[:, None] * graph.degree).sqrt()
+    assert spectrum.eigval.max() < 1 + 1e-5
+    assert (U.T @ U - torch.eye(5)).abs().max() < 1e-5
+    assert (S @ U - U * spectrum.eigval).norm(dim=0).max() < 1e-5
+
+
+@pytest.mark.parametrize("spoil", ["residual", "twist", "range"])
+def test_an_iteration_that_went_wrong_is_replaced_or_refused(spoil, monkeypatch):
+    graph = Graph(blobs((300, 200, 100)))
+    _, U = leading_eigenvectors(graph.weights(), 12)
+
+    def wrong(product, known, k, *_):
+        V = {"residual": U.flip(0), "twist": U[:, [0] * 12], "range": U}[spoil]
+        values = (V * product(V)).sum(0)
+        return V, values + 1 if spoil == "range" else values
+
+    monkeypatch.setattr("ctrace.cut.eigenvectors.leading_eigenpairs", wrong)
+    assert subspace_angle(ncut_eigenvectors(graph, 4)[0], U[:, :4]) < 1e-6
+    monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_AT_MOST", 100)
+    with pytest.raises(ArithmeticError, match="eigenvectors: the (residual|vectors)"):
+        ncut_eigenvectors(graph, 4)
+
+
+def test_features_changed_in_place_are_noticed_by_the_backward_pass():
+    x = blobs().requires_grad_()
+    U = Ncut(4, track_grad=True).fit_transform(x)
+    with torch.no_grad():
+        x.mul_(2)
+    with pytest.raises(RuntimeError, match="inplace"):
+        kway_ncut(U).pow(3).sum().backward()
 
 
 def test_as_many_eigenvectors_as_points_are_allowed():
@@ -102,8 +153,7 @@ def test_as_many_eigenvectors_as_points_are_allowed():
     assert x.grad.abs().max() < 1e-10  # the projector onto everything is the identity
 
 
-# -----------------------------------------------------------------------------------------------------------------
-# gradient
+# --- gradient
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -170,6 +220,7 @@ def test_gradcheck_passes_for_precomputed_weights():
 def test_matrix_free_gradient_equals_the_stored_one(monkeypatch):
     monkeypatch.setattr("ctrace.cut.affinity.TILE_BYTES", 31 * 190 * 8)
     monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_UP_TO", 0)
+    monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_AT_MOST", 0)
     grads = []
     for limit in (2**30, 0):
         points = blobs().requires_grad_()
@@ -207,15 +258,15 @@ def test_a_gap_closed_at_k_is_refused_with_the_eigenvalues(solver):
     x = disconnected().requires_grad_()
     with pytest.raises(
         ArithmeticError,
-        match=r"k=2 falls inside a group of equal eigenvalues: the last kept are 1, 1, the next is 1",
+        match="k=2 falls inside a group of equal eigenvalues: "
+        "the last kept are 1, 1, the next is 1",
     ):
         ncut_eigenvectors(Graph(x, 1.0), 2)
     with pytest.warns(RuntimeWarning, match="k=2 falls inside"):
         ncut_eigenvectors(Graph(x.detach(), 1.0), 2)
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# invariance
+# --- invariance
 
 
 def test_row_permutation_permutes_the_answer(solver):
@@ -238,6 +289,7 @@ def test_same_seed_same_answer(solver):
 
 def test_the_seed_of_the_iteration_does_not_change_the_subspace(monkeypatch):
     monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_UP_TO", 0)
+    monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_AT_MOST", 0)
     assert (
         subspace_angle(
             Ncut(4, seed=0).fit_transform(blobs()), Ncut(4, seed=1).fit_transform(blobs())
