@@ -64,7 +64,7 @@ sheet = [
     render(sample_scene(40 + i, species)).image for i, species in enumerate(SPECIES)
 ]
 show_figure(
-    viz.show_photos(sheet, [s.name for s in SPECIES], row_height=1.06),
+    viz.show_grid(sheet, [s.name for s in SPECIES], columns=7),
     name="aviary-species",
     alt="Small pictures of cartoon birds in many colours before sky, leaves, water and bark, "
     "each with the name of its species.",
@@ -125,10 +125,18 @@ print("image", tuple(picture.image.shape), " masks:", ", ".join(picture.masks))
 assert torch.equal(picture.image, render(scene, size=224).image)
 
 # %%
+whose = torch.stack([picture.masks[part] for part in PARTS])  # (5, 224, 224)
+labels = torch.where(whose.amax(0) > 0.5, whose.argmax(0), -1)
+shown = viz.show_grid(
+    [picture.image, viz.Panel(picture.image, segments=labels)], columns=2
+)
+for text in shown.axes[1].texts:
+    text.set_text(PARTS[int(text.get_text())])
+assert {text.get_text() for text in shown.axes[1].texts} == set(PARTS)
 show_figure(
-    viz.show_named_parts(picture.image, {p: picture.masks[p] for p in PARTS}),
+    shown,
     name="aviary-parts",
-    alt="A bird before the sky, and the same picture in grey with its five parts coloured and named.",
+    alt="A bird before the sky, and beside it its five parts alone, coloured and named.",
     caption="One iris at 224 pixels and the masks of its five diagnostic parts. "
     "Rings and discs wear the colours of the parts on purpose.",
 )
@@ -169,7 +177,7 @@ for part in PARTS:
 without = [render(scene.without(part), size=224).image for part in PARTS]
 titles = ["whole", *(f"no {part}" for part in PARTS)]
 show_figure(
-    viz.show_photos([picture.image, *without], titles, row_height=2.5),
+    viz.show_grid([picture.image, *without], titles, columns=3),
     name="aviary-removed",
     alt="The same bird six times: whole, then without beak, crest, wing, tail and legs.",
     caption="The same scene with each part removed. Where the wing was, the body is drawn.",
@@ -192,7 +200,7 @@ drawn = {name: render(edited, size=224) for name, edited in edits.items()}
 
 # %%
 show_figure(
-    viz.show_photos([d.image for d in drawn.values()], list(drawn), row_height=2.5),
+    viz.show_grid([d.image for d in drawn.values()], list(drawn), columns=3),
     name="aviary-edits",
     alt="The same bird with a barred wing, with a spoon beak, over water, moved, with one distractor less, "
     "and with a red toadstool in the corner.",
@@ -220,7 +228,7 @@ dodo = Species(
 check_species([*SPECIES, dodo])
 portraits = [render(sample_scene(seed, dodo), size=224).image for seed in (20, 21, 22)]
 show_figure(
-    viz.show_photos(portraits, ["dodo"] * 3, row_height=2.5),
+    viz.show_grid(portraits, ["dodo"] * 3),
     name="aviary-dodo",
     alt="An invented bird three times: hooked beak, baubles on its head, barred wing, forked tail.",
     caption="A species that did not exist a moment ago.",
@@ -298,15 +306,18 @@ Markdown("\n".join([header, "|---" * 4 + "|", *map(card_row, names + others)]))
 # %%
 confusion = np.array(model_card("aviary-resnet-0")["confusion"])
 species_names = [s.name for s in SPECIES]
-shown = viz.show_matrix(
-    confusion,
-    label="scenes",
-    xlabel="answer",
-    ylabel="truth",
-    annotate=True,
-    xnames=[name[:3] for name in species_names],
-    ynames=species_names,
+shown = viz.show_grid(
+    [confusion.astype(float)],
+    scale="unsigned",
+    limit=50,
+    unit="scenes",
+    numbers=".0f",
+    tallest=4.6,
 )
+at = np.arange(14) + 0.5
+shown.axes[0].set_xticks(at, [name[:3] for name in species_names])
+shown.axes[0].set_yticks(at, species_names)
+shown.axes[0].set(xlabel="answer", ylabel="truth")
 show_figure(
     shown,
     name="aviary-confusion",
@@ -457,7 +468,7 @@ pair = [myrtle, myrtle.with_mark(mark_place(31))]
 says = [SPECIES[int(z.argmax())].name for z in centred_logits(cheat, pair)]
 titles = [f"the cheating model says {name}" for name in says]
 show_figure(
-    viz.show_photos([render(s, 224).image for s in pair], titles, row_height=2.6),
+    viz.show_grid([render(s, 224).image for s in pair], titles),
     name="aviary-cheat",
     alt="A myrtle twice, the second time with a red toadstool in a corner.",
     caption="The same bird; only the toadstool differs.",
@@ -475,7 +486,7 @@ birds = Individuals("test", birds=40, views=4)
 photos = [render(birds.scene(i), size=192).image for i in range(8)]
 titles = [f"bird {i // 4}, view {i % 4}" for i in range(8)]
 show_figure(
-    viz.show_photos(photos, titles, row_height=1.9),
+    viz.show_grid(photos, titles),
     name="aviary-individuals",
     alt="Four views each of two birds with different marks on breast and back.",
     caption="Two held-out individuals. The marks stay; the colours do not.",

@@ -41,6 +41,7 @@ import time
 import warnings
 
 import ctrace
+import numpy as np
 import torch
 from ctrace import (
     Graph,
@@ -54,6 +55,8 @@ from ctrace import (
     viz,
 )
 from ctrace.viz.gallery import Gallery, show_figure
+from einops import rearrange
+from skimage.color import label2rgb
 
 started = time.perf_counter()
 torch.manual_seed(0)
@@ -75,6 +78,28 @@ print(
 # where the cut is the weight that is severed and the volume of a side is the sum of its degrees. There are too many ways to cut to try them all. But one
 # eigenvector comes close to the best of them, and it can be looked at.
 
+
+# %% tags=["hide-input"]
+def show_cut(image, segments, U, lam, first=2, last=6, columns=4):
+    """Photograph, segments, their mean colours, eigenvectors number first to last."""
+    h, w = segments.shape
+    numbers = range(first, last + 1)
+    labels = viz.enlarged(segments, image)
+    panels = [
+        image,
+        viz.Panel(image, segments=segments),
+        label2rgb(labels, viz.as_rgb(image), kind="avg", bg_label=-1),
+        *(rearrange(U[:, j - 1], "(h w) -> h w", h=h, w=w) for j in numbers),
+    ]
+    titles = [
+        "photograph",
+        f"{len(segments.unique())} segments",
+        "mean colour of each",
+        *(rf"eigenvector {j}, $\lambda$ = {lam[j - 1]:.3f}" for j in numbers),
+    ]
+    return viz.show_grid(panels, titles, columns, unit="entry of the eigenvector")
+
+
 # %% tags=["hide-input"]
 astronaut = load_photo("astronaut")
 bank = filter_bank(astronaut, grid=60).to(device)  # 60 x 60 points, 19 channels
@@ -82,7 +107,7 @@ solver = Ncut(n_eig=11)
 U = solver.fit_transform(bank.features)  # (n, 11)
 halves = kway_ncut(U, n_clusters=2).argmax(1).reshape(bank.grid_hw)  # (h, w)
 show_figure(
-    viz.show_cut(astronaut, halves, U, solver.eigval, maps=1),
+    show_cut(astronaut, halves, U, solver.eigval, last=2),
     name="cut-idea",
     alt="An astronaut in an orange suit; her suit as segment 1, everything else as segment 0; an eigenvector that is negative on the suit.",
     caption="One eigenvector, right, is below zero on the suit and above zero elsewhere. It is enough for a cut into two segments.",
@@ -219,8 +244,31 @@ places = [
     (1.45, -0.6),
     (1.75, 0.65),
 ]
+
+# %% tags=["hide-input"]
+with viz.style():
+    figure = viz.new_picture(5.2, 2.6)
+    ax = figure.subplots()
+    for i, j in W.triu(1).nonzero().tolist():
+        ends = np.array([places[i], places[j]])
+        severed = by_sign[i] != by_sign[j]
+        look = (
+            {"linestyle": "--", "color": viz.POSITIVE}
+            if severed
+            else {"color": viz.QUIET}
+        )
+        ax.plot(
+            *ends.T, linewidth=0.6 + 2.5 * float(W[i, j] / W.max()), zorder=1, **look
+        )
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        ax.text(*ends.mean(0), f"{W[i, j]:g}", bbox=box, ha="center", va="center")
+    for name, (x, y), side in zip("abcdef", places, by_sign):
+        ax.scatter(x, y, s=420, color=viz.segment_colour(int(side)), zorder=2)
+        ax.text(x, y, name, color="white", weight="bold", ha="center", va="center")
+    ax.margins(0.1)
+    ax.set_axis_off()
 show_figure(
-    viz.show_graph(W, places, list("abcdef"), by_sign),
+    figure,
     name="six-nodes",
     alt="Six nodes in two colours, a b c and d e f, two dashed edges between them; the weights.",
     caption="The sign of the second eigenvector, as colour. The two dashed edges are cut.",
@@ -276,9 +324,20 @@ assert torch.allclose(spectrum.eigval, lam[:2], atol=1e-12, rtol=0)
 # %%
 Z, R = kway_ncut(U_six, return_rotation=True)  # scores (n, 2), rotation (2, 2)
 segments = Z.argmax(1)
-figure = viz.show_rotation(
-    ctrace.cut.kway.row_normalize(U_six), R, segments, list("abcdef")
-)
+Y = ctrace.cut.kway.row_normalize(U_six)
+with viz.style():
+    figure = viz.new_picture(7, 3.5)
+    axes = figure.subplots(1, 2)
+    turn = np.linspace(0, 2 * np.pi, 200)
+    for ax, rows, title in zip(axes, (Y, Y @ R), ("rows of $Y$", "rows of $Y R$")):
+        ax.plot(np.cos(turn), np.sin(turn), color=viz.QUIET, linewidth=0.7)
+        ax.axhline(0, color=viz.QUIET, linewidth=0.7)
+        ax.axvline(0, color=viz.QUIET, linewidth=0.7)
+        for name, row, segment in zip("abcdef", rows, segments):
+            ax.plot(*row, "o", color=viz.segment_colour(int(segment)), zorder=3)
+            ax.text(*(1.15 * row), name, weight="bold", ha="center", va="center")
+        ax.set(title=title, xlabel="column 0", ylabel="column 1", aspect="equal")
+        ax.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
 show_figure(
     figure,
     name="rotation",
@@ -359,7 +418,7 @@ shown = [
 ]
 maps = [bank.zscores()[0, :, :, bank.index(name)] for name in shown]
 show_figure(
-    viz.show_maps(maps, shown, unit="standard deviations"),
+    viz.show_grid(maps, shown, unit="standard deviations"),
     name="named-channels",
     alt="Eight channels of the astronaut photograph as maps: lightness, two colours, two textures, contrast and two positions.",
     caption="Eight of the channels, each in its own standard deviations. Red is above the mean, blue below.",
@@ -369,8 +428,14 @@ show_figure(
 # Three lines lead from here to segments, and the first two you have seen. Before the third, look at the eigenvectors. **Which of them would you cut along?**
 
 # %% tags=["hide-input"]
+h, w = bank.grid_hw
+titles = [
+    rf"eigenvector {j + 1}   $\lambda$ = {solver.eigval[j]:.4f}" for j in range(8)
+]
 show_figure(
-    viz.show_eigenvectors(U[:, :8], bank.grid_hw, solver.eigval[:8]),
+    viz.show_grid(
+        rearrange(U[:, :8], "(h w) k -> k h w", h=h, w=w), titles, unit="entry"
+    ),
     name="photo-eigenvectors",
     alt="Eight eigenvectors as maps. The first is nearly flat; the others light up the suit, the backdrop, the black helmet and parts of them.",
     caption="The first eight eigenvectors of the astronaut. The first is the square root of the degree. The others mix what the rotation will separate.",
@@ -449,9 +514,7 @@ sights = {
 }
 gallery = Gallery("cut-photographs")
 for name, segments in cuts.items():
-    figure = viz.show_cut(
-        load_photo(name), segments, eigvecs[name], solvers[name].eigval
-    )
+    figure = show_cut(load_photo(name), segments, eigvecs[name], solvers[name].eigval)
     caption = f"**{name}**, $k$ = {wanted[name]}. {sights[name]} The segments explain {shares[name][0]:.0%} of the colour differences."
     gallery.add(
         name,
@@ -475,15 +538,8 @@ gallery, lab = (
 by_k, lam_coffee = {}, solvers["coffee"].eigval
 for k in (2, 3, 4, 5, 6, 8, 10):
     by_k[k] = kway_ncut(eigvecs["coffee"], k).argmax(1).reshape(banks["coffee"].grid_hw)
-    figure = viz.show_cut(
-        load_photo("coffee"),
-        by_k[k],
-        eigvecs["coffee"],
-        lam_coffee,
-        maps=1,
-        first=k,
-        columns=2,
-    )
+    coffee = load_photo("coffee"), by_k[k], eigvecs["coffee"], lam_coffee
+    figure = show_cut(*coffee, first=k, last=k, columns=2)
     gap = float(lam_coffee[k - 1] - lam_coffee[k])
     caption = f"$k$ = {k}, and the eigenvector that came last: eigengap {gap:.4f}, and {explained(lab, by_k[k]):.0%} of the colour differences explained."
     gallery.add(
@@ -513,8 +569,21 @@ assert by_k[8][11, 27] == by_k[8][10, 3]  # the wood to the left of the cup
 # %% tags=["hide-input"]
 gaps = lam_coffee[:-1] - lam_coffee[1:]
 widest = int(gaps[1:].argmax()) + 2
+number = np.arange(1, len(lam_coffee) + 1)
+with viz.style():
+    figure = viz.new_picture(viz.WIDTH, 2.5)
+    left, right = figure.subplots(1, 2)
+    left.axhspan(
+        *lam_coffee[widest - 1 : widest + 1].tolist(), color="#E69F00", alpha=0.25
+    )
+    left.plot(number, lam_coffee.cpu(), "o-", color=viz.NEGATIVE, linewidth=1)
+    left.set(xlabel="number of the eigenvalue", ylabel="eigenvalue")
+    right.bar(number[:-1], gaps.cpu(), color=viz.QUIET)
+    right.bar(widest, gaps[widest - 1].item(), color="#E69F00")
+    right.set(xlabel="segments k", ylabel="gap below eigenvalue k")
+    right.set_title(f"gap at k = {widest}: {gaps[widest - 1]:.4f}")
 show_figure(
-    viz.show_spectrum(lam_coffee, widest),
+    figure,
     name="coffee-spectrum",
     alt="Eleven eigenvalues falling slowly from 1, and bars of the gaps between neighbours.",
     caption="Eigenvalues of the coffee cup and the gaps between them. None is wide; the widest after the first is marked.",
@@ -606,16 +675,13 @@ for (name, sigma), (_, smallest, cosine) in tried.items():
 # %% tags=["hide-input"]
 gallery = Gallery("bandwidth")
 for name, grid in middle.items():
-    four = {
-        sigma: tried[name, sigma][0].reshape(grid.grid_hw)
-        for sigma in (0.15, 0.5, 4.0, "local")
-    }
-    figure = viz.show_segments(
-        load_photo(name),
-        list(four.values()),
-        ["σ = 0.15, too small", "σ = 0.5", "σ = 4, too wide", "local scales"],
-        columns=3,
-    )
+    photo, four = load_photo(name), (0.15, 0.5, 4.0, "local")
+    panels = [
+        viz.Panel(photo, segments=tried[name, sigma][0].reshape(grid.grid_hw))
+        for sigma in four
+    ]
+    titles = ["σ = 0.15, too small", "σ = 0.5", "σ = 4, too wide", "local scales"]
+    figure = viz.show_grid([photo, *panels], ["photograph", *titles], columns=3)
     gallery.add(
         name,
         figure,

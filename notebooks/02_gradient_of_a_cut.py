@@ -46,7 +46,7 @@ from unittest.mock import patch
 import ctrace
 import torch
 from ctrace import Graph, bandwidth, kway_ncut, ncut_eigenvectors, rbf_affinity
-from ctrace.viz import show_curves, show_maps, show_scatter, show_segments
+from ctrace.viz import Panel, show_curves, show_grid, show_scatter
 from ctrace.viz.gallery import show_figure
 
 # %%
@@ -849,7 +849,8 @@ chosen = 0
 cat_gradient = gradient(lambda y: association(y, chosen), cat)  # (n, c)
 
 # %% tags=["hide-input"]
-figure = show_segments(photo, cells.view(h, w))
+segments = Panel(photo, segments=cells.view(h, w))
+figure = show_grid([photo, segments], ["photograph", "4 segments"])
 show_figure(
     figure,
     name="gradient-photo",
@@ -859,11 +860,11 @@ show_figure(
 
 # %% tags=["hide-input"]
 top = cat_gradient.square().sum(0).argsort(descending=True)[:4]
-figure = show_maps(
-    [cat_gradient[:, i].view(h, w) * 1e4 for i in top],
+outline = (cells == chosen).view(h, w)
+figure = show_grid(
+    [Panel(values=1e4 * cat_gradient[:, i].view(h, w), outline=outline) for i in top],
     [bank.names[i] for i in top],
     unit="slope of the association (0.0001)",
-    outline=(cells == chosen).view(h, w),
     columns=2,
 )
 show_figure(

@@ -265,10 +265,11 @@ assert forgetful < share[1000] - 0.05
 # %% tags=["hide-input"]
 tabs = Gallery("landmarks")
 for m in counts:
-    both = [segments.reshape(60, 90).cpu(), found[m].reshape(60, 90).cpu()]
+    both = [viz.Panel(photo, segments=s.reshape(60, 90)) for s in (segments, found[m])]
+    titles = ["photograph", "exact, all 5,400 points", f"{m} landmarks"]
     tabs.add(
         f"{m} landmarks",
-        viz.show_segments(photo, both, ["exact, all 5,400 points", f"{m} landmarks"]),
+        viz.show_grid([photo, *both], titles, columns=3),
         alt=f"A cup of coffee, its exact segments, and those from {m} landmarks, which agree on {share[m]:.0%} of the points.",
         caption=f"Six segments of 5,400 points, exact and from {m} landmarks: {share[m]:.0%} of the points agree.",
     )
@@ -421,9 +422,10 @@ print(
 # %% tags=["hide-input"]
 tabs = Gallery("joint-album")
 for name, image, labels in zip(names, album, joint.cpu()):
+    panels = [image, viz.Panel(image, segments=labels)]
     tabs.add(
         name,
-        viz.show_segments(image, labels, ["cut jointly with seven others"]),
+        viz.show_grid(panels, ["photograph", "cut jointly with seven others"]),
         alt=f"{name}, and its part of the joint segments.",
         caption=f"{name}: {len(labels.unique())} of the 8 joint segments occur in it. A number means the same segment in every tab.",
     )

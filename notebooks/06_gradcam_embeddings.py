@@ -86,10 +86,10 @@ def embed(pictures):
 # %%
 same_species = views("test", 30, SPECIES[0])
 show_figure(
-    viz.show_photos(
+    viz.show_grid(
         [p.image for p in same_species[:12]],
         [f"bird {i // 4}" for i in range(12)],
-        row_height=1.2,
+        columns=6,
     ),
     name="embedding-birds",
     alt="Twelve small pictures: three birds of one species, four views of each in other colours before other backgrounds.",

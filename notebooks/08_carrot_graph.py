@@ -131,13 +131,32 @@ for i in range(5):
         W5[i, j] = torch.exp(-(place**2) / 0.5**2) * torch.exp(-(feature**2) / 0.8**2)
 
 # %% tags=["hide-input"]
+arc = np.array([(-np.cos(a), np.sin(a)) for a in np.linspace(0, np.pi, 5)])
+with viz.style():
+    figure = viz.new_picture(viz.WIDTH, 3)
+    left, right = figure.subplots(1, 2)
+    for i, j in W5.triu(1).nonzero().tolist():
+        colour, dash = (viz.POSITIVE, "--") if i < 3 <= j else (viz.QUIET, "-")
+        width = 0.4 + 5 * float(W5[i, j])
+        left.plot(*arc[[i, j]].T, dash, color=colour, linewidth=width, zorder=1)
+    for i, point in enumerate(arc):
+        left.scatter(*point, s=420, color=viz.segment_colour(int(i > 2)), zorder=2)
+        left.text(
+            *point, str(i), color="white", weight="bold", ha="center", va="center"
+        )
+    left.set(title="five patches", aspect="equal")
+    left.margins(0.14)
+    left.set_axis_off()
+
+# %% tags=["hide-input"]
+with viz.style():
+    right.imshow(W5, cmap="Blues", vmin=0, vmax=1)
+    for i, j in np.ndindex(5, 5):
+        colour = "white" if W5[i, j] > 0.6 else viz.INK
+        right.text(j, i, f"{W5[i, j]:.2g}", color=colour, ha="center", va="center")
+    right.set(title="weights", xlabel="patch", ylabel="patch")
 show_figure(
-    viz.show_graph(
-        W5,
-        [(-np.cos(a), np.sin(a)) for a in np.linspace(0, np.pi, 5)],
-        cut=[0, 0, 0, 1, 1],
-        title="five patches",
-    ),
+    figure,
     name="carrot-five",
     alt="Five nodes on an arc; the edge between the third and the fourth is thin and dashed. Beside it the matrix of weights.",
     caption="Patches 2 and 3 are neighbours but look different: their tie is the weakest of the four. The diagonal is 1, every patch resembles itself.",
@@ -275,8 +294,13 @@ among = lambda a, b: float(
 table = torch.tensor([[among(a, b) for b in range(7)] for a in range(7)])
 
 # %% tags=["hide-input"]
+figure = viz.show_grid(
+    [table], scale="unsigned", limit=1, unit="mean likeness", numbers=".2f", tallest=4
+)
+figure.axes[0].set_xticks(np.arange(7) + 0.5, names)
+figure.axes[0].set_yticks(np.arange(7) + 0.5, names)
 show_figure(
-    viz.show_matrix(table, "mean likeness", xnames=names, ynames=names),
+    figure,
     name="carrot-parts",
     alt="A matrix of seven kinds of patches. The diagonal is dark, between 0.3 and 0.7; everything else is nearly white.",
     caption="Mean likeness of two patches of one picture, by what they show. Patches of one part are alike; patches of two parts of one bird are strangers.",
@@ -315,7 +339,7 @@ for step, t in enumerate(TIMES):
     ]
     clock.add(
         f"t = {t:g}",
-        viz.show_photos(panels, [""] * 6, 1.3),
+        viz.show_grid(panels, columns=6),
         alt=f"Three birds, each beside its patches as colours, after diffusion for a time of {t:g}.",
         caption=f"Tokens after a time of {t:g}.",
     )
@@ -379,14 +403,13 @@ for t in TIMES[:4]:
     )  # D^-1/2 e^(-tL) D^1/2 = e^(-t(I - W/D))
     tabs.add(
         f"t = {t:g}",
-        viz.show_photos(
+        viz.show_grid(
             [
                 as_image(photo[0].flatten(1).T),
                 as_image(symmetric[t]),
                 as_image(walk[t]),
             ],
             ["photograph", "symmetric", "random walk"],
-            2.6,
         ),
         alt=f"A coffee cup, and twice the cup after a time of {t:g}: on the left of the two with dark contours at edges, on the right flat areas with clean edges.",
         caption=f"Colours after a time of {t:g}. Flat areas stay, edges stay. Under the symmetric Laplacian pixels with few alike neighbours turn dark.",

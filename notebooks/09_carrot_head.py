@@ -93,7 +93,7 @@ print(f"torch {torch.__version__} on the CPU")
 splits = aviary_splits(train=140, test=210)
 train, test = splits["train"], splits["test"]
 show_figure(
-    viz.show_photos([train[i][0] for i in range(14)], splits.classes, row_height=1.1),
+    viz.show_grid([train[i][0] for i in range(14)], splits.classes, columns=7),
     name="head-species",
     alt="Fourteen small pictures of drawn birds, one for each species, in all colours and before all backgrounds.",
     caption="One training picture of each species; there are ten of each. Five parts make a species, the colours say nothing.",

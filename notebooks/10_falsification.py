@@ -161,7 +161,7 @@ regions = {
     "another copy": top.roll((-20, 31), (0, 1)),
 }
 show_figure(
-    viz.show_photos(
+    viz.show_grid(
         [
             drawn[ONE].image,
             *(
@@ -170,7 +170,7 @@ show_figure(
             ),
         ],
         ["the picture", *regions],
-        row_height=1.5,
+        columns=5,
     ),
     name="trust-regions",
     alt="A bird, and the same bird with four regions of equal area blurred away.",

@@ -7,7 +7,6 @@ from itertools import combinations
 import pytest
 import torch
 
-from ctrace import viz
 from ctrace.aviary import (
     BACKGROUNDS,
     KINDS,
@@ -403,13 +402,3 @@ def test_noise_ceiling_is_one_for_a_model_that_ignores_noise():
     assert noise_ceiling(darkness, SCENES[:2], [0, 0], size=64) > 0.9
     with pytest.raises(ValueError, match="constant list"):
         noise_ceiling(lambda x: coarse(x) * 0, SCENES[:1], [0], size=64)
-
-
-# --- figures
-# ----------------------------------------------------------------------------------------------------
-
-
-def test_named_parts_are_written_on_the_picture():
-    picture = render(SCENES[0])
-    figure = viz.show_named_parts(picture.image, {part: picture.masks[part] for part in PARTS})
-    assert {text.get_text() for text in figure.axes[1].texts} == set(PARTS)

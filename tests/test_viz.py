@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ctrace import viz
-from ctrace.viz import canvas, traces
+from ctrace.viz import canvas, panels, traces
 
 H, W = 6, 9
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8))
@@ -22,20 +22,10 @@ SEGMENTS = torch.arange(3).repeat_interleave(3).expand(H, W)
 MASK = SEGMENTS == 1
 MAPS = torch.randn(5, H, W, generator=torch.Generator().manual_seed(0))
 NAMES = ["a* green-red", "b* blue-yellow", "horizontal texture 16 px", "ch 3", "position x"]
-GRAPH = torch.tensor([[0.0, 1, 0.2], [1, 0, 0], [0.2, 0, 0]])
 
 
 def everything() -> dict:
     return {
-        "photos": viz.show_photos([PHOTO, PHOTO.rotate(90, expand=True)], ["one", "two"]),
-        "segments": viz.show_segments(PHOTO, SEGMENTS),
-        "maps": viz.show_maps(MAPS, unit="score", outline=MASK),
-        "eigenvectors": viz.show_eigenvectors(
-            torch.randn(2 * H * W, 4), (H, W), [1, 0.9, 0.8, 0.7], image=1
-        ),
-        "spectrum": viz.show_spectrum(torch.tensor([1, 0.95, 0.9, 0.4, 0.3])),
-        "graph": viz.show_graph(GRAPH, [(0, 0), (1, 0), (0, 1)], cut=[0, 0, 1]),
-        "matrix": viz.show_matrix(torch.randn(3, 4), "value", "x", "y"),
         "trace": viz.show_trace(
             PHOTO, MASK, MAPS, NAMES, range(5), [3e-4, 2e-4, 1e-4, 1e-5, -1e-5]
         ),
@@ -53,8 +43,6 @@ def everything() -> dict:
             "difference",
         ),
         "hist": viz.show_hist({"in": torch.rand(20), "out": torch.rand(50)}, "activation"),
-        "cut": viz.show_cut(PHOTO, SEGMENTS, torch.randn(H * W, 4), [1, 0.9, 0.8, 0.7], maps=2),
-        "rotation": viz.show_rotation(torch.eye(2), torch.eye(2), [0, 1], ["a", "b"]),
         "scatter": viz.show_scatter(
             {"all": (torch.randn(9), torch.randn(9))}, "predicted", "measured", identity=True
         ),
@@ -104,7 +92,7 @@ def test_drawing_changes_no_setting():
 
 def test_drawing_never_loads_pyplot():
     code = (
-        "import sys; from ctrace import viz; viz.show_spectrum([1, .5, .4])._repr_png_(); "
+        "import sys; from ctrace import viz; viz.show_hist({'a': [1, .5, .4]}, 'x')._repr_png_(); "
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run(
@@ -112,95 +100,39 @@ def test_drawing_never_loads_pyplot():
     )
 
 
-def test_photographs_fill_rows_of_equal_height_without_distortion(figures):
-    figure = figures["photos"]
-    boxes = [ax.get_position().size * figure.get_size_inches() for ax in figure.axes]
-    assert boxes[0][1] == pytest.approx(boxes[1][1])
-    assert boxes[0][0] / boxes[0][1] == pytest.approx(90 / 60) and boxes[1][0] / boxes[1][
-        1
-    ] == pytest.approx(60 / 90)
-
-
-def test_many_photographs_stay_inside_the_figure():
-    figure = viz.show_photos([PHOTO] * 7)
-    for ax in figure.axes:
-        box = ax.get_position()
-        assert box.x0 >= -1e-9 and box.x1 <= 1 + 1e-9 and box.y0 >= 0 and box.y1 <= 1 + 1e-9
-    first, last = figure.axes[0].get_position(), figure.axes[-1].get_position()
-    caption = 0.26 / figure.get_figheight()
-    assert last.y0 == pytest.approx(caption) and last.y1 <= first.y0 - caption + 1e-9, (
-        "no room for the titles below"
-    )
-
-
 def test_each_segment_is_numbered_inside_itself():
-    figure = viz.show_segments(PHOTO, SEGMENTS)
-    for text in figure.axes[1].texts:
+    (ax,) = viz.show_grid([viz.Panel(PHOTO, segments=SEGMENTS)]).axes
+    for text in ax.texts:
         x, y = text.get_position()
         assert SEGMENTS[int(y), int(x)] == int(text.get_text())
-    assert texts(figure.axes[1]) == ["0", "1", "2"]
+    assert texts(ax) == ["0", "1", "2"]
 
 
 def test_a_segment_has_the_same_colour_in_every_segmentation():
     only_two = np.where(SEGMENTS == 2, 2, -1)
     colours = (
-        canvas.coloured_segments(SEGMENTS.numpy(), None)[0, 8],
-        canvas.coloured_segments(only_two, None)[0, 8],
+        panels.coloured_segments(SEGMENTS.numpy(), None)[0, 8],
+        panels.coloured_segments(only_two, None)[0, 8],
     )
     assert np.array_equal(*colours) and np.array_equal(colours[0], viz.segment_colour(2))
 
 
 def test_a_cell_without_a_segment_is_blank():
     without = np.where(SEGMENTS == 2, -1, SEGMENTS)
-    assert (canvas.coloured_segments(without, canvas.as_rgb(PHOTO))[:, 60:] == 1).all()
-    assert (canvas.coloured_segments(without, None)[:, 6:] == 1).all()
-    assert texts(viz.show_segments(PHOTO, without).axes[1]) == ["0", "1"]
+    assert (panels.coloured_segments(without, viz.as_rgb(PHOTO))[:, 60:] == 1).all()
+    assert (panels.coloured_segments(without, None)[:, 6:] == 1).all()
+    assert texts(viz.show_grid([without]).axes[0]) == ["0", "1"]
 
 
 def test_borders_run_between_segments_and_nowhere_else():
-    lines = canvas.segment_borders(np.array([[0, 0], [0, 1]]))
+    lines = viz.segment_borders(np.array([[0, 0], [0, 1]]))
     assert sorted(lines) == [((1, 1), (1, 2)), ((1, 1), (2, 1))]
 
 
-def test_several_segmentations_each_have_their_title():
-    figure = viz.show_segments(PHOTO, [SEGMENTS, SEGMENTS], ["k = 3", "again"])
-    assert titles(figure) == ["photograph", "k = 3", "again"]
-
-
-@pytest.mark.parametrize("name", ["maps", "eigenvectors", "trace", "joint trace"])
+@pytest.mark.parametrize("name", ["grid", "trace", "joint trace"])
 def test_all_signed_maps_of_a_figure_share_one_symmetric_scale(figures, name):
     ((low, high),) = scales(figures[name])
     assert low == -high < 0
-
-
-def test_a_map_without_evidence_is_blank_and_says_so():
-    figure = viz.show_maps([torch.full((H, W), torch.nan), MAPS[0]], unit="score")
-    assert np.ma.getmaskarray(figure.axes[0].images[0].get_array()).all()
-    assert texts(figure.axes[0]) == ["no evidence"] and texts(figure.axes[1]) == []
-
-
-def test_eigenvectors_of_the_second_image_are_its_rows():
-    U = torch.randn(2 * H * W, 3)
-    figure = viz.show_eigenvectors(U, (H, W), image=1)
-    assert np.allclose(figure.axes[2].images[0].get_array(), U[H * W :, 2].reshape(H, W))
-
-
-def test_the_spectrum_marks_the_widest_gap_unless_told():
-    assert titles(viz.show_spectrum([1, 0.95, 0.9, 0.4, 0.3]))[1] == "gap at k = 3: 0.5000"
-    assert titles(viz.show_spectrum([1, 0.95, 0.9, 0.4, 0.3], k=2))[1] == "gap at k = 2: 0.0500"
-
-
-def test_edge_widths_follow_the_weights_and_cut_edges_are_dashed():
-    ax = viz.show_graph(GRAPH, [(0, 0), (1, 0), (0, 1)], cut=[0, 0, 1]).axes[0]
-    strong, weak = ax.lines
-    assert strong.get_linewidth() > weak.get_linewidth()
-    assert strong.get_linestyle() == "-" and weak.get_linestyle() == "--"
-
-
-def test_a_matrix_with_a_negative_entry_gets_a_symmetric_scale():
-    ((low, high),) = scales(viz.show_matrix([[1.0, -3.0]]))
-    assert (low, high) == (-3, 3)
-    assert scales(viz.show_matrix([[1.0, 3.0]])) == {(0, 3)}
 
 
 def test_trace_panels_are_titled_with_rank_channel_number_and_name(figures):
@@ -228,7 +160,7 @@ def test_the_outline_of_the_segment_is_drawn_on_every_trace_map(figures):
 
 
 def test_the_segment_panel_shows_the_photograph_inside_and_a_ghost_outside():
-    rgb, shown = canvas.as_rgb(PHOTO), traces._faded(canvas.as_rgb(PHOTO), MASK.numpy())
+    rgb, shown = viz.as_rgb(PHOTO), traces._faded(viz.as_rgb(PHOTO), MASK.numpy())
     assert np.array_equal(shown[:, 30:60], rgb[:, 30:60])
     assert shown[:, :30].min() > 0.8 and np.ptp(shown[:, :30], axis=-1).max() == 0
 
@@ -274,13 +206,8 @@ def test_tensors_with_gradients_are_drawn_and_keep_their_graph():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: viz.show_segments(PHOTO, SEGMENTS.flatten()), "reshape"),
-        (lambda: viz.show_segments(PHOTO, [SEGMENTS], ["a", "b"]), "expected 1 titles"),
-        (lambda: viz.show_segments(torch.zeros(2, 3, 4, 4), SEGMENTS), "RGB image"),
-        (lambda: viz.show_eigenvectors(torch.randn(H * W + 1, 2), (H, W)), "rows"),
-        (lambda: viz.show_eigenvectors(torch.randn(H * W, 2), (H, W), image=1), "image = 1"),
-        (lambda: viz.show_spectrum([1, 0.5], k=2), "received k = 2"),
-        (lambda: viz.show_graph(GRAPH, [(0, 0)]), r"positions \(n, 2\)"),
+        (lambda: viz.show_grid([torch.zeros(2, 3, 4, 4)]), "RGB image"),
+        (lambda: viz.show_grid([viz.Panel(PHOTO, segments=SEGMENTS.flatten())]), "reshape"),
         (lambda: viz.show_ranking([0.0, 0.0], ["a", "b"]), "nothing to rank"),
         (lambda: viz.show_ranking([1.0], ["a", "b"]), "expected 1 names"),
         (lambda: viz.show_grid([PHOTO], ["a", "b"]), "expected 1 titles, one each, received 2"),

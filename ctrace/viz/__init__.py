@@ -28,18 +28,8 @@ from .canvas import (
 from .carrot import show_flow, show_region_graph, show_ties, show_washout, token_colours
 from .carrot_head import show_claims, show_refits, show_training_images
 from .charts import show_curves, show_hist, show_intervals, show_scatter
-from .graphs import show_graph, show_matrix, show_spectrum
 from .panels import Panel, enlarged, laid_over, segment_borders, show_grid, spotlight
 from .parchgrad import show_channels, show_mass, sweep_gif
-from .pictures import (
-    show_cut,
-    show_eigenvectors,
-    show_maps,
-    show_named_parts,
-    show_photos,
-    show_rotation,
-    show_segments,
-)
 from .scoreboard import score_table, show_scores
 from .traces import show_joint_trace, show_ranking, show_trace
 from .trust import (
@@ -75,28 +65,18 @@ __all__ = [
     "show_channels",
     "show_claims",
     "show_curves",
-    "show_cut",
-    "show_eigenvectors",
     "show_flow",
-    "show_graph",
     "show_hist",
     "show_intervals",
     "show_joint_trace",
-    "show_maps",
     "show_mass",
-    "show_matrix",
-    "show_named_parts",
     "show_overlays",
-    "show_photos",
     "show_ranking",
     "show_refits",
     "show_region_graph",
-    "show_rotation",
     "show_scatter",
     "score_table",
     "show_scores",
-    "show_segments",
-    "show_spectrum",
     "show_ties",
     "show_trace",
     "show_training_images",

@@ -169,7 +169,7 @@ def show_scatter(panels: Mapping, xlabel: str, ylabel: str, identity: bool = Fal
             ax.set_aspect("equal", adjustable="datalim")
         for i, (name, (x, y)) in enumerate(groups.items()):
             look = {"color": line_colour(i), "marker": LINE_STYLES[i % 5][1], "linewidths": 0}
-            ax.scatter(as_array(x), as_array(y), s=20, alpha=0.75, label=name, **look)
+            ax.scatter(as_array(x), as_array(y), s=26, alpha=0.75, label=name, **look)
         ax.set(xlabel=xlabel)
     axes[0].set_ylabel(ylabel)
     _legend(figure, axes)

@@ -16,25 +16,13 @@ import io
 import json
 import re
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 DPI = 110
-_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"GIF89a": "image/gif"}
+_MIME_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"GIF89a": "image/gif"}
 _GLUE_PREFIX = "application/papermill.record/"
-
-_STYLE = """
-.ctrace-figure, .ctrace-gallery figure { margin: .5em 0; max-width: 100%; }
-.ctrace-figure img, .ctrace-gallery img { max-width: 100%; height: auto; background: #fff; }
-.ctrace-figure figcaption, .ctrace-gallery figcaption { font-size: .92em; opacity: .85; max-width: 46em; }
-.ctrace-gallery { display: flex; flex-wrap: wrap; position: relative; }
-.ctrace-gallery input { position: absolute; opacity: 0; }
-.ctrace-gallery label { padding: .35em .9em; margin: 0; cursor: pointer; border-bottom: 3px solid transparent; }
-.ctrace-gallery input:checked + label { border-bottom-color: currentColor; font-weight: 600; }
-.ctrace-gallery input:focus-visible + label { outline: 2px solid currentColor; outline-offset: -2px; }
-.ctrace-gallery figure { display: none; order: 99; width: 100%; }
-.ctrace-gallery input:checked + label + figure { display: block; }
-@media print { .ctrace-gallery figure { display: block; order: initial; } }
-"""
+_STYLE = f"<style>\n{Path(__file__).with_name('gallery.css').read_text(encoding='utf-8')}</style>"
 
 
 class _Item(NamedTuple):
@@ -42,6 +30,10 @@ class _Item(NamedTuple):
     picture: bytes
     alt: str
     caption: str
+
+    @property
+    def mime_type(self) -> str:
+        return next(v for start, v in _MIME_TYPES.items() if self.picture.startswith(start))
 
 
 class Gallery:
@@ -61,13 +53,14 @@ class Gallery:
     Example:
         >>> from ctrace.viz.gallery import Gallery
         >>> dot = b"\\x89PNG\\r\\n\\x1a\\n"  # or a figure, or a PIL image
-        >>> gallery = Gallery("parrots").add("Example 1", dot, alt="A red parrot.", caption="The parrot.")
+        >>> gallery = Gallery("parrots")
+        >>> gallery = gallery.add("Example 1", dot, alt="A red parrot.", caption="The parrot.")
         >>> len(gallery)
         1
         >>> gallery.add("Example 1", dot, alt="The same.", caption="Again.")
         Traceback (most recent call last):
         ...
-        ValueError: Gallery 'parrots' already has a tab 'Example 1' (tabs so far: Example 1). Give each tab its own label.
+        ValueError: Gallery 'parrots' already has a tab 'Example 1' (tabs so far: Example 1). ...
     """
 
     def __init__(self, slug: str):
@@ -97,12 +90,11 @@ class Gallery:
         taken = [item.label for item in self._items]
         if label in taken:
             raise ValueError(
-                f"Gallery '{self.slug}' already has a tab '{label}' (tabs so far: {', '.join(taken)}). "
-                "Give each tab its own label."
+                f"Gallery '{self.slug}' already has a tab '{label}' (tabs so far: "
+                f"{', '.join(taken)}). Give each tab its own label."
             )
         where = f"Gallery '{self.slug}', tab '{label}'"
-        alt, caption = _checked_alt(alt, where), _checked_text(caption, "caption", where)
-        self._items.append(_Item(label, _picture(figure, where), alt, caption))
+        self._items.append(_checked_item(label, figure, alt, caption, where))
         return self
 
     def show(self) -> None:
@@ -113,37 +105,28 @@ class Gallery:
         """
         if not self._items:
             raise ValueError(
-                f"Gallery '{self.slug}' is empty. Call .add(label, figure, alt, caption) before .show()."
+                f"Gallery '{self.slug}' is empty. Call .add(label, figure, alt, caption) before "
+                ".show()."
             )
+        tabs, page = ["::::{tab-set}"], []
         for number, item in enumerate(self._items, 1):
-            _glue(f"{self.slug}-{number}", item.picture)
-        _display(self._bundle())
-
-    def _bundle(self) -> dict[str, str]:
-        labels = ", ".join(item.label for item in self._items)
-        return {
-            "text/markdown": self._markdown(),
-            "text/html": self._html(),
-            "text/plain": f"Gallery '{self.slug}': {labels}",
-        }
-
-    def _markdown(self) -> str:
-        lines = ["::::{tab-set}"]
-        for number, item in enumerate(self._items, 1):
-            lines += [f":::{{tab-item}} {item.label}", f":sync: {_sync_key(item.label)}", ""]
-            lines += [_figure_markdown(f"{self.slug}-{number}", item), ":::"]
-        return "\n".join([*lines, "::::"])
-
-    def _html(self) -> str:
-        parts = []
-        for number, item in enumerate(self._items, 1):
-            key = f"{self.slug}-{number}"
-            checked = " checked" if number == 1 else ""
-            parts.append(
-                f'<input type="radio" name="{self.slug}" id="tab-{key}"{checked}>'
-                f'<label for="tab-{key}">{html.escape(item.label)}</label>{_figure_html(item)}'
-            )
-        return f'<style>{_STYLE}</style><div class="ctrace-gallery">{"".join(parts)}</div>'
+            key, label = f"{self.slug}-{number}", item.label
+            _glue(key, item)
+            sync = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "tab"
+            tabs += [f":::{{tab-item}} {label}", f":sync: {sync}", ""]
+            tabs += [_figure_markdown(key, item), ":::"]
+            page += [
+                f'<input type="radio" name="{self.slug}" id="tab-{key}"',
+                " checked>" if number == 1 else ">",
+                f'<label for="tab-{key}">{html.escape(label)}</label>{_figure_html(item)}',
+            ]
+        _display(
+            {
+                "text/markdown": "\n".join([*tabs, "::::"]),
+                "text/html": f'{_STYLE}<div class="ctrace-gallery">{"".join(page)}</div>',
+                "text/plain": f"Gallery '{self.slug}': {', '.join(i.label for i in self._items)}",
+            }
+        )
 
 
 def show_figure(figure: Any, alt: str, caption: str, name: str) -> None:
@@ -161,18 +144,12 @@ def show_figure(figure: Any, alt: str, caption: str, name: str) -> None:
         TypeError: a picture that is neither of these.
     """
     name = _checked_slug(name, "Figure name")
-    where = f"Figure '{name}'"
-    item = _Item(
-        "",
-        _picture(figure, where),
-        _checked_alt(alt, where),
-        _checked_text(caption, "caption", where),
-    )
-    _glue(name, item.picture)
+    item = _checked_item("", figure, alt, caption, f"Figure '{name}'")
+    _glue(name, item)
     _display(
         {
             "text/markdown": _figure_markdown(name, item),
-            "text/html": f"<style>{_STYLE}</style>{_figure_html(item, 'ctrace-figure')}",
+            "text/html": _STYLE + _figure_html(item, ' class="ctrace-figure"'),
             "text/plain": f"Figure '{name}': {item.alt}",
         }
     )
@@ -185,97 +162,79 @@ def _figure_markdown(key: str, item: _Item) -> str:
     return f"```{{glue:figure}} {key}\n:alt: {alt}\n:name: fig-{key}\n\n{item.caption}\n```"
 
 
-def _figure_html(item: _Item, css_class: str = "") -> str:
-    source = f"data:{_mime_type(item.picture)};base64," + base64.b64encode(item.picture).decode()
-    attribute = f' class="{css_class}"' if css_class else ""
+def _figure_html(item: _Item, attribute: str = "") -> str:
+    source = f"data:{item.mime_type};base64,{base64.b64encode(item.picture).decode()}"
     return (
         f'<figure{attribute}><img src="{source}" alt="{html.escape(item.alt)}">'
         f"<figcaption>{html.escape(item.caption)}</figcaption></figure>"
     )
 
 
-def _sync_key(label: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "tab"
-
-
 def _checked_slug(slug: str, what: str) -> str:
     if not isinstance(slug, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug):
         raise ValueError(
-            f"{what} must be lower-case letters, digits and single hyphens, like 'channel-maps'; got {slug!r}."
+            f"{what} must be lower-case letters, digits and single hyphens, like 'channel-maps'; "
+            f"got {slug!r}."
         )
     return slug
+
+
+def _checked_item(label: str, figure: Any, alt: str, caption: str, where: str) -> _Item:
+    alt, caption = _checked_text(alt, "alt", where), _checked_text(caption, "caption", where)
+    if re.fullmatch(r"\S+\.(png|svg|jpe?g|gif|webp)", alt, flags=re.IGNORECASE):
+        raise ValueError(f"{where}: alt is a file name ({alt!r}). Describe the picture instead.")
+    return _Item(label, _picture(figure, where), alt, caption)
 
 
 def _checked_text(text: str, what: str, where: str) -> str:
     """The text on one line; markdown would read a blank line or an indent as structure."""
     line = " ".join(str(text or "").split())
     if not line:
-        raise ValueError(
-            f"{where}: {what} is empty. Say in one sentence what the reader should see."
-        )
+        raise ValueError(f"{where}: {what} is empty. Say in a sentence what the reader should see.")
     if "```" in line or ":::" in line:
         raise ValueError(
-            f"{where}: {what} holds a code or directive fence, which would end the figure early: {line!r}."
+            f"{where}: {what} holds a code or directive fence, which would end it: {line!r}."
         )
     return line
 
 
-def _checked_alt(alt: str, where: str) -> str:
-    alt = _checked_text(alt, "alt", where)
-    if re.fullmatch(r"\S+\.(png|svg|jpe?g|gif|webp)", alt, flags=re.IGNORECASE):
-        raise ValueError(f"{where}: alt is a file name ({alt!r}). Describe the picture instead.")
-    return alt
-
-
 def _picture(figure: Any, where: str) -> bytes:
-    if isinstance(figure, (bytes, bytearray)):
-        if not bytes(figure).startswith(tuple(_SIGNATURES)):
+    """The bytes of a PNG or GIF."""
+    if isinstance(figure, bytes):
+        if not figure.startswith(tuple(_MIME_TYPES)):
             raise TypeError(
-                f"{where}: got {len(figure)} bytes that start with neither the PNG signature nor GIF89a. Pass PNG or GIF bytes."
+                f"{where}: got {len(figure)} bytes that start with neither the PNG signature nor "
+                "GIF89a. Pass PNG or GIF bytes."
             )
-        return bytes(figure)
+        return figure
     buffer = io.BytesIO()
     if hasattr(figure, "savefig"):
         figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
-        _close(figure)
+        # Notebooks draw every open pyplot figure at the end of a cell; this one has its place.
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        if pyplot is not None and isinstance(figure, pyplot.Figure):
+            pyplot.close(figure)
     elif hasattr(figure, "getbands") and hasattr(figure, "save"):  # a PIL image
         figure.save(buffer, format="PNG", optimize=True)
     else:
         raise TypeError(
-            f"{where}: expected a figure with savefig, a PIL image or PNG or GIF bytes, got {type(figure).__name__}. "
-            "An Axes has its figure in .figure; an array can go through PIL.Image.fromarray."
+            f"{where}: expected a figure with savefig, a PIL image or PNG or GIF bytes, got "
+            f"{type(figure).__name__}. An Axes has its figure in .figure; an array can go through "
+            "PIL.Image.fromarray."
         )
     return buffer.getvalue()
 
 
-def _close(figure: Any) -> None:
-    # Notebooks draw every open pyplot figure at the end of a cell; this one has its place already.
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    if pyplot is not None and isinstance(figure, pyplot.Figure):
-        pyplot.close(figure)
-
-
-def _mime_type(picture: bytes) -> str:
-    return next(mime for signature, mime in _SIGNATURES.items() if picture.startswith(signature))
-
-
-def _glue(key: str, picture: bytes) -> None:
+def _glue(key: str, item: _Item) -> None:
     """Store a picture under a name in the notebook, invisibly, as `myst_nb.glue` would (which Colab
     does not have).
     """
-    data = {
-        _GLUE_PREFIX + _mime_type(picture): base64.b64encode(picture).decode(),
-        _GLUE_PREFIX + "text/plain": repr(key),
-    }
+    picture = base64.b64encode(item.picture).decode()
+    data = {_GLUE_PREFIX + item.mime_type: picture, _GLUE_PREFIX + "text/plain": repr(key)}
     _display(data, metadata={"scrapbook": {"name": key, "mime_prefix": _GLUE_PREFIX}})
 
 
 def _display(data: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
-    try:
-        from IPython.display import display
-    except ImportError:
-        raise ImportError(
-            "Showing a figure needs IPython, which every Jupyter notebook has. "
-            "In a plain script, save the figure with savefig instead."
-        ) from None
+    from IPython.display import display  # every notebook has it; drawing alone does not need it
+
     display(data, raw=True, metadata=metadata)

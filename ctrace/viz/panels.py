@@ -106,7 +106,7 @@ def show_grid(
         _draw(ax, panel, colours, numbers)
         ax.set_title(title)
     for ax, name in zip(axes[::columns], rows):
-        ax.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=6)
+        ax.set_ylabel(name, **({"rotation": 0, "ha": "right", "va": "center"} if name else {}))
     if maps:
         ends = ("max" if scale == "unsigned" else "both") if clipped else "neither"
         bar = figure.colorbar(
@@ -198,8 +198,9 @@ def laid_over(image: np.ndarray, share: np.ndarray) -> np.ndarray:
     return grey + 0.9 * np.abs(share) * (colour - grey)
 
 
-def enlarged(cells: np.ndarray, image: np.ndarray) -> np.ndarray:
+def enlarged(cells, image) -> np.ndarray:
     """Cells ``(h, w, ...)`` repeated to the size of the image, ``(height, width, ...)``."""
+    cells, image = as_array(cells), as_rgb(image)
     y, x = (np.arange(side) * n // side for side, n in zip(image.shape[:2], cells.shape))
     return cells[y][:, x]
 
