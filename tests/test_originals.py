@@ -1,0 +1,274 @@
+"""The code of the original texts, call by call, with only the import lines changed.
+
+What the texts take from a network, or from a camera, is a small local stand-in here: random or
+bundled weights, photographs out of wheels, tables of random numbers. What ours does otherwise on
+purpose is a claim of its own, told in the book under "The calls of the original texts".
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+# ---- channel tracing ----
+
+
+@pytest.mark.parametrize("switch", ["track_grad", "exact_gradient"])
+def test_quick_start_of_channel_tracing_ranks_the_channels(switch):
+    from ctrace import Ncut
+
+    features = torch.randn(30, 30, 300)
+    features.requires_grad = True
+    features_2d = features.view(-1, features.shape[-1])
+    n_eig = 20
+    eigvecs = Ncut(n_eig=n_eig, **{switch: True}, device=DEVICE).fit_transform(features_2d)
+    loss = eigvecs.sum()
+    loss.backward()
+    grad = features.grad
+    k = 10
+    topk_vals, topk_idx = grad.abs().mean(dim=(0, 1)).topk(k)
+    assert grad.shape == (30, 30, 300) and bool(torch.isfinite(grad).all())
+    assert topk_idx.shape == (10,) and bool((topk_vals > 0).all())
+
+
+def dino(size=48):
+    """A small transformer with random weights in place of DINO: a transform, and its tokens."""
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", pretrained=False, img_size=size, depth=2, num_classes=0
+    ).eval()
+    dino_img_transform = transforms.Compose(
+        [transforms.Resize((size, size)), transforms.ToTensor()]
+    )
+
+    @torch.no_grad()
+    def extract_dino_image_embeds(batch):
+        return vit.forward_features(batch)
+
+    return dino_img_transform, extract_dino_image_embeds
+
+
+@pytest.fixture
+def photos(tmp_path):
+    from ctrace import load_photo
+
+    paths = [str(tmp_path / f"{name}.png") for name in ("coffee", "chelsea")]
+    for name, path in zip(("coffee", "chelsea"), paths):
+        load_photo(name, 96).save(path)
+    return paths
+
+
+def test_channel_tracing_runs_from_photographs_to_the_maps_of_the_leading_channels(photos):
+    from ctrace import (
+        channel_gradient_from_cluster,
+        differentiable_kway_ncut,
+        extract_topk_maps,
+        load_images_helper,
+        prepare_grid_features,
+        rank_channels,
+        reshape_for_view,
+    )
+
+    images = load_images_helper(photos)
+    assert all(im.mode == "RGB" for im in load_images_helper([Image.open(p) for p in photos]))
+    features, b, h, w = prepare_grid_features(images, *dino())
+    assert features.shape == (2 * 3 * 3, 192) and (b, h, w) == (2, 3, 3)
+
+    features = features.clone().requires_grad_(True)
+    eigvec, kway_eigvec = differentiable_kway_ncut(features, n_segment=4)
+
+    cluster_assign = kway_eigvec.argmax(1)
+    all_cluster_grads = []
+    for k in range(kway_eigvec.shape[1]):
+        mask_k = (cluster_assign == k).detach().cpu()
+        if mask_k.sum() == 0:
+            continue
+        grad_k = channel_gradient_from_cluster(features, mask_k, kway_eigvec, k)
+        all_cluster_grads.append(grad_k)
+
+    order = rank_channels(all_cluster_grads[0], descending=True)
+    feature_grid = reshape_for_view(features, b, h, w)
+    chs, maps = extract_topk_maps(feature_grid, order, image_index=0, topk=5)
+    assert eigvec.shape == kway_eigvec.shape == (18, 4) and len(all_cluster_grads) >= 2
+    assert len(chs) == len(maps) == 5 and np.array_equal(maps[0], feature_grid[0, :, :, chs[0]])
+
+
+def test_gradient_of_a_segment_has_the_opposite_sign_and_literal_gives_that_of_the_text():
+    from ctrace import channel_gradient_from_cluster, differentiable_kway_ncut
+
+    blobs = 3 * torch.eye(3, 12).repeat_interleave(20, 0) + torch.randn(60, 12)
+    features = blobs.requires_grad_(True)
+    _, kway_eigvec = differentiable_kway_ncut(features, n_segment=3)
+    cluster_mask = kway_eigvec.argmax(1) == 0
+    ours = channel_gradient_from_cluster(features, cluster_mask, kway_eigvec, 0)
+    literal = channel_gradient_from_cluster(features, cluster_mask, kway_eigvec, 0, order="literal")
+    assert features.grad is None  # the text adds to it
+
+    loss = -kway_eigvec[cluster_mask, 0].abs().mean()
+    loss.backward(retain_graph=True)
+    grad = features.grad[cluster_mask].mean(0)
+    torch.testing.assert_close(literal, grad)
+    assert torch.equal(ours, -literal) and bool(ours.abs().max() > 0)
+
+
+# ---- Grad-CAM ----
+
+
+class Face(nn.Module):
+    """In place of a face recognition network: pictures to embeddings ``(b, 512)``."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 5, 4), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU()
+        )
+        self.dropout, self.embed = nn.Dropout(0.2), nn.Linear(16, 512)
+
+    def forward(self, x):
+        return self.embed(self.dropout(self.features(x).mean((2, 3))))
+
+
+@pytest.fixture
+def model():
+    return Face().eval()
+
+
+@pytest.fixture
+def image_tensor(photos):
+    transform = transforms.Compose(
+        [
+            transforms.Resize((112, 112)),
+            transforms.ToTensor(),
+            transforms.Normalize(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5]),
+        ]
+    )
+    return transform(Image.open(photos[0]).convert("RGB")).unsqueeze(0)  # (1, 3, 112, 112)
+
+
+def test_train_mode_is_refused_where_the_text_switches_it_off(model, image_tensor):
+    from ctrace import GradCAM
+
+    model.train()
+    with pytest.raises(ValueError, match="eval"):
+        GradCAM(model).compute_attribution(image_tensor)
+    assert model.training
+
+
+def test_unknown_layer_and_a_network_without_convolution_are_refused_as_in_the_text(model):
+    from ctrace import GradCAM
+
+    with pytest.raises(ValueError, match="layer4.2.conv3"):
+        GradCAM(model, target_layer="layer4.2.conv3")
+    with pytest.raises(ValueError, match="Conv2d"):
+        GradCAM(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval())
+
+
+def test_wrapper_that_leaves_torch_for_numpy_is_refused_with_the_reason(model, image_tensor):
+    from ctrace import GradCAM
+
+    class InsightFaceWrapper(torch.nn.Module):
+        def __init__(self, app):
+            super().__init__()
+            self.rec_model = app
+
+        def forward(self, x):
+            x_np = x.squeeze(0).permute(1, 2, 0).detach().cpu().numpy()
+            x_np = ((x_np * 0.5 + 0.5) * 255).astype(np.uint8)
+            emb = self.rec_model(torch.from_numpy(x_np).permute(2, 0, 1)[None] / 255)[0]
+            return emb.detach().to(x.device)[None]
+
+    with pytest.raises(RuntimeError, match="passes through numpy"):
+        GradCAM(InsightFaceWrapper(model).eval()).compute_attribution(image_tensor)
+
+
+def test_maps_of_an_experiment_vary_from_pair_to_pair(model, image_tensor):
+    from ctrace import GradCAM
+
+    gradcam = GradCAM(model, target_layer=None, device=DEVICE)
+    maps = [
+        gradcam.compute_attribution(image_tensor, target_embedding=ref_embedding)
+        for ref_embedding in torch.randn(4, 512)
+    ]
+    assert all(not np.allclose(maps[0], other) for other in maps[1:])
+
+
+# ---- ParchGrad ----
+
+
+@pytest.fixture
+def birds():
+    from ctrace import load_model
+    from ctrace.aviary import Aviary
+
+    data = Aviary("test", 8)
+    images, labels = zip(*(data[i] for i in range(8)))
+    model = load_model("aviary-resnet-0", device="cpu")
+    return model.info.preprocess(torch.stack(images)), torch.tensor(labels)
+
+
+@pytest.mark.parametrize("method", ["cls", "ins", "normal"])
+def test_code_of_parchgrad_runs_from_the_model_to_the_attribution(birds, tmp_path, method):
+    from ctrace import ChannelStatistics
+    from ctrace.published import (
+        STATISTICS_FILE,
+        get_hook_wrapper,
+        get_input_attrib,
+        get_pretrained_model,
+    )
+
+    x, y = birds
+    flags = SimpleNamespace(
+        method=method,
+        alpha=0.2,
+        p_value_threshold=1.0,
+        variance_conservation=True,
+        exact_variance=False,
+        gamma_infinity=True,
+    )
+    encoder = "aviary-resnet-0"  # bundled; "resnet18" where its weights can be had
+    device = "cpu"
+    base_dir = tmp_path / encoder
+    model = get_pretrained_model(encoder)
+    model.to(device)
+    model.eval()
+    base_dir.mkdir()
+    ChannelStatistics.collect(model, [birds], progress=False, shapiro_sample=8).save(
+        base_dir / STATISTICS_FILE
+    )
+
+    wrapper = get_hook_wrapper(encoder, model, "ins" if method == "ins" else "cls")
+    wrapper.prepare_parchgrad(base_directory=base_dir, device=device)
+    layer_ratio = None
+    selected_convolutions = wrapper.get_default_hook_convolutions(layer_ratio)
+    wrapper.set_hook_modules(selected_convolutions)
+
+    input_attrib = get_input_attrib("grad")
+    attr = input_attrib(
+        wrapper,
+        x,
+        y,
+        cls=y,
+        modify_gradient=False if flags.method == "normal" else True,
+        quantile=None,
+        alpha=flags.alpha,
+        p_value_threshold=flags.p_value_threshold,
+        variance_conservation=flags.variance_conservation,
+        exact_variance=flags.exact_variance,
+        gamma_infinity=flags.gamma_infinity,
+        enable_forward_hook=True if flags.method == "ins" else False,
+    )
+    assert attr.shape == (8, *x.shape[2:]) and bool((attr >= 0).all()) and bool(attr.any())
+    plain = input_attrib(wrapper, x, y, modify_gradient=False)
+    assert torch.equal(attr, plain) == (method == "normal")
