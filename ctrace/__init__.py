@@ -21,11 +21,10 @@ from ctrace.published import (
     reshape_for_view,
 )
 from ctrace.trust.masking_curves import masking_curve, mass_inside
-from ctrace.world.features import GridFeatures
+from ctrace.world.features import GridFeatures, prepare_grid_features, timm_features
 from ctrace.world.filterbank import filter_bank
 from ctrace.world.models import load_model
 from ctrace.world.photos import load_images_helper, load_photo, photo_names
-from ctrace.world.tokens import prepare_grid_features, timm_features
 
 __all__ = [
     "Graph",

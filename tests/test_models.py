@@ -26,15 +26,9 @@ from ctrace.aviary import (
     species_by_name,
 )
 from ctrace.stats import equal_error_rate
-from ctrace.world import models
-from ctrace.world.models import (
-    BUNDLED,
-    MODEL_DIR,
-    build_bundled,
-    load_model,
-    model_card,
-    read_checkpoint,
-)
+from ctrace.world import models, weights
+from ctrace.world.models import BUNDLED, MODEL_DIR, build_bundled, load_model, model_card
+from ctrace.world.weights import read_checkpoint
 from tools import train_aviary
 
 CLASSIFIERS = [f"aviary-{kind}-{seed}" for kind in ("resnet", "vit") for seed in range(3)]
@@ -64,7 +58,6 @@ def held_out():
 
 
 # --- what the bundled models can do
-# -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -117,7 +110,6 @@ def test_a_twin_is_told_apart_by_the_one_part_that_differs():
 
 
 # --- how they are trained
-# ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -133,7 +125,7 @@ def test_a_recipe_run_twice_writes_the_same_weights_and_card(name, tmp_path, mon
     monkeypatch.setattr(train_aviary, "EVALUATED", 14)
     monkeypatch.setattr(train_aviary, "EVALUATED_BIRDS", 3)
     for folder in ("once", "twice"):
-        monkeypatch.setattr(models, "MODEL_DIR", tmp_path / folder)
+        monkeypatch.setattr(train_aviary, "OUTPUT", tmp_path / folder)
         train_aviary.train(name, tmp_path, "cpu")
     once, twice = (
         read_checkpoint(tmp_path / folder / f"{name}.safetensors") for folder in ("once", "twice")
@@ -143,7 +135,6 @@ def test_a_recipe_run_twice_writes_the_same_weights_and_card(name, tmp_path, mon
 
 
 # --- what a loaded model carries
-# --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -183,7 +174,6 @@ def test_preprocess_scales_and_resizes_and_says_what_is_wrong():
 
 
 # --- other models, and what goes wrong
-# --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -191,14 +181,16 @@ def no_network(monkeypatch, tmp_path):
     """The hub client without a network, and with an empty cache of its own."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.delenv(models.WEIGHTS_VARIABLE, raising=False)
+    monkeypatch.delenv(weights.WEIGHTS_VARIABLE, raising=False)
     return tmp_path / "hub"
 
 
 TINY = "test_vit"  # timm's own test architectures: 160 px, a fraction of a megabyte
 
 
-def test_pretrained_weights_are_taken_from_the_local_hub_cache(no_network):
+@pytest.fixture
+def cached(no_network):
+    """Weights of the tiny model where the hub's client keeps what it has fetched."""
     torch.manual_seed(1)
     state = {k: v.contiguous() for k, v in timm.create_model(TINY).state_dict().items()}
     repository = timm.get_pretrained_cfg(TINY).hf_hub_id.replace("/", "--")
@@ -207,17 +199,50 @@ def test_pretrained_weights_are_taken_from_the_local_hub_cache(no_network):
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("a" * 40)
     save_file(state, str(folder / "snapshots" / ("a" * 40) / "model.safetensors"))
-    for weights in ("pretrained", "auto"):
-        model = load_model(TINY, weights, device="cpu")
+    return state
+
+
+def test_pretrained_weights_are_taken_from_the_local_hub_cache(cached):
+    for choice in ("pretrained", "auto"):
+        model = load_model(TINY, choice, device="cpu")
         assert model.info.weights == "pretrained timm weights"
-        assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+        assert all(torch.equal(v, cached[k]) for k, v in model.state_dict().items())
     assert model.info.num_prefix_tokens == model.num_prefix_tokens and model.info.grid == (10, 10)
+
+
+def test_loading_from_the_cache_leaves_the_settings_of_the_hub_client_alone(cached, monkeypatch):
+    """Another thread may be fetching something else at the same time."""
+    seen, create = [], timm.create_model
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(weights, "_network_problem", lambda: "no network")
+    monkeypatch.setattr(
+        timm,
+        "create_model",
+        lambda *a, **k: (seen.append(constants.HF_HUB_OFFLINE), create(*a, **k))[1],
+    )
+    load_model(TINY, "pretrained", device="cpu")
+    assert seen == [False]
+
+
+def test_trained_classes_of_imagenet_have_their_names_and_random_ones_have_none(cached, capsys):
+    model = load_model(TINY, "pretrained", device="cpu")
+    assert model.info.classes[281] == "tabby, tabby cat" and len(model.info.classes) == 1000
+    assert "1000 classes" in capsys.readouterr().out
+    assert load_model(TINY, "random", device="cpu").info.classes is None
+
+
+def test_published_weights_fit_another_input_size_and_are_not_held_twice(cached):
+    model = load_model(TINY, "pretrained", device="cpu", img_size=(96, 64))
+    assert model.info.input_size == (3, 96, 64) and model.info.grid == (6, 4)
+    assert torch.equal(model.head.weight, cached["head.weight"])
+    assert "state_dict" not in model.pretrained_cfg
 
 
 def test_pretrained_without_a_network_fails_with_the_three_ways_on(no_network):
     with pytest.raises(
         ValueError,
-        match=r"'test_vit': not in the hub cache.*\(1\) run once with a network.*\(2\) set CTRACE_WEIGHTS_DIR.*\(3\) use a bundled",
+        match=r"'test_vit': not in the hub cache.*\(1\) run once with a network.*"
+        r"\(2\) set CTRACE_WEIGHTS_DIR.*\(3\) use a bundled",
     ):
         load_model(TINY, "pretrained", device="cpu")
     assert constants.HF_HUB_OFFLINE is True
@@ -236,7 +261,7 @@ def test_a_local_folder_of_weights_is_used_and_named(no_network, tmp_path, monke
     torch.save(
         {"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / f"{TINY}.pth"
     )
-    monkeypatch.setenv(models.WEIGHTS_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path))
     model = load_model(TINY, "pretrained", device="cpu")
     assert "local file test_vit.pth" in capsys.readouterr().out
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
@@ -273,8 +298,11 @@ def test_unusable_weight_files_are_refused_in_words(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(
         (MODEL_DIR / "aviary-vit-0.safetensors").read_bytes()[:5000]
     )
-    with pytest.raises(ValueError, match="no readable safetensors file"):
+    with pytest.raises(ValueError, match="cut.safetensors is no readable safetensors file"):
         load_model("aviary-vit-0", tmp_path / "cut.safetensors")
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(ValueError, match="an empty file is at .*empty.pth"):
+        read_checkpoint(tmp_path / "empty.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="holds no state dict"):
         read_checkpoint(tmp_path / "list.pth")
@@ -284,10 +312,10 @@ def test_unusable_weight_files_are_refused_in_words(tmp_path):
 
 def test_an_unknown_name_lists_close_ones():
     with pytest.raises(
-        ValueError, match="no model is called 'aviary-vit-7'.*Close names: aviary-vit-"
+        ValueError, match="model: expected one of .*'aviary-vit-7'. Did you mean 'aviary-vit-"
     ):
         load_model("aviary-vit-7")
-    with pytest.raises(ValueError, match="Close names: .*resnet18"):
+    with pytest.raises(ValueError, match="Did you mean .*'resnet18'"):
         load_model("resnet_18")
-    with pytest.raises(ValueError, match="is not bundled"):
+    with pytest.raises(ValueError, match="bundled model: expected one of aviary-resnet-0"):
         model_card("resnet18")

@@ -15,6 +15,7 @@ by heart.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ctrace.aviary import (
@@ -38,8 +39,9 @@ from ctrace.aviary import (
 )
 from ctrace.aviary.shapes import MARKS
 from ctrace.stats import equal_error_rate
-from ctrace.world.models import MODEL_DIR, MODEL_INPUT, build_bundled, save_bundled
+from ctrace.world.models import MODEL_DIR, MODEL_INPUT, build_bundled
 
+OUTPUT = MODEL_DIR  # where weights and cards are written
 VIEWS = 12  # scenes of each training individual
 GRID = 12  # cells per side of the feature grid of every bundled model
 EVALUATED, EVALUATED_BIRDS = 700, 60  # scenes, and individuals of four views, per split
@@ -387,6 +389,19 @@ def make_pool(recipe: Recipe, cache: Path | None) -> dict[str, torch.Tensor]:
     if path:
         torch.save(pool, path)
     return pool
+
+
+def save_bundled(model: nn.Module, name: str, card: dict) -> None:
+    """Writes weights (half precision) and model card next to each other in the package data."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    state = {
+        k: (v.half() if v.is_floating_point() else v).contiguous().cpu()
+        for k, v in model.state_dict().items()
+    }
+    path = OUTPUT / f"{name}.safetensors"
+    save_file(state, str(path))
+    path.chmod(0o644)  # the writer leaves it readable to its owner only, and it is to be packaged
+    (OUTPUT / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n")
 
 
 def train(name: str, cache: Path | None, device: str) -> None:

@@ -1,14 +1,19 @@
-"""Colour photographs that need no network: they lie inside wheels that are installed anyway."""
+"""Colour photographs that need no network: they lie inside wheels that are installed anyway.
+
+`ctrace/data/photos.csv` lists them, each with its source and its licence.
+"""
 
 from __future__ import annotations
 
-import difflib
+import csv
 import importlib.util
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy as np
+from PIL import Image, ImageOps
+
+from ctrace.check import one_of
 
 
 @dataclass(frozen=True)
@@ -17,130 +22,33 @@ class Photo:
 
     Attributes:
         name: the name `load_photo` takes.
-        source: who took it and where it was published.
-        licence: the terms, as the wheel that carries it states them.
-        description: what can be seen.
         package: the distribution to install, e.g. ``"scikit-image"``.
         path: the file, relative to the folder that holds the imported package.
+        licence: the terms, as the wheel that carries it states them.
+        source: who took it and where it was published.
+        description: what can be seen.
     """
 
     name: str
-    source: str
-    licence: str
-    description: str
     package: str
     path: str
+    licence: str
+    source: str
+    description: str
 
 
-_SKIMAGE, _MATPLOTLIB, _SKLEARN = "scikit-image", "matplotlib", "scikit-learn"
-_PHOTOS = (
-    Photo(
-        "astronaut",
-        "NASA Great Images",
-        "public domain",
-        "Eileen Collins in an orange suit, flag and shuttle model behind her",
-        _SKIMAGE,
-        "skimage/data/astronaut.png",
-    ),
-    Photo(
-        "chelsea",
-        "Stefan van der Walt",
-        "CC0",
-        "Chelsea, a tabby cat, close up",
-        _SKIMAGE,
-        "skimage/data/chelsea.png",
-    ),
-    Photo(
-        "china",
-        "danielbuechele, Flickr 6061409035",
-        "CC BY 2.0",
-        "a red and green tower above trees, a lake and a pale sky",
-        _SKLEARN,
-        "sklearn/datasets/images/china.jpg",
-    ),
-    Photo(
-        "coffee",
-        "Rachel Michetti, courtesy of Pikolo Espresso Bar",
-        "CC0",
-        "a white cup on a red saucer on a wooden table",
-        _SKIMAGE,
-        "skimage/data/coffee.png",
-    ),
-    Photo(
-        "flower",
-        "vultilion, Flickr 6056698931",
-        "CC BY 2.0",
-        "an orange dahlia before blurred dark leaves",
-        _SKLEARN,
-        "sklearn/datasets/images/flower.jpg",
-    ),
-    Photo(
-        "hopper",
-        "official portrait of Rear Admiral Grace Hopper, United States Navy",
-        "public domain",
-        "Grace Hopper in dark uniform and cap, flag and blue backdrop",
-        _MATPLOTLIB,
-        "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
-    ),
-    Photo(
-        "hubble",
-        "NASA, HubbleSite release 2012-37",
-        "public domain",
-        "the Hubble eXtreme Deep Field: galaxies on black",
-        _SKIMAGE,
-        "skimage/data/hubble_deep_field.jpg",
-    ),
-    Photo(
-        "motorcycle",
-        "Middlebury stereo benchmark 2014, left view (Scharstein et al., GCPR 2014)",
-        "no terms stated in the wheel; cite the benchmark",
-        "a red motorcycle in a garage",
-        _SKIMAGE,
-        "skimage/data/motorcycle_left.png",
-    ),
-    Photo(
-        "motorcycle_right",
-        "Middlebury stereo benchmark 2014, right view (Scharstein et al., GCPR 2014)",
-        "no terms stated in the wheel; cite the benchmark",
-        "the same motorcycle, seen 193 mm further right",
-        _SKIMAGE,
-        "skimage/data/motorcycle_right.png",
-    ),
-    Photo(
-        "retina",
-        "Mikael Häggström, Wikimedia Commons",
-        "CC0",
-        "the fundus of a left eye: vessels, optic disc, macula",
-        _SKIMAGE,
-        "skimage/data/retina.jpg",
-    ),
-    Photo(
-        "rocket",
-        "SpaceX, launch of DSCOVR on Falcon 9",
-        "public domain",
-        "a white rocket and lattice towers at dusk",
-        _SKIMAGE,
-        "skimage/data/rocket.jpg",
-    ),
-    Photo(
-        "tissue",
-        "Center for Microscopy and Molecular Imaging",
-        "no known copyright restrictions",
-        "stained colonic glands: brown glands in bluish tissue",
-        _SKIMAGE,
-        "skimage/data/ihc.png",
-    ),
-)
-PHOTOS: dict[str, Photo] = {photo.name: photo for photo in _PHOTOS}
+def _read_table(file: Path) -> dict[str, Photo]:
+    with file.open(encoding="utf-8", newline="") as table:
+        return {row["name"]: Photo(**row) for row in csv.DictReader(table)}
+
+
+PHOTOS: dict[str, Photo] = _read_table(Path(__file__).parents[1] / "data" / "photos.csv")
 
 
 def _photo_file(photo: Photo) -> Path | None:
-    # find_spec locates a top-level package without importing it: loading a photo costs no import
-    # time.
+    # find_spec locates a package without importing it: loading a photo costs no import time.
     spec = importlib.util.find_spec(photo.path.split("/")[0])
-    return (
-        None if spec is None or spec.origin is None else Path(spec.origin).parents[1] / photo.path
-    )
+    return Path(spec.origin).parents[1] / photo.path if spec and spec.origin else None
 
 
 def photo_names() -> list[str]:
@@ -172,22 +80,19 @@ def load_photo(name: str, size: int | tuple[int, int] | None = 480) -> Image.Ima
     >>> load_photo("coffee", size=300).size
     (300, 200)
     """
-    if name not in PHOTOS:
-        raise ValueError(f"no photograph is named {name!r}. {close_names(name, PHOTOS)}")
-    file = _photo_file(PHOTOS[name])
+    photo = PHOTOS[one_of("photograph", name, PHOTOS)]
+    file = _photo_file(photo)
     if file is None:
-        package = PHOTOS[name].package
         raise ModuleNotFoundError(
-            f"the photograph {name!r} lies inside {package}, which is not installed. "
-            f"Install it (pip install {package}) or choose one of {photo_names()}."
+            f"the photograph {name!r} lies inside {photo.package}, which is not installed: pip "
+            f"install {photo.package}, or choose one of {photo_names()}."
         )
     if not file.is_file():
         raise FileNotFoundError(
-            f"expected the photograph {name!r} at {PHOTOS[name].path} inside {PHOTOS[name].package}, and it is not "
-            "there. A repackaged or trimmed installation leaves sample data out; install the package from its wheel."
+            f"{photo.package} is installed without its sample data {photo.path}, as repackaged "
+            "ones are. Install the wheel from the package index."
         )
-    with Image.open(file) as image:
-        return _resize(image.convert("RGB"), size)
+    return _resize(as_rgb(file), size)
 
 
 def _resize(image: Image.Image, size: int | tuple[int, int] | None) -> Image.Image:
@@ -200,19 +105,9 @@ def _resize(image: Image.Image, size: int | tuple[int, int] | None) -> Image.Ima
         target = tuple(size)
     if len(target) != 2 or min(target) < 1:
         raise ValueError(
-            f"size must be a positive number of pixels, (width, height) or None; received {size!r}."
+            f"size must be a positive number of pixels, (width, height) or None, received {size!r}."
         )
     return ImageOps.fit(image, target, method=Image.Resampling.LANCZOS)
-
-
-def close_names(name: str, known: Sequence[str] | Mapping) -> str:
-    """The end of an error message about an unknown name: what was probably meant, or what there is."""
-    close = difflib.get_close_matches(str(name), list(known), n=4, cutoff=0.5)
-    close = close or [other for other in known if str(name).lower() in other.lower()][:4]
-    if close:
-        return f"Did you mean {' or '.join(map(repr, close))}?"
-    shown = list(known)[:24]
-    return f"Known: {', '.join(map(repr, shown))}{', ...' if len(known) > len(shown) else ''}."
 
 
 def load_images_helper(pil_images_or_paths) -> list[Image.Image]:
@@ -220,40 +115,64 @@ def load_images_helper(pil_images_or_paths) -> list[Image.Image]:
     of one.
 
     Raises:
-        ValueError: empty list, or an entry that is neither a path nor a PIL image, or a file that
-            is no image.
+        ValueError: empty list, or an entry that `as_rgb` refuses.
         FileNotFoundError: a path that does not exist.
     """
-    if isinstance(pil_images_or_paths, (str, Path, Image.Image)):
-        pil_images_or_paths = [pil_images_or_paths]
-    images = [as_rgb(entry) for entry in pil_images_or_paths]
+    return [as_rgb(entry) for entry in as_list(pil_images_or_paths)]
+
+
+def as_list(images) -> list:
+    """Images as a list; a path, a PIL image or an array with three axes is a list of one."""
+    alone = isinstance(images, (str, Path, Image.Image)) or getattr(images, "ndim", None) == 3
+    images = [images] if alone else list(images)
     if not images:
         raise ValueError(
-            "expected at least one image, received an empty list. "
-            "Check the pattern that listed the files."
+            "expected at least one image, received none (an empty list). Check the pattern that "
+            "listed the files."
         )
     return images
 
 
 def as_rgb(entry) -> Image.Image:
-    """RGB image of a path or a PIL image, turned upright by its rotation tag."""
-    if isinstance(entry, Image.Image):
-        return ImageOps.exif_transpose(entry).convert("RGB")
-    if not isinstance(entry, (str, Path)):
+    """RGB image, 8 bits a channel, of a path or a PIL image, upright by its rotation tag.
+
+    Grey levels of 16 bits are brought from 0..65535 to 0..255.
+
+    Raises:
+        ValueError: no image, a file that cannot be read, or pixels whose white nobody knows (32-bit
+            integers, floats).
+        FileNotFoundError: a path that does not exist.
+    """
+    if not isinstance(entry, (str, Path, Image.Image)):
         raise ValueError(
-            f"expected a path or a PIL image, received {type(entry).__name__}. "
-            "Turn an array into an image with PIL.Image.fromarray."
+            f"expected a path or a PIL image, received {type(entry).__name__}. Turn an array into "
+            "an image with PIL.Image.fromarray."
         )
+    if isinstance(entry, Image.Image):
+        return _eight_bits(ImageOps.exif_transpose(entry)).convert("RGB")
     if not Path(entry).is_file():
         raise FileNotFoundError(
-            f"no image file at {str(entry)!r} (looked from {Path.cwd()}). "
-            "Check the path; photographs by name come from load_photo."
+            f"no image file at {str(entry)!r} (looked from {Path.cwd()}). Check the path; "
+            "photographs by name come from load_photo."
         )
     try:
         with Image.open(entry) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError as error:
+            return as_rgb(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
-            f"{str(entry)!r} is a file but not an image that Pillow can read. "
-            "It may be cut off or carry the wrong extension; open it once by hand."
+            f"{str(entry)!r} is a file but not an image that Pillow can read ({error}). It may be "
+            "cut off or carry the wrong extension."
         ) from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    # convert("RGB") would clip these at 255 in silence.
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        low, high = image.getextrema()
+        raise ValueError(
+            f"image mode {image.mode!r}: 32-bit pixels from {low:g} to {high:g} do not say what is "
+            "white. Scale them to 0..255: PIL.Image.fromarray(array.astype('uint8'))."
+        )
+    return image

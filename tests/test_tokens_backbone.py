@@ -66,8 +66,18 @@ def test_the_final_norm_is_applied_once():
     assert (model.norm(once) - once).detach().norm() > 0.1 * once.norm()
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_without_the_final_norm_the_tokens_end_before_it(name):
+    model, images, _ = small(name, (56, 56))
+    out, raw = TimmViTPatchBackbone(model, out_norm=False)(images), []
+    hook = model.norm.register_forward_pre_hook(lambda module, args: raw.append(args[0].detach()))
+    model.forward_features(images)
+    hook.remove()
+    torch.testing.assert_close(out.H, raw[0][:, MODELS[name] :])
+
+
 def test_each_token_sits_where_its_patch_is():
-    """One bright patch in a model without attention changes one token, and P points at that patch."""
+    """One bright patch in a model without attention changes one token, and P points there."""
     model, images, _patch = small("vit_tiny_patch16_224", (28, 84))
     model.blocks = nn.Identity()
     backbone, row, column = TimmViTPatchBackbone(model), 1, 4
@@ -98,6 +108,17 @@ def test_a_timm_name_without_weights_gives_random_ones_on_purpose():
         "vit_tiny_patch16_224", pretrained=False, img_size=(64, 96), device="cpu"
     )(torch.randn(1, 3, 64, 96))
     assert (out.grid_hw, out.H.shape) == ((4, 6), (1, 24, 192))
+
+
+def test_it_is_a_module_called_by_name_whose_model_is_frozen_unless_asked_otherwise():
+    settings = dict(pretrained=False, img_size=64, out_norm=True, device="cpu")
+    for freeze in (True, False):
+        backbone = TimmViTPatchBackbone("test_vit", freeze=freeze, **settings)
+        assert isinstance(backbone, nn.Module) and len(list(backbone.parameters())) > 10
+        assert all(p.requires_grad is not freeze for p in backbone.parameters())
+        assert backbone.model.info.input_size == (3, 64, 64) and backbone.model.info.grid == (4, 4)
+    H, P = backbone(backbone.model.info.preprocess(torch.rand(1, 3, 80, 80)))
+    assert H.shape[:2] == (1, 16) and P.shape == (16, 2) and not H.requires_grad
 
 
 def test_the_model_is_left_as_it_was_found():
