@@ -41,6 +41,23 @@ def test_copies_of_a_point_take_the_median_scale(x):
     assert torch.allclose(scales[30:], others.median())
 
 
+@pytest.mark.parametrize("offset", [0.0, 300.0, 1e4])
+def test_local_scales_do_not_measure_rounding(offset):
+    torch.manual_seed(0)
+    x = torch.randn(300, 3)
+    x[:60] = x[0] + 1e-4 * torch.randn(60, 3)  # near copies
+    x = (x + offset).double().float()
+    assert torch.allclose(bandwidth(x).double(), bandwidth(x.double()), rtol=1e-3)
+
+
+def test_copies_far_from_the_origin_are_copies():
+    for seed in range(10):
+        torch.manual_seed(seed)
+        x = torch.cat([torch.randn(40, 5), torch.randn(1, 5).expand(9, -1)]) * 3 + 7
+        scales = bandwidth(x)
+        assert torch.allclose(scales[40:], scales[:40].median())
+
+
 def test_cosine_weights_do_not_depend_on_length(x):
     longer = x * torch.arange(1, 31, dtype=DOUBLE)[:, None]
     assert torch.allclose(cosine_affinity(x), cosine_affinity(longer))

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from ctrace import Graph
-from ctrace.cut.diagnose import diagnose
+from ctrace import Graph, diagnose
 
 
 def blobs(k, spread):
@@ -54,5 +53,5 @@ def test_features_are_taken_as_their_default_graph():
 
 
 def test_two_points_are_refused():
-    with pytest.raises(ValueError, match="at least 3 points"):
+    with pytest.raises(ValueError, match="points: expected a whole number at least 3"):
         diagnose(torch.eye(2))

@@ -103,8 +103,8 @@ def test_bad_features_are_named(x, bad, says):
         (dict(sigma=float("nan")), "positive"),
         (dict(sigma="wide"), "one of"),
         (dict(sigma=torch.ones(7)), "each of the 30 points"),
-        (dict(affinity="linear"), "'rbf', 'cosine' or a function"),
-        (dict(affinity="cosine", sigma="local"), "takes a number"),
+        (dict(affinity="linear"), "one of rbf, cosine, received 'linear'"),
+        (dict(affinity="cosine", sigma="local"), "finite number above 0"),
         (dict(affinity=lambda a, b: a @ b.T - 1000), "negative"),
         (
             dict(
@@ -122,6 +122,23 @@ def test_bad_features_are_named(x, bad, says):
 def test_bad_graphs_are_named(x, arguments, says):
     with pytest.raises(ValueError, match=says):
         Graph(x, **arguments)
+
+
+def test_a_function_that_is_negative_for_a_few_pairs_or_asymmetric_in_small_weights_is_refused():
+    x = torch.cat([torch.zeros(200, 1), torch.ones(1, 1)]).double()
+    with pytest.raises(ValueError, match="negative, NaN or infinite"):
+        Graph(x, affinity=lambda a, b: 1 - 2 * (a - b.T).square())
+    with pytest.raises(ValueError, match="symmetric"):
+        Graph(x + torch.arange(201)[:, None], affinity=lambda a, b: 1e-9 * (1 + a + 0 * b.T))
+
+
+def test_features_changed_in_place_are_noticed_by_the_backward_pass(x):
+    x.requires_grad_()
+    product = Graph(x) @ torch.randn(30, 3, dtype=DOUBLE)
+    with torch.no_grad():
+        x.mul_(2)
+    with pytest.raises(RuntimeError, match="inplace"):
+        product.sum().backward()
 
 
 def test_only_copies_have_no_local_scale():

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from reference import subspace_angle
@@ -89,8 +92,33 @@ def test_asking_before_fitting_is_refused(fit):
 
 @pytest.mark.parametrize("n_eig", [0, -1, 2.5, "4"])
 def test_bad_number_of_eigenvectors_is_refused(n_eig):
-    with pytest.raises(ValueError, match="whole number of at least 1"):
+    with pytest.raises(ValueError, match="whole number at least 1"):
         Ncut(n_eig)
+
+
+def test_a_refused_refit_leaves_the_fit_before_as_it_was():
+    x = blobs()
+    ncut = Ncut(4)
+    U = ncut.fit_transform(x)
+    for wrong in (x[:3], torch.cat([x, x[:1] * torch.nan]), torch.ones(9, 6)):
+        with pytest.raises(ValueError):
+            ncut.fit(wrong)
+        assert torch.equal(ncut.transform(x), U) and ncut.n_exact == len(x)
+
+
+@pytest.mark.parametrize("affinity", ["rbf", "cosine"])
+def test_a_fitted_ncut_can_be_pickled_and_copied(affinity):
+    x = blobs()
+    ncut = Ncut(4, affinity=affinity).fit(x)
+    for copied in (pickle.loads(pickle.dumps(ncut)), copy.deepcopy(ncut)):
+        assert torch.equal(copied.transform(x), ncut.transform(x))
+
+
+def test_transform_in_another_precision_is_refused():
+    with pytest.raises(
+        ValueError, match="in torch.float64, as fitted, received 6 in torch.float32"
+    ):
+        Ncut(3).fit(blobs()).transform(blobs().float())
 
 
 def test_fewer_points_than_eigenvectors_is_refused():
@@ -99,7 +127,9 @@ def test_fewer_points_than_eigenvectors_is_refused():
 
 
 def test_transform_of_other_channels_is_refused():
-    with pytest.raises(ValueError, match="expected 6 channels, as fitted, received 3"):
+    with pytest.raises(
+        ValueError, match="expected 6 channels in torch.float64, as fitted, received 3"
+    ):
         Ncut(3).fit(blobs()).transform(blobs()[:, :3])
 
 

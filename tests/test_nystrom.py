@@ -138,3 +138,14 @@ def test_landmarks_come_closer_to_the_exact_subspace_when_they_stand_for_their_n
 def test_impossible_masses_are_refused(points, mass):
     with pytest.raises(ValueError, match="40 positive numbers"):
         Graph(points[1], 1.0, mass=mass)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3000.0])
+def test_far_from_the_origin_every_row_keeps_its_nearest_landmark(offset):
+    torch.manual_seed(0)
+    x = torch.randn(2000, 3) + offset
+    landmarks = x[farthest_points(x, 200)]
+    nearest = (x[:, None] - landmarks[None]).norm(dim=2).argmin(1)
+    assert torch.equal(masses(landmarks, x), torch.bincount(nearest, minlength=200).float())
+    values = torch.randn(200, 2)
+    assert torch.equal(propagate(values, landmarks, landmarks), values)

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-__all__ = ["rbf_affinity", "rbf_keys", "rbf_weights", "cosine_affinity", "bandwidth", "row_tiles"]
+from ctrace.check import one_of
+
+__all__ = ["rbf_affinity", "cosine_affinity", "bandwidth", "row_tiles"]
 
 LOCAL_NEIGHBOR = 7  # Zelnik-Manor and Perona (2004), section 3
 SAMPLE = 1000  # rows that the global bandwidth rules look at
@@ -11,10 +13,7 @@ TILE_BYTES = 2**23  # one (rows, n) tile; a handful of them are alive at once
 
 
 def rbf_affinity(
-    x: Tensor,
-    y: Tensor | None = None,
-    sigma: float | Tensor = 1.0,
-    sigma_y: float | Tensor | None = None,
+    x: Tensor, y: Tensor | None = None, sigma: float | Tensor = 1.0, sigma_y=None
 ) -> Tensor:
     """Gaussian weights ``exp(-|x_i - y_j|^2 / (2 sigma_i sigma_j))``, ``(n, m)``.
 
@@ -33,13 +32,12 @@ def rbf_affinity(
     tensor([1.0000, 0.6065])
     """
     y = x if y is None else y
-    sx = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-    sy = sx if sigma_y is None else torch.as_tensor(sigma_y, dtype=x.dtype, device=x.device)
     mean = y.detach().mean(0)
-    return rbf_weights(rbf_keys(x, sx, mean), rbf_keys(y, sy, mean))
+    sigma_y = sigma if sigma_y is None else sigma_y
+    return rbf_weights(rbf_keys(x, sigma, mean), rbf_keys(y, sigma_y, mean))
 
 
-def rbf_keys(x: Tensor, sigma: Tensor, mean: Tensor) -> Tensor:
+def rbf_keys(x: Tensor, sigma: float | Tensor, mean: Tensor) -> Tensor:
     """``[x - mean, 1, -|x - mean|^2 / 2] / sigma``, ``(n, c + 2)``: what `rbf_weights` needs of a
     row, made once for all tiles.
 
@@ -47,21 +45,18 @@ def rbf_keys(x: Tensor, sigma: Tensor, mean: Tensor) -> Tensor:
     lose the digits that separate neighbours. It must be the same for both sides.
     """
     x = x - mean
-    return torch.cat(
-        [x, torch.ones_like(x[:, :1]), x.square().sum(1, keepdim=True) / -2], 1
-    ) / sigma.reshape(-1, 1)
+    keys = torch.cat([x, torch.ones_like(x[:, :1]), x.square().sum(1, keepdim=True) / -2], 1)
+    return keys / torch.as_tensor(sigma).to(x).reshape(-1, 1)
 
 
 def rbf_weights(rows: Tensor, keys: Tensor) -> Tensor:
     """``exp(-|x_i - y_j|^2 / (2 sigma_i sigma_j))`` ``(r, m)`` from `rbf_keys` of both sides: one
     product gives the whole exponent.
     """
-    queries = torch.cat(
-        [rows[:, :-2], rows[:, -1:], rows[:, -2:-1]], 1
-    )  # the square meets the other side's 1, and the 1 its square
-    return (
-        (queries @ keys.T).clamp_max(0).exp()
-    )  # the clamp removes rounding only: a squared distance is never negative
+    # The square meets the other side's 1, and the 1 its square.
+    queries = torch.cat([rows[:, :-2], rows[:, -1:], rows[:, -2:-1]], 1)
+    # The clamp removes rounding only: a squared distance is never negative.
+    return (queries @ keys.T).clamp_max(0).exp()
 
 
 def cosine_affinity(x: Tensor, y: Tensor | None = None, sigma: float = 0.5) -> Tensor:
@@ -71,13 +66,12 @@ def cosine_affinity(x: Tensor, y: Tensor | None = None, sigma: float = 0.5) -> T
     Raises:
         ValueError: a row of zeros, which has no direction.
     """
-    y = x if y is None else y
-    for rows in (x, y):
-        if bool((rows.detach().square().sum(1) == 0).any()):
-            raise ValueError(
-                "cosine affinity: a row of zeros has no direction. Drop that row, or use affinity='rbf'."
-            )
-    cos = torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(y, dim=1).T
+    lengths = [rows.norm(dim=1, keepdim=True) for rows in ((x,) if y is None else (x, y))]
+    if any(bool((length == 0).any()) for length in lengths):
+        raise ValueError(
+            "cosine affinity: a row of zeros has no direction. Drop it, or use affinity='rbf'."
+        )
+    cos = (x / lengths[0]) @ ((x if y is None else y) / lengths[-1]).T
     return torch.exp(-((cos - 1) ** 2) / (2 * sigma**2))
 
 
@@ -106,54 +100,42 @@ def bandwidth(x: Tensor, rule: str | float | Tensor = "local", seed: int = 0) ->
     """
     x = x.detach()
     if not isinstance(rule, str):
-        return check_bandwidth(
-            torch.as_tensor(rule, dtype=x.dtype, device=x.device).detach(), len(x)
-        )
+        return _given_bandwidth(torch.as_tensor(rule, dtype=x.dtype, device=x.device), len(x))
     rules = {"local": _local_scales, "median": _median_distance, "degree": _quantile_degree}
-    if rule not in rules:
-        raise ValueError(
-            f"sigma: expected a positive number, one scale per point, or one of {sorted(rules)}; received {rule!r}."
-        )
+    one_of("sigma", rule, rules)
     if bool((x == x[0]).all()):
         raise ValueError(
-            f"sigma={rule!r}: all {len(x)} rows are the same, so there is nothing to cut. Likely causes: a constant image, a dead "
-            "layer, or a batch axis passed as points."
+            f"sigma={rule!r}: all {len(x)} rows are the same, so there is nothing to cut. Likely "
+            "causes: a constant image, a dead layer, or a batch axis passed as points."
         )
-    return rules[rule](x if rule == "local" else _sample_rows(x, seed))
+    if rule != "local" and len(x) > SAMPLE:
+        rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:SAMPLE]
+        x = x[rows.to(x.device)]
+    return rules[rule](x)
 
 
-def check_bandwidth(sigma: Tensor, n: int) -> Tensor:
-    """Returns ``sigma`` if it is one positive number or one for each of n points, else says what is
-    wrong with it.
-    """
-    if sigma.ndim > 1 or (sigma.ndim == 1 and len(sigma) != n):
+def _given_bandwidth(sigma: Tensor, n: int) -> Tensor:
+    if sigma.shape not in ((), (n,)) or not bool((sigma > 0).all() & sigma.isfinite().all()):
         raise ValueError(
-            f"sigma: expected a number or one scale for each of the {n} points, received shape {tuple(sigma.shape)}."
+            f"sigma: expected a positive, finite number, or one for each of the {n} points; "
+            f"received {tuple(sigma.shape)}, smallest value {float(sigma.min()):g}."
         )
-    if not bool((sigma > 0).all() and torch.isfinite(sigma).all()):
-        raise ValueError(
-            f"sigma: expected a positive, finite bandwidth, received a smallest value of {float(sigma.min()):g}."
-        )
-    return sigma
-
-
-def _sample_rows(x: Tensor, seed: int) -> Tensor:
-    if len(x) <= SAMPLE:
-        return x
-    pick = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:SAMPLE]
-    return x[pick.to(x.device)]
+    return sigma.detach()
 
 
 def _local_scales(x: Tensor) -> Tensor:
     neighbor = min(LOCAL_NEIGHBOR, len(x) - 1)
+    # The products behind `cdist` cancel: only centred and in float64 they tell near neighbours
+    # apart. The distance itself is taken from the difference: between copies it is exactly zero.
+    wide = x.double() - x.double().mean(0)
     scales = x.new_empty(len(x))
-    for rows in row_tiles(len(x), x):
-        scales[rows] = (
-            torch.cdist(x[rows], x).kthvalue(neighbor + 1, dim=1).values / 2**0.5
-        )  # the nearest is the point itself
+    for rows in row_tiles(len(x), wide):
+        near = torch.cdist(wide[rows], wide).kthvalue(neighbor + 1, dim=1).indices  # itself first
+        scales[rows] = (x[rows] - x[near]).norm(dim=1) / 2**0.5
     if not bool((scales > 0).any()):
         raise ValueError(
-            f"sigma='local': every row has {neighbor} exact copies, so no point has a scale. Pass a number, or sigma='median'."
+            f"sigma='local': every row has {neighbor} exact copies, so no point has a scale. "
+            "Pass a number, or sigma='median'."
         )
     return torch.where(scales > 0, scales, scales[scales > 0].median())
 

@@ -8,15 +8,13 @@ tiles are computed again for each product.
 
 from collections.abc import Callable
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from ctrace.check import check_features
+from ctrace.check import check_features, check_number, one_of
 from ctrace.cut.affinity import (
     bandwidth,
-    check_bandwidth,
     cosine_affinity,
     rbf_affinity,
     rbf_keys,
@@ -26,38 +24,11 @@ from ctrace.cut.affinity import (
 
 __all__ = ["Graph", "PrecomputedGraph"]
 
-# rounding allowed in an exponent; features far from each other on the scale of sigma cost more
-# digits
-EXPONENT_DIGITS = 1e-4
+EXPONENT_DIGITS = 1e-4  # rounding allowed in an exponent: far from all others, a row costs digits
+PROBED = 256  # rows at which a callable affinity is checked for symmetry
 
 
-class _Deferring:
-    """Lets backward passes hand over the factors of ``dl/dW`` instead of a gradient, so that
-    several can share one pass.
-    """
-
-    _collected = None
-
-    @contextmanager
-    def deferred(self):
-        """Within this context a backward pass puts its ``(left, right)`` into the list it yields
-        and sends nothing to ``x``.
-        """
-        self._collected = []
-        try:
-            yield self._collected
-        finally:
-            self._collected = None
-
-    def send(self, left: Tensor, right: Tensor) -> Tensor | None:
-        """Gradient for ``x``, or ``None`` while deferred."""
-        if self._collected is None:
-            return self.vjp(left, right)
-        self._collected.append((left, right))
-        return None
-
-
-class Graph(_Deferring):
+class Graph:
     """The affinity graph over the rows of ``x``: weights ``W (n, n)``, degrees ``d = W 1``.
 
     Attributes:
@@ -85,6 +56,9 @@ class Graph(_Deferring):
     tile at a time.
     """
 
+    _collected = None  # factors of dl/dW while `deferred`
+    _mass = None
+
     def __init__(
         self,
         x: Tensor,
@@ -95,15 +69,25 @@ class Graph(_Deferring):
         mass: Tensor | None = None,
     ):
         self.x = check_features(x)
-        self.sigma, self._pair, self._keys = _make_pair(x, sigma, affinity, seed)
+        self.affinity = affinity
+        self.sigma, self._keys = None, None
+        if not callable(affinity):
+            self.sigma, self._keys = _bandwidth_and_keys(x.detach(), sigma, affinity, seed)
+        elif sigma is not None:
+            raise ValueError(
+                "sigma: a callable affinity carries its own bandwidth; leave sigma out, or use "
+                "affinity='rbf'."
+            )
         self._mass = None if mass is None else _check_mass(mass, x)
         with torch.no_grad():
+            if callable(affinity):
+                rows = torch.randperm(self.n, generator=torch.Generator().manual_seed(seed))[
+                    :PROBED
+                ]
+                _check_symmetric("affinity", self._pair(*[self.x[rows.to(x.device)]] * 2))
             self.stored = self.n**2 * x.element_size() <= memory_limit
             self._weights = self._fill(x.new_empty(self.n, self.n)) if self.stored else None
-            if callable(affinity):
-                self._check_callable()
-            self.degree = self.matmul(torch.ones_like(x[:, :1]))[:, 0]
-        _check_degree(self.degree)
+            self.degree = _check_degree(self.matmul(torch.ones_like(x[:, :1]))[:, 0])
 
     @property
     def n(self) -> int:
@@ -112,7 +96,10 @@ class Graph(_Deferring):
 
     def weights(self) -> Tensor:
         """``W (n, n)`` in full, differentiable: for small graphs, pictures and tests."""
-        return self._weigh(self._pair(self.x, self.x), slice(None))
+        if self._keys is None:
+            return self._weigh(self._pair(self.x, self.x), slice(None))
+        wide = self.x.to(self._keys.dtype)
+        return self._weigh(rbf_affinity(wide, sigma=self.sigma).to(self.x), slice(None))
 
     def matmul(self, v: Tensor) -> Tensor:
         """``W v`` for ``v (n, m)``, without gradient."""
@@ -121,9 +108,8 @@ class Graph(_Deferring):
                 return self._weights @ v
             out = torch.zeros_like(v)
             for rows in row_tiles(self.n, self.x):
-                tile = self._tile(
-                    rows, slice(rows.start, None)
-                )  # (r, n - start): the earlier columns were rows before
+                # (r, n - start): the earlier columns were rows before
+                tile = self._tile(rows, slice(rows.start, None))
                 out[rows].addmm_(tile, v[rows.start :])
                 out[rows.stop :].addmm_(tile[:, len(tile) :].T, v[rows])
             return out
@@ -167,22 +153,50 @@ class Graph(_Deferring):
                 x_rows = x[rows].requires_grad_()
                 tile = self._weigh(self._pair(x_rows, x), rows)
             return torch.autograd.grad(tile, x_rows, cotangent)[0]
-        with (
-            torch.no_grad()
-        ):  # sum_j g_ij w_ij (x_j - x_i) / (s_i s_j), where keys hold x_j / s_j and 1 / s_j
-            pulled = (cotangent * (self._weights[rows] if self.stored else self._tile(rows))).to(
-                self._keys
-            )  # (r, n)
+        with torch.no_grad():
+            # sum_j g_ij w_ij (x_j - x_i) / (s_i s_j), where keys hold x_j / s_j and 1 / s_j
+            tile = self._weights[rows] if self.stored else self._tile(rows)
+            pulled = (cotangent * tile).to(self._keys)  # (r, n)
             sums, own = pulled @ self._keys[:, :-1], self._keys[rows]  # (r, c + 1), (r, c + 2)
             return (sums[:, :-1] * own[:, -2:-1] - own[:, :-2] * sums[:, -1:]).to(x)
+
+    @contextmanager
+    def deferred(self):
+        """Within this context a backward pass puts its ``(left, right)`` into the list it yields
+        and sends nothing to ``x``, so that several can share one pass.
+        """
+        self._collected = []
+        try:
+            yield self._collected
+        finally:
+            self._collected = None
+
+    def send(self, left: Tensor, right: Tensor) -> Tensor | None:
+        """Gradient for ``x``, or ``None`` while deferred."""
+        if self._collected is None:
+            return self.vjp(left, right)
+        self._collected.append((left, right))
+        return None
+
+    def _pair(self, a: Tensor, b: Tensor) -> Tensor:
+        """Weights between rows under an affinity other than rbf, differentiable."""
+        if self.affinity == "cosine":
+            return cosine_affinity(a, b, self.sigma)
+        return self.affinity(a, b)
 
     def _tile(self, rows, columns=slice(None)) -> Tensor:
         """``W[rows, columns]``, without gradient."""
         if self._keys is None:
-            return self._weigh(self._pair(self.x[rows], self.x[columns]), rows, columns)
-        return self._weigh(
-            rbf_weights(self._keys[rows], self._keys[columns]).to(self.x), rows, columns
-        )
+            tile = self._pair(self.x[rows], self.x[columns])
+            low, high = tile.aminmax()
+            if not bool((low >= 0) & (high < torch.inf)):
+                raise ValueError(
+                    "affinity: the function returned a negative, NaN or infinite weight. Weights "
+                    "must be finite and >= 0."
+                )
+        else:
+            tile = rbf_weights(self._keys[rows], self._keys[columns]).to(self.x)
+        return self._weigh(tile, rows, columns)
 
     def _weigh(self, tile: Tensor, rows, columns=slice(None)) -> Tensor:
         """Weights between rows that stand for several points each."""
@@ -194,19 +208,8 @@ class Graph(_Deferring):
             weights[rows.stop :, rows] = tile[:, len(tile) :].T
         return weights
 
-    def _check_callable(self) -> None:
-        few = self._pair(self.x[:64], self.x[:64])
-        if not bool(torch.isfinite(few).all()) or bool((few < 0).any()):
-            raise ValueError(
-                "affinity: the function returned a negative, NaN or infinite weight. Weights must be finite and >= 0."
-            )
-        if not torch.allclose(few, few.T, rtol=1e-4, atol=1e-6):
-            raise ValueError(
-                "affinity: the function is not symmetric, w(x, y) != w(y, x). A cut needs an undirected graph."
-            )
 
-
-class PrecomputedGraph(_Deferring):
+class PrecomputedGraph(Graph):
     """A graph given by its weights ``W (n, n)``; the derivative is taken with respect to ``W``
     itself.
 
@@ -220,95 +223,63 @@ class PrecomputedGraph(_Deferring):
 
     def __init__(self, weights: Tensor):
         self.x = check_features(weights)
-        w = weights.detach()
-        if w.shape[0] != w.shape[1] or not torch.allclose(w, w.T, rtol=1e-4, atol=1e-7):
+        self._weights = weights.detach()
+        _check_symmetric("weights", self._weights)
+        if bool((self._weights < 0).any()):
             raise ValueError(
-                f"weights: expected a symmetric (n, n) matrix, received shape {tuple(w.shape)}. Use (W + W.T) / 2."
+                "weights: expected non-negative entries. A normalized cut has no meaning for "
+                "negative weights."
             )
-        if bool((w < 0).any()):
-            raise ValueError(
-                "weights: expected non-negative entries. A normalized cut has no meaning for negative weights."
-            )
-        self.degree = w.sum(1)
-        _check_degree(self.degree)
-
-    @property
-    def n(self) -> int:
-        """Number of points."""
-        return len(self.x)
+        self.degree = _check_degree(self._weights.sum(1))
 
     def weights(self) -> Tensor:
         """``W (n, n)``, differentiable."""
         return self.x
 
-    def matmul(self, v: Tensor) -> Tensor:
-        """``W v`` for ``v (n, m)``, without gradient."""
-        return self.x.detach() @ v
-
-    def __matmul__(self, v: Tensor) -> Tensor:
-        """``W v``, differentiable in the weights and in ``v``."""
-        return _GraphProduct.apply(self.x, v, self)
-
-    def vjp(self, left: Tensor, right: Tensor) -> Tensor:
-        """``dl/dW (n, n)``, symmetric."""
+    def vjp(self, left: Tensor, right: Tensor, rows: Tensor | None = None) -> Tensor:
+        """``dl/dW (n, n)``, symmetric; some of its rows."""
         half = left @ right.T / 2
-        return half + half.T
+        return half + half.T if rows is None else (half + half.T)[rows]
 
 
-def _make_pair(x: Tensor, sigma, affinity, seed):
-    """The bandwidth in use, the differentiable function ``(rows, x) -> weights``, and for rbf the
-    keys that its tiles are made of.
+def _bandwidth_and_keys(x: Tensor, sigma, affinity: str, seed: int):
+    """The bandwidth in use, and for rbf the keys that its tiles are made of, in float64 where
+    float32 would lose the digits of an exponent.
     """
-    if callable(affinity):
-        if sigma is not None:
-            raise ValueError(
-                "sigma: a callable affinity carries its own bandwidth; leave sigma out, or use affinity='rbf'."
-            )
-        return None, affinity, None
-    if affinity == "cosine":
-        value = 0.5 if sigma is None else sigma
-        if isinstance(value, (str, Tensor)):
-            raise ValueError(
-                f"sigma: affinity='cosine' takes a number (default 0.5), received {value!r}."
-            )
-        return (
-            check_bandwidth(x.new_tensor(value), len(x)),
-            partial(cosine_affinity, sigma=value),
-            None,
-        )
-    if affinity != "rbf":
-        raise ValueError(
-            f"affinity: expected 'rbf', 'cosine' or a function, received {affinity!r}."
-        )
-    scale = bandwidth(x, "local" if sigma is None else sigma, seed)
-    points, mean = x.detach(), x.detach().mean(0)
-    spread = ((points - mean).square().sum(1) / scale.square()).max()
-    precision = torch.float64 if spread * torch.finfo(x.dtype).eps > EXPONENT_DIGITS else x.dtype
-    keys = rbf_keys(points.to(precision), scale.to(precision), mean.to(precision))
-    return (
-        scale,
-        lambda a, b: rbf_affinity(a.to(precision), b.to(precision), scale.to(precision)).to(
-            x.dtype
-        ),
-        keys,
-    )
+    if one_of("affinity", affinity, ("rbf", "cosine")) == "cosine":
+        return x.new_tensor(check_number("sigma", 0.5 if sigma is None else sigma, above=0)), None
+    scale, mean = bandwidth(x, "local" if sigma is None else sigma, seed), x.mean(0)
+    spread = ((x - mean).square().sum(1) / scale.square()).max()
+    precise = spread * torch.finfo(x.dtype).eps > EXPONENT_DIGITS
+    wide = x.double() if precise else x
+    return scale, rbf_keys(wide, scale, mean.to(wide))
 
 
 def _check_mass(mass: Tensor, x: Tensor) -> Tensor:
     if mass.shape != (len(x),) or not bool((mass > 0).all() and torch.isfinite(mass).all()):
         raise ValueError(
-            f"mass: expected {len(x)} positive numbers, one per row of x, received shape {tuple(mass.shape)} or a number <= 0."
+            f"mass: expected {len(x)} positive numbers, one for each row, received {mass}."
         )
     return mass.detach().to(x)
 
 
-def _check_degree(degree: Tensor) -> None:
+def _check_symmetric(what: str, w: Tensor) -> None:
+    rounding = 1e-6 * float(w.abs().max())
+    if len(w) != len(w.T) or not torch.allclose(w, w.T, rtol=1e-4, atol=rounding):
+        raise ValueError(
+            f"{what}: expected symmetric weights, w(x, y) = w(y, x), received shape "
+            f"{tuple(w.shape)} and other values. A cut needs an undirected graph: (W + W.T) / 2."
+        )
+
+
+def _check_degree(degree: Tensor) -> Tensor:
     if not bool((degree > 0).all()):
         lonely = int((degree <= 0).sum())
         raise ValueError(
-            f"graph: {lonely} of {len(degree)} nodes have no weight to any node, themselves included, so they belong to no segment. "
-            "Remove them, or use a wider bandwidth."
+            f"graph: {lonely} of {len(degree)} nodes have no weight to any node, themselves "
+            "included, so they belong to no segment. Remove them, or use a wider bandwidth."
         )
+    return degree
 
 
 class _GraphProduct(torch.autograd.Function):
@@ -317,13 +288,13 @@ class _GraphProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, v, graph):
         ctx.graph = graph
-        ctx.save_for_backward(v)
+        ctx.save_for_backward(x, v)  # x only so that a change in place is noticed
         return graph.matmul(v)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g):
-        (v,) = ctx.saved_tensors
+        _, v = ctx.saved_tensors
         dx = ctx.graph.send(g, v) if ctx.needs_input_grad[0] else None
         dv = ctx.graph.matmul(g) if ctx.needs_input_grad[1] else None
         return dx, dv, None

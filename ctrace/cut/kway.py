@@ -7,6 +7,8 @@ U R`` do not depend on which ``U`` was given. That holds for derivatives too, bu
 differentiated: a frozen ``R`` gives another, wrong gradient.
 """
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -38,9 +40,8 @@ def kway_ncut(eigvec: Tensor, n_clusters: int | None = None, return_rotation: bo
     """
     U = _check(eigvec, n_clusters)
     with torch.no_grad():
-        assigned = _search(
-            row_normalize(U.double())
-        )  # in float32 the alternation would stop a few points early
+        # in float64: in float32 the alternation would stop a few points early
+        assigned = _search(row_normalize(U.double()))
     E = torch.nn.functional.one_hot(assigned, U.shape[1]).to(U.dtype)  # (n, k)
     R = _Polar.apply(row_normalize(U).T @ E)
     return (U @ R, R) if return_rotation else U @ R
@@ -54,19 +55,21 @@ def row_normalize(U: Tensor) -> Tensor:
 def _check(eigvec: Tensor, n_clusters: int | None) -> Tensor:
     if eigvec.ndim != 2 or not torch.isfinite(eigvec).all():
         raise ValueError(
-            f"eigvec: expected finite eigenvectors (n, m), received shape {tuple(eigvec.shape)}, or NaN in it."
+            f"eigvec: expected finite eigenvectors (n, m), received shape {tuple(eigvec.shape)}, "
+            "or NaN in it."
         )
     n, m = eigvec.shape
     k = m if n_clusters is None else n_clusters
-    if not isinstance(k, int) or not 1 <= k <= min(n, m):
+    if not isinstance(k, Integral) or not 1 <= k <= min(n, m):
         raise ValueError(
-            f"n_clusters: expected a whole number from 1 to {min(n, m)} (k segments need k eigenvectors and k points), received {k!r}. "
-            "Compute more eigenvectors: Ncut(n_eig=k)."
+            f"n_clusters: expected a whole number from 1 to {min(n, m)} (k segments need k points "
+            f"and k eigenvectors), received {k!r}. Compute more eigenvectors: Ncut(n_eig=k)."
         )
     U = eigvec[:, :k]
     if bool((U.detach().norm(dim=1) == 0).any()):
         raise ValueError(
-            "eigvec: a row of zeros belongs to no segment. Keep more eigenvectors, or check that the point has neighbours."
+            "eigvec: a row of zeros belongs to no segment. Keep more eigenvectors, or check that "
+            "the point has neighbours."
         )
     return U
 
@@ -91,9 +94,8 @@ def _first_rows(Y: Tensor) -> list[int]:
     """
     central = Y @ Y.mean(0)  # (n,)
     order = torch.argsort(central)
-    return sorted(
-        {int(order[round(q * (len(order) - 1))]) for q in torch.linspace(0, 1, STARTS).tolist()}
-    )
+    places = torch.linspace(0, len(order) - 1, STARTS, dtype=torch.float64).round().long()
+    return sorted(set(order[places.to(order.device)].tolist()))
 
 
 def _spread_rows(Y: Tensor, first: int) -> Tensor:
@@ -146,7 +148,8 @@ class _Polar(torch.autograd.Function):
         off = ~torch.eye(len(s), dtype=torch.bool, device=s.device)
         if bool((sums[off] <= 1e-6 * s.max()).any()):
             raise ArithmeticError(
-                f"k-way gradient: two of the {len(s)} segments are empty, so the rotation is not determined. Use fewer segments."
+                f"k-way gradient: two of the {len(s)} segments are empty, so the rotation is not "
+                "determined. Use fewer segments."
             )
         turned = A.T @ g @ Bt.T
         return A @ torch.where(off, (turned - turned.T) / sums, 0) @ Bt

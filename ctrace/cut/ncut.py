@@ -1,16 +1,21 @@
-"""Normalized Cut embedding with a scikit-learn style interface: fit, transform, and what the solver
-found.
+"""Normalized Cut embedding with a scikit-learn style interface; and the doctor: is this graph fit
+to be cut, and into how many pieces?
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ctrace.check import check_features
-from ctrace.cut.eigenvectors import ncut_eigenvectors
-from ctrace.cut.graph import Graph
+from ctrace.check import check_device, check_features, check_number
+from ctrace.cut.eigenvectors import ncut_eigenvectors, solve
+from ctrace.cut.graph import Graph, PrecomputedGraph
 from ctrace.cut.nystrom import farthest_points, masses, propagate
 
-__all__ = ["Ncut"]
+__all__ = ["Ncut", "diagnose", "Diagnosis"]
+
+SMALL_GAP = 5e-3  # photographs with named channels show .01 to .05, random features less than this
+LONELY = 1e-3  # weight to all other nodes, relative to the weight to itself
 
 
 class Ncut:
@@ -18,8 +23,8 @@ class Ncut:
 
     Up to ``max_exact`` points every point is in the graph. Beyond it the graph is built on
     ``n_landmarks`` points spread over the data, each standing for the points nearest to it, and the
-    others are interpolated (`ctrace.cut.nystrom`); ``n_exact`` says how many points the solve was exact
-    for.
+    others are interpolated (`ctrace.cut.nystrom`); ``n_exact`` says how many points the solve was
+    exact for.
 
     Args:
         n_eig: eigenvectors to keep, k.
@@ -37,6 +42,8 @@ class Ncut:
         memory_limit: bytes that the ``(n, n)`` weights may take; beyond it they are computed again
             for each product.
         seed: for everything random. The same seed gives the same answer.
+
+    After a fit: ``graph`` and ``spectrum``; a fit that is refused leaves the one before as it was.
 
     >>> x = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
     >>> ncut = Ncut(n_eig=2, sigma=1.0)
@@ -61,14 +68,14 @@ class Ncut:
         memory_limit: int = 2**30,
         seed: int = 0,
     ):
-        if not isinstance(n_eig, int) or n_eig < 1:
-            raise ValueError(f"n_eig: expected a whole number of at least 1, received {n_eig!r}.")
-        self.n_eig, self.sigma, self.affinity = n_eig, sigma, affinity
+        self.n_eig = check_number("n_eig", n_eig, whole=True, at_least=1)
+        self.n_neighbors = check_number("n_neighbors", n_neighbors, whole=True, at_least=1)
+        self.sigma, self.affinity = sigma, affinity
         self.track_grad = track_grad or exact_gradient
-        self.device = _check_device(device)
-        self.max_exact, self.n_landmarks, self.n_neighbors = max_exact, n_landmarks, n_neighbors
+        self.device = check_device(device)
+        self.max_exact, self.n_landmarks = max_exact, n_landmarks
         self.memory_limit, self.seed = memory_limit, seed
-        self.graph = self.spectrum = None
+        self.graph = self.spectrum = self._eigvec = None
 
     def fit(self, X: Tensor) -> "Ncut":
         """Solves for the eigenvectors of ``X (n, c)``. Raises what `ctrace.cut.graph.Graph` and
@@ -89,17 +96,15 @@ class Ncut:
 
         The fitted rows count as constants here: with tracking on, a gradient reaches ``X`` only.
         """
-        if self.graph is None:
+        fitted = self._fitted("transform").graph.x.detach()
+        x = check_features(X, rows_at_least=1).to(fitted.device)
+        if x.shape[1] != fitted.shape[1] or x.dtype != fitted.dtype:
             raise ValueError(
-                "transform: this Ncut has not been fitted. Call fit(X) or fit_transform(X) first."
-            )
-        x = check_features(X, rows_at_least=1).to(self.graph.x.device)
-        if x.shape[1] != self.graph.x.shape[1]:
-            raise ValueError(
-                f"transform: expected {self.graph.x.shape[1]} channels, as fitted, received {x.shape[1]}."
+                f"transform: expected {fitted.shape[1]} channels in {fitted.dtype}, as fitted, "
+                f"received {x.shape[1]} in {x.dtype}."
             )
         with torch.set_grad_enabled(self.track_grad and torch.is_grad_enabled()):
-            return propagate(self._eigvec, self.graph.x.detach(), x, self.n_neighbors).to(X.device)
+            return propagate(self._eigvec, fitted, x, self.n_neighbors).to(X.device)
 
     def _fit(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x = check_features(X).to(self.device or X.device)
@@ -109,54 +114,140 @@ class Ncut:
             landmarks = farthest_points(x.detach(), self.n_landmarks, self.seed)
             points = x[landmarks]
             mass = masses(points, x)
-        self.graph = Graph(points, self.sigma, self.affinity, self.memory_limit, self.seed, mass)
-        U, self.spectrum = ncut_eigenvectors(self.graph, self.n_eig, self.seed)
-        if mass is not None:
-            U = (
-                U / mass.sqrt()[:, None]
-            )  # the entry of one of the points that the landmark stands for
-        self._eigvec = U.detach()
+        graph = Graph(points, self.sigma, self.affinity, self.memory_limit, self.seed, mass)
+        U, spectrum = ncut_eigenvectors(graph, self.n_eig, self.seed)
+        if mass is not None:  # the entry of one of the points that the landmark stands for
+            U = U / mass.sqrt()[:, None]
+        self.graph, self.spectrum, self._eigvec = graph, spectrum, U.detach()
         return U, x, landmarks
 
-    def _after_fit(self, name: str):
+    def _fitted(self, name: str) -> "Ncut":
         if self.spectrum is None:
             raise ValueError(
                 f"{name}: this Ncut has not been fitted. Call fit(X) or fit_transform(X) first."
             )
-        return self.spectrum
+        return self
 
     @property
     def eigval(self) -> Tensor:
         """Eigenvalues ``(k,)`` of the last fit, descending."""
-        return self._after_fit("eigval").eigval
+        return self._fitted("eigval").spectrum.eigval
 
     @property
     def eigengap(self) -> float:
         """``lam_k - lam_(k+1)`` of the last fit."""
-        return self._after_fit("eigengap").eigengap
+        return self._fitted("eigengap").spectrum.eigengap
 
     @property
     def n_exact(self) -> int:
         """Points that the last fit was exact for."""
-        self._after_fit("n_exact")
-        return self.graph.n
+        return self._fitted("n_exact").graph.n
 
     @property
     def bandwidth(self) -> Tensor | None:
         """The bandwidth that the last fit used. A rule is applied anew at each fit; a number is
         kept.
         """
-        self._after_fit("bandwidth")
-        return self.graph.sigma
+        return self._fitted("bandwidth").graph.sigma
 
 
-def _check_device(device) -> torch.device | None:
-    if device is None:
-        return None
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "device='cuda': this torch sees no CUDA device. Leave device out to compute where the features are, or install a CUDA "
-            "build of torch and check torch.cuda.is_available()."
+# --- the doctor
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the leading eigenvalues and the degrees say about a graph; ``print`` it.
+
+    Attributes:
+        n: points.
+        components: connected components, counted as eigenvalues equal to 1 (a lower bound if all
+            shown are). Where more than `n_eig` points stand alone, the graph is not solved: each of
+            them counts as a piece and the others as one.
+        degree: smallest, median and largest degree.
+        eigval: leading eigenvalues, descending; empty if the graph was not solved.
+        gaps: ``lam_k - lam_(k+1)`` for k = 1, 2, ...
+        suggested_k: the k with the widest gap, from 2 and from the number of components on; None if
+            the graph was not solved.
+        notes: in words, what is wrong and what to try.
+    """
+
+    n: int
+    components: int
+    degree: tuple[float, float, float]
+    eigval: Tensor
+    gaps: Tensor
+    suggested_k: int | None
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        low, middle, high = self.degree
+        at_least = "at least " if self.components > len(self.eigval) > 0 else ""
+        plural = "s" if self.components > 1 else ""
+        lines = [
+            f"graph of {self.n} points, {at_least}{self.components} connected component{plural}",
+            f"degree: {low:.3g} to {high:.3g}, median {middle:.3g}",
+        ]
+        if self.suggested_k is not None:
+            widest = float(self.gaps[self.suggested_k - 1])
+            lines.append("eigenvalues: " + " ".join(f"{v:.4f}" for v in self.eigval.tolist()))
+            lines.append(f"widest eigengap: {widest:.4f}, after k = {self.suggested_k}")
+        return "\n".join(lines + [f"- {note}" for note in self.notes])
+
+
+def diagnose(graph: Graph | Tensor, n_eig: int = 12, seed: int = 0) -> Diagnosis:
+    """Examines a graph, or the default graph of features ``(n, c)``.
+
+    Raises:
+        ValueError: what `Graph` raises; fewer than three points.
+    """
+    graph = Graph(graph.detach(), seed=seed) if isinstance(graph, Tensor) else graph
+    n = check_number("points", graph.n, whole=True, at_least=3)  # two have only one cut
+    n_eig = max(2, min(n_eig, n - 1))
+    degree = tuple(float(pick(graph.degree)) for pick in (torch.min, torch.median, torch.max))
+    # The weight of a point to itself is 1 in a graph of features, unknown in a given W.
+    given = isinstance(graph, PrecomputedGraph)
+    lonely = 0 if given else int((graph.degree < 1 + LONELY).sum())
+    if lonely > n_eig:
+        # By Gershgorin each lonely point brings an eigenvalue within 2 * LONELY of 1: a solver
+        # finds no gap to converge on.
+        note = (
+            f"{lonely} of {n} points stand alone: the bandwidth is far too small. "
+            "Widen sigma, or try sigma='local'."
         )
-    return device
+        nothing = graph.degree.new_empty(0)
+        return Diagnosis(n, lonely + (lonely < n), degree, nothing, nothing, None, (note,))
+    with torch.no_grad():
+        _, spectrum = solve(graph, n_eig, seed)
+    eigval = torch.cat([spectrum.eigval, spectrum.eigval.new_tensor([spectrum.next_eigval])])
+    gaps = eigval[:-1] - eigval[1:]
+    components = int((eigval > 1 - spectrum.rounding).sum())
+    fewest = min(max(2, components), n_eig)  # a cut into fewer pieces than there are is undefined
+    suggested = int(gaps[fewest - 1 :].argmax()) + fewest
+    notes = _notes(lonely, components, len(eigval), float(gaps[suggested - 1]))
+    return Diagnosis(n, components, degree, eigval[:-1], gaps, suggested, notes)
+
+
+def _notes(lonely: int, components: int, shown: int, widest: float) -> tuple[str, ...]:
+    notes = []
+    if components >= shown:
+        notes.append(
+            f"all {shown} eigenvalues shown are 1: the bandwidth is far too small, points stand "
+            "alone. Widen sigma."
+        )
+    elif components > 1:
+        notes.append(
+            f"the graph falls into {components} pieces: a cut into fewer than {components} is "
+            "undefined. Widen sigma to join them."
+        )
+    if lonely:
+        notes.append(
+            f"{lonely} points have almost no weight to any other: outliers, or sigma too small for "
+            "them. Try sigma='local'."
+        )
+    if components < shown and widest < SMALL_GAP:
+        notes.append(
+            f"no open eigengap (widest {widest:.1e}): these points have no clear number of "
+            "segments, and the subspace moves with small changes of the features. Read results at "
+            "several k, or try another sigma."
+        )
+    return tuple(notes) or ("connected, with an open eigengap: ready to be cut.",)

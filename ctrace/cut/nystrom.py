@@ -7,15 +7,15 @@ sum to one, so that a constant column stays constant.
 """
 
 import torch
+from einops import einsum
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 __all__ = ["farthest_points", "masses", "propagate"]
 
 CANDIDATES = 8  # times the landmarks: the rows that farthest-point sampling chooses from
-CHUNK_BYTES = (
-    2**23
-)  # small enough for a cache: larger temporaries cost more in page faults than in arithmetic
+# small enough for a cache: larger temporaries cost more in page faults than in arithmetic
+CHUNK_BYTES = 2**23
 
 
 def farthest_points(x: Tensor, m: int, seed: int = 0) -> Tensor:
@@ -29,18 +29,16 @@ def farthest_points(x: Tensor, m: int, seed: int = 0) -> Tensor:
     """
     if not 1 <= m <= len(x):
         raise ValueError(f"landmarks: expected between 1 and the {len(x)} rows, received {m}.")
-    shuffled = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[
-        : CANDIDATES * m
-    ].to(x.device)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    shuffled = order[: CANDIDATES * m].to(x.device)
     rows = x.detach()[shuffled]
     chosen = torch.zeros(m, dtype=torch.long, device=x.device)
     differences = rows - rows[0]  # memory that every round uses again
     nearest = differences.square_().sum(1)
     for i in range(1, m):
         chosen[i] = nearest.argmax()
-        nearest = torch.minimum(
-            nearest, torch.sub(rows, rows[chosen[i]], out=differences).square_().sum(1)
-        )
+        torch.sub(rows, rows[chosen[i]], out=differences)
+        nearest = torch.minimum(nearest, differences.square_().sum(1))
     return shuffled[chosen]
 
 
@@ -55,9 +53,15 @@ def masses(landmarks: Tensor, x: Tensor) -> Tensor:
         rows = max(1, CHUNK_BYTES // (x.element_size() * len(landmarks)))
         nearest = torch.empty(len(x), dtype=torch.long, device=x.device)
         for part, found in zip(x.split(rows), nearest.split(rows)):
-            torch.argmin(torch.cdist(part, landmarks), 1, out=found)
+            torch.argmin(_distances(part, landmarks), 1, out=found)
         # A copy of another landmark is nobody's nearest, yet stands for itself.
         return torch.bincount(nearest, minlength=len(landmarks)).clamp_min(1).to(x.dtype)
+
+
+def _distances(x: Tensor, landmarks: Tensor) -> Tensor:
+    """Distances ``(r, m)``; about a common centre, since the products behind `cdist` cancel."""
+    centre = landmarks.mean(0)
+    return torch.cdist(x - centre, landmarks - centre)
 
 
 def propagate(
@@ -79,40 +83,33 @@ def propagate(
         pinned: the rows of ``x`` that the landmarks are ``(m,)``, when known; they take their
             values as they are.
     """
-    n_neighbors = min(n_neighbors, len(landmarks))
-    rows = max(1, CHUNK_BYTES // (x.element_size() * max(len(landmarks), n_neighbors * x.shape[1])))
-    tracked = torch.is_grad_enabled() and any(t.requires_grad for t in (values, landmarks, x))
-    parts = x.split(rows)
-    if (
-        tracked
-    ):  # recomputed in the backward pass, so that no chunk's (rows, neighbours, c) tensors are kept
-        result = torch.cat(
-            [
-                checkpoint(_interpolate, values, landmarks, part, n_neighbors, use_reentrant=False)
-                for part in parts
-            ]
-        )
-    # written in place: small results kept between large temporaries would tear the allocator's free
-    # blocks apart
+    p = min(n_neighbors, len(landmarks))
+    rows = max(1, CHUNK_BYTES // (x.element_size() * max(len(landmarks), p * x.shape[1])))
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (values, landmarks, x)):
+        # Recomputed in the backward pass: no chunk's (rows, p, c) tensors are kept.
+        parts = [
+            checkpoint(_interpolate, values, landmarks, part, p, use_reentrant=False)
+            for part in x.split(rows)
+        ]
+        result = torch.cat(parts)
     else:
+        # Written in place: small results kept between large temporaries would tear the allocator's
+        # free blocks apart.
         result = values.new_empty(len(x), values.shape[1])
-        for part, found in zip(parts, result.split(rows)):
-            found.copy_(_interpolate(values, landmarks, part, n_neighbors))
+        for part, found in zip(x.split(rows), result.split(rows)):
+            found.copy_(_interpolate(values, landmarks, part, p))
     return result if pinned is None else result.index_copy(0, pinned, values)
 
 
-def _interpolate(values: Tensor, landmarks: Tensor, x: Tensor, n_neighbors: int) -> Tensor:
+def _interpolate(values: Tensor, landmarks: Tensor, x: Tensor, p: int) -> Tensor:
     with torch.no_grad():
-        near = torch.cdist(x, landmarks).topk(n_neighbors, largest=False).indices  # (r, p)
-    squared = (
-        (x[:, None] - landmarks[near]).square().sum(2)
-    )  # (r, p); differences, not products: exact zeros stay zero
-    scale = (squared.amax(1, keepdim=True) / 4).clamp_min(
-        torch.finfo(x.dtype).tiny
-    )  # all copies: weights stay equal
+        near = _distances(x, landmarks).topk(p, largest=False).indices  # (r, p)
+    # (r, p); differences, not products: exact zeros stay zero
+    squared = (x[:, None] - landmarks[near]).square().sum(2)
+    # all copies: weights stay equal
+    scale = (squared.amax(1, keepdim=True) / 4).clamp_min(torch.finfo(x.dtype).tiny)
     weights = torch.softmax(-squared / (2 * scale), dim=1)
     same = squared.detach() == 0  # (r, p)
-    weights = torch.where(
-        same.any(1, keepdim=True), same / same.sum(1, keepdim=True).clamp_min(1), weights
-    )
-    return (weights[:, :, None] * values[near]).sum(1)
+    share = same / same.sum(1, keepdim=True).clamp_min(1)
+    weights = torch.where(same.any(1, keepdim=True), share, weights)
+    return einsum(weights, values[near], "r p, r p k -> r k")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ctrace.check import check_features
+from ctrace.check import check_features, check_names, check_number, one_of
 from ctrace.cut.eigenvectors import Spectrum, eigenvector_factors
 from ctrace.cut.graph import Graph
 from ctrace.cut.kway import kway_ncut
@@ -22,7 +22,6 @@ from ctrace.world.features import GridFeatures
 __all__ = ["trace_channels", "ChannelTrace", "segment_strength", "ablate", "best_overlap"]
 
 OBJECTIVES = ("association", "cut", "score")
-AGGREGATES = ("segment", "abs")
 KINDS = ("support", "inhibit", "abs")
 ORDERS = ("effect", "literal")
 
@@ -38,7 +37,7 @@ class ChannelTrace:
             strengthens it. NaN for an empty one.
         names: one per channel.
         soft: k-way scores ``Z (n, k)``.
-        objective, aggregate: how strength was measured and gradients were averaged.
+        objective: how strength was measured.
         spectrum: eigenvalues and eigengap of the cut.
     """
 
@@ -48,7 +47,6 @@ class ChannelTrace:
     names: tuple[str, ...]
     soft: Tensor = field(repr=False)
     objective: str
-    aggregate: str
     spectrum: Spectrum = field(repr=False)
 
     def ranking(
@@ -68,14 +66,10 @@ class ChannelTrace:
         Raises:
             ValueError: unknown kind, order or segment, or an empty segment.
         """
-        _check_choice("kind", kind, KINDS)
-        _check_choice("order", order, ORDERS)
-        effect = (
-            self.attributions
-            if segment is None
-            else self.attributions[self._check_segment(segment)]
-        )
-        effect = effect if order == "effect" else -effect
+        one_of("kind", kind, KINDS)
+        rows = slice(None) if segment is None else self._check_segment(segment)
+        sign = 1 if one_of("order", order, ORDERS) == "effect" else -1
+        effect = sign * self.attributions[rows]
         key = {"support": effect, "inhibit": -effect, "abs": effect.abs()}[kind]
         return torch.argsort(key, dim=-1, descending=True, stable=True)
 
@@ -93,12 +87,11 @@ class ChannelTrace:
         return self.segments == self._check_segment(segment)
 
     def _check_segment(self, segment: int) -> int:
-        k = len(self.scores)
-        if not 0 <= segment < k:
-            raise ValueError(f"segment: expected 0 to {k - 1}, received {segment}.")
+        check_number("segment", segment, whole=True, at_least=0, below=len(self.scores))
         if bool(torch.isnan(self.scores[segment])):
             raise ValueError(
-                f"segment {segment} is empty: no point was assigned to it, so no channel holds it. Ask for fewer segments."
+                f"segment {segment} is empty: no point was assigned to it, so no channel holds it. "
+                "Ask for fewer segments."
             )
         return segment
 
@@ -107,7 +100,6 @@ def trace_channels(
     features: Tensor | GridFeatures,
     n_segments: int,
     objective: str = "association",
-    aggregate: str = "segment",
     names: tuple[str, ...] | None = None,
     **ncut,
 ) -> ChannelTrace:
@@ -118,14 +110,12 @@ def trace_channels(
             segmented jointly: stack their rows.
         n_segments: k.
         objective: what a segment's strength is, see `segment_strength`.
-        aggregate: ``"segment"``, the signed mean of the gradient over the segment: ``attribution *
-            size`` is the slope of the strength when the whole segment's channel is raised.
-            ``"abs"``, the mean of its magnitude over all points (unsigned).
         names: channel names for a plain tensor.
         ncut: passed to `Ncut`: ``sigma``, ``affinity``, ``seed``, ``memory_limit``, ...
 
     Returns:
-        A `ChannelTrace`.
+        A `ChannelTrace`. An attribution is the mean of the gradient over the segment: times the
+        segment's size, the slope of its strength when the channel is raised throughout.
 
     Raises:
         ValueError: bad features, choices or names, or more points than `Ncut` cuts exactly
@@ -133,30 +123,31 @@ def trace_channels(
         ArithmeticError: the gap below the k-th eigenvalue is closed: this k cannot be
             differentiated.
     """
-    _check_choice("objective", objective, OBJECTIVES)
-    _check_choice("aggregate", aggregate, AGGREGATES)
-    x, names = _unpack(features, names)
-    x = x.detach().clone().requires_grad_()
+    one_of("objective", objective, OBJECTIVES)
+    if isinstance(features, GridFeatures):
+        if names is not None:
+            raise ValueError(
+                "names: these features carry their own; leave names out, or pass features.features "
+                "with your names."
+            )
+        features, names = features.features, features.names
+    x = check_features(features).detach().clone().requires_grad_()
+    names = names if names is not None else [f"ch {c}" for c in range(x.shape[1])]
+    names = check_names(names, x.shape[1])
     solver = Ncut(n_eig=n_segments, track_grad=True, **ncut)
     if len(x) > solver.max_exact:
         raise ValueError(
-            f"features: {len(x)} points, and an exact trace takes max_exact={solver.max_exact}. Use a coarser grid, or raise max_exact."
+            f"features: {len(x)} points, and an exact trace takes max_exact={solver.max_exact}. "
+            "Use a coarser grid, or raise max_exact."
         )
-    U = solver.fit_transform(x).detach().requires_grad_()
-    Z = kway_ncut(U)
-    segments = Z.detach().argmax(1)
-    strengths = segment_strength(Z, segments, solver.graph, objective)
-    attributions = _attributions(strengths, segments, U, solver, aggregate)
-    return ChannelTrace(
-        segments,
-        strengths.detach(),
-        attributions,
-        names,
-        Z.detach(),
-        objective,
-        aggregate,
-        solver.spectrum,
-    )
+    with torch.enable_grad():
+        U = solver.fit_transform(x).detach().requires_grad_()
+        Z = kway_ncut(U)
+        segments = Z.detach().argmax(1)
+        strengths = segment_strength(Z, segments, solver.graph, objective)
+        attributions = _attributions(strengths, segments, U, solver)
+    scores, soft = strengths.detach(), Z.detach()
+    return ChannelTrace(segments, scores, attributions, names, soft, objective, solver.spectrum)
 
 
 def segment_strength(
@@ -164,12 +155,14 @@ def segment_strength(
 ) -> Tensor:
     """Strength of each segment ``(k,)``, differentiable; NaN for an empty segment.
 
-    - ``"association"``: ``z_j^T W z_j / z_j^T D z_j`` with soft membership ``z_j = D^-1/2 Z_j``: the share of the segment's weight
-      that stays inside it. Over all segments the shares sum to ``lam_1 + ... + lam_k``, the best
-          value any k segments can have.
-    - ``"cut"``: minus the normalized cut of the segment as assigned, ``-cut(A, rest) / volume(A)``. The assignment is held fixed,
-      so no eigenvector is differentiated: it asks only about the borders as they are.
-    - ``"score"``: ``mean |Z_ij|`` over the segment, as published. Unit columns pin it near ``1 / sqrt(size)``: its gradient is small.
+    - ``"association"``: ``z_j^T W z_j / z_j^T D z_j`` with soft membership ``z_j = D^-1/2 Z_j``:
+      the share of the segment's weight that stays inside it. Over all segments the shares sum to
+      ``lam_1 + ... + lam_k``, the best value any k segments can have.
+    - ``"cut"``: minus the normalized cut of the segment as assigned, ``-cut(A, rest) / volume(A)``.
+      The assignment is held fixed, so no eigenvector is differentiated: it asks only about the
+      borders as they are.
+    - ``"score"``: ``mean |Z_ij|`` over the segment, as published. Unit columns pin it near
+      ``1 / sqrt(size)``: its gradient is small.
     """
     inside = torch.nn.functional.one_hot(segments, Z.shape[1]).to(Z.dtype)  # (n, k)
     size = inside.sum(0)
@@ -183,16 +176,15 @@ def segment_strength(
     return torch.where(size > 0, strength, torch.nan)
 
 
-def _attributions(
-    strengths: Tensor, segments: Tensor, U: Tensor, solver: Ncut, aggregate: str
-) -> Tensor:
-    """``(k, c)``: the gradient of each strength, aggregated; NaN for an empty segment.
+def _attributions(strengths: Tensor, segments: Tensor, U: Tensor, solver: Ncut) -> Tensor:
+    """``(k, c)``: the gradient of each strength, averaged over its segment; NaN for an empty one.
 
-    Equal to k backward passes to the features, but all segments share one implicit solve, and where
-    only the segment's own rows are averaged, one pass over the graph.
+    Equal to k backward passes to the features, but all segments share one implicit solve and one
+    pass over the graph.
     """
-    graph, rows, factors, pulls = solver.graph, [], [], []
-    for j in segments.unique().tolist():
+    graph, found = solver.graph, segments.unique().tolist()
+    factors, pulls = [], []
+    for j in found:
         with graph.deferred() as direct:  # what the strength owes to W itself, with U held
             pull, _ = torch.autograd.grad(
                 strengths[j],
@@ -201,44 +193,18 @@ def _attributions(
                 allow_unused=True,
                 materialize_grads=True,
             )
-        rows.append(j), factors.append(direct), pulls.append(pull)
+        factors.append(direct)
+        pulls.append(pull)
     through_U = eigenvector_factors(graph, U.detach(), solver.spectrum, pulls)
-    attributions = torch.full(
-        (len(strengths), graph.x.shape[1]), torch.nan, dtype=U.dtype, device=U.device
-    )
-    for j, direct, implicit in zip(rows, factors, through_U, strict=True):
+    attributions = U.new_full((len(strengths), graph.x.shape[1]), torch.nan, requires_grad=False)
+    for j, direct, implicit in zip(found, factors, through_U, strict=True):
         left, right = (torch.cat(side, 1) for side in zip(*direct, implicit, strict=True))
-        where = (segments == j).nonzero()[:, 0] if aggregate == "segment" else None
-        grad = graph.vjp(left, right, where)
-        attributions[j] = grad.mean(0) if aggregate == "segment" else grad.abs().mean(0)
+        own = (segments == j).nonzero()[:, 0]
+        attributions[j] = graph.vjp(left, right, own).mean(0)
     return attributions
 
 
-def _unpack(features, names) -> tuple[Tensor, tuple[str, ...]]:
-    if isinstance(features, GridFeatures):
-        if names is not None:
-            raise ValueError(
-                "names: these features carry their own; leave names out, or pass features.features with your names."
-            )
-        return check_features(features.features), features.names
-    x = check_features(features)
-    names = tuple(names) if names is not None else tuple(f"ch {c}" for c in range(x.shape[1]))
-    if len(names) != x.shape[1]:
-        raise ValueError(
-            f"names: expected one for each of the {x.shape[1]} channels, received {len(names)}."
-        )
-    return x, names
-
-
-def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(
-            f"{what}: expected one of {', '.join(map(repr, known))}; received {value!r}."
-        )
-
-
-# -----------------------------------------------------------------------------------------------------------------
-# ablation
+# --- ablation
 
 
 def ablate(features: Tensor, channels) -> Tensor:
