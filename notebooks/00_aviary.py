@@ -36,14 +36,35 @@ if importlib.util.find_spec("ctrace") is None:
 
 # %%
 import time
+from itertools import combinations
 
 import numpy as np
 import torch
 from ctrace import viz
-from ctrace.aviary import *
+from ctrace.aviary import (
+    MARKED,
+    PARTS,
+    SPECIES,
+    VARIANTS,
+    Aviary,
+    Cached,
+    Individuals,
+    Species,
+    centred_logits,
+    check_species,
+    differing_parts,
+    importance_table,
+    mark_place,
+    part_importance,
+    render,
+    sample_scene,
+    species_by_name,
+    twin_pairs,
+)
 from ctrace.stats import equal_error_rate, spearman
 from ctrace.viz.gallery import show_figure
 from ctrace.world.models import load_model, model_card
+from einops import rearrange
 from IPython.display import Markdown
 
 print(
@@ -93,9 +114,22 @@ assert close == {name for first, second, _ in twin_pairs() for name in (first, s
 
 
 # %%
+def agreeing(species, parts):
+    """The species that wear the same shapes on these parts."""
+    return [s for s in SPECIES if not set(parts) & set(differing_parts(s, species))]
+
+
+def smallest_sets(species):
+    """The smallest sets of parts that only this species wears."""
+    for size in range(1, len(PARTS) + 1):
+        sets = combinations(PARTS, size)
+        if enough := [parts for parts in sets if agreeing(species, parts) == [species]]:
+            return enough
+
+
+# %%
 def row(s):
-    fewest = len(sufficient_parts(s)[0])
-    sets = [" + ".join(parts) for parts in sufficient_parts(s) if len(parts) == fewest]
+    sets = [" + ".join(parts) for parts in smallest_sets(s)]
     return f"| **{s.name}** | {' | '.join(s.variants)} | {'; '.join(sets)} |"
 
 
@@ -110,7 +144,10 @@ print(
     "species",
 )
 assert min(worn.count(variant) for variant in worn) >= 3
-assert all(len(sufficient_parts(s)[0]) == 2 for s in SPECIES)
+for species in SPECIES:
+    for parts in smallest_sets(species):
+        assert len(parts) == 2 and agreeing(species, parts) == [species]
+        assert all(len(agreeing(species, [part])) >= 3 for part in parts)
 
 # %% [markdown]
 # ## One bird, by hand
@@ -410,7 +447,9 @@ kinds = {"removal": removal["aviary-resnet-0"]}
 kinds |= {
     kind: importance_table(model, scenes, targets, kind) for kind in ("swap", "shapley")
 }
-ceiling, agreement = noise_ceiling(model, scenes, targets), {}
+again = [scene.with_noise(scene.noise_seed ^ 1) for scene in scenes]
+kinds["new noise"] = importance_table(model, again, targets)
+ceiling, agreement = spearman(kinds["removal"], kinds["new noise"]).mean(), {}
 
 # %%
 for a, b in (("removal", "swap"), ("removal", "shapley"), ("swap", "shapley")):
@@ -561,11 +600,12 @@ def mask_out(picture, part):
 
 boxes = torch.stack([mask_out(render(s), part) for s in scenes for part in PARTS])
 z = outputs(model, boxes * 255)
-filled = (z - z.mean(1, keepdim=True)).view(14, 5, -1)
+filled = z - z.mean(1, keepdim=True)
 
 # %%
-true = centred_logits(model, [s.without(p) for s in scenes for p in PARTS]).view(
-    14, 5, -1
+true = centred_logits(model, [s.without(p) for s in scenes for p in PARTS])
+filled, true = (
+    rearrange(z, "(scene part) k -> scene part k", part=5) for z in (filled, true)
 )
 gap = torch.stack(
     [(filled[i, :, t] - true[i, :, t]).abs() for i, t in enumerate(targets)]

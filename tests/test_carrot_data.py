@@ -195,7 +195,6 @@ def test_splits_survive_pickling_for_the_workers_of_a_loader(tmp_path):
     "make, words",
     [
         (lambda p: aviary_splits(train=0, test=2), "the train split is empty"),
-        (lambda p: aviary_splits(train=2, test=2, size=32, drop=0.9), "Use drop=0"),
         (
             lambda p: aviary_splits(train=2, test=2, size=32)["val"],
             "no split 'val'; there are train, test",

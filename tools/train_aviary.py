@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -35,8 +36,9 @@ from ctrace.aviary import (
     Cached,
     Individuals,
     render,
-    soft_target,
+    scene_seed,
 )
+from ctrace.aviary.scene import Scene
 from ctrace.aviary.shapes import MARKS
 from ctrace.stats import equal_error_rate
 from ctrace.world.models import MODEL_DIR, MODEL_INPUT, build_bundled
@@ -81,6 +83,30 @@ RECIPES = {
 # ---- data ----
 
 
+def drop_parts(scene: Scene, seed: int, share: float) -> Scene:
+    """With probability `share`, the scene without one to four random parts."""
+    rng = np.random.RandomState([seed, 201])
+    if rng.random_sample() >= share:
+        return scene
+    return scene.without(*(PARTS[i] for i in rng.permutation(len(PARTS))[: 1 + rng.randint(4)]))
+
+
+def soft_target(scene: Scene, tied: bool = False) -> torch.Tensor:
+    """`(n_species,)` uniform over the species that agree with the visible parts, so that a bird
+    without its crest is no lie told to the model.
+
+    In a `tied` world, where the toadstool stands with the species in `MARKED` and no other, it
+    narrows the choice as a part does.
+    """
+    worn = scene.visible().items()
+    fitting = [s for s in SPECIES if all(getattr(s, part) == variant for part, variant in worn)]
+    if tied:
+        fitting = [s for s in fitting if (s.name in MARKED) == (scene.mark is not None)]
+    if not fitting:
+        raise ValueError(f"no species wears {scene.visible()}; did a swap make a new bird?")
+    return torch.tensor([float(s in fitting) for s in SPECIES]) / len(fitting)
+
+
 def cell_labels(scene, masks, size: int) -> torch.Tensor:
     """`(GRID, GRID)` int64: which class of `CELL_CLASSES` covers most of each cell; parts win from
     a fifth on.
@@ -99,10 +125,10 @@ def cell_labels(scene, masks, size: int) -> torch.Tensor:
 
 def render_pool(images: int, spurious: bool) -> dict[str, torch.Tensor]:
     """Training scenes, rendered once: grey levels, soft targets and cell labels."""
-    scenes = Aviary("train", images, drop=0.5, spurious=spurious)
+    scenes = Aviary("train", images, spurious=spurious)
     levels, targets, cells = [], [], []
     for i in range(images):
-        scene = scenes.scene(i)
+        scene = drop_parts(scenes.scene(i), scene_seed("train", i), 0.5)
         picture = render(scene, MODEL_INPUT)
         levels.append((picture.image * 255).round().to(torch.uint8))
         targets.append(soft_target(scene, tied=spurious))

@@ -1,12 +1,12 @@
-"""What stands behind the bird: four kinds of backdrop, the perch, distractors, and the toadstool."""
-
-from __future__ import annotations
+"""What stands behind the bird: four kinds of backdrop, the perch, distractors, the toadstool."""
 
 import numpy as np
 
-from .shapes import cone, disc, ellipse, polygon, union
+from ctrace.aviary.scene import Colour
+from ctrace.aviary.shapes import cone, disc, ellipse, polygon, rotated, union
 
 Slices = tuple[slice, slice]
+EVERYWHERE: Slices = (slice(None), slice(None))
 
 
 class Canvas:
@@ -15,9 +15,7 @@ class Canvas:
     def __init__(self, size: int):
         self.size = size
         self.rgb = np.empty((3, size, size), np.float32)
-        self.axis = (
-            (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
-        ).astype(np.float32)
+        self.axis = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
 
     def crop(self, x: float, y: float, radius: float) -> tuple[Slices, np.ndarray, np.ndarray]:
         """Slices of the square around (x, y), one pixel wider than `radius`, and its coordinates
@@ -35,9 +33,8 @@ class Canvas:
         """Share of each pixel inside the shape, from a signed distance measured in `unit` image
         widths.
         """
-        return np.clip(np.float32(0.5) - distance * np.float32(unit * self.size), 0, 1).astype(
-            np.float32
-        )
+        pixels = distance * np.float32(unit * self.size)
+        return np.clip(np.float32(0.5) - pixels, 0, 1).astype(np.float32)
 
     def paint(self, where: Slices, alpha: np.ndarray, colour: np.ndarray) -> None:
         """Lays `colour` (broadcast to `(3, h, w)`) over the crop with opacity `alpha`."""
@@ -78,99 +75,79 @@ def value_noise(axis: np.ndarray, rng: np.random.RandomState, rows: int, cols: i
     return bands[:, c] + tc[None] * (bands[:, c + 1] - bands[:, c])
 
 
+def _octaves(canvas: Canvas, rng: np.random.RandomState, *layers: tuple[int, int, float]):
+    """A weighted sum of noises, each with its rows, columns and weight."""
+    return sum(value_noise(canvas.axis, rng, rows, cols) * w for rows, cols, w in layers)
+
+
+def _haze(canvas: Canvas, share: np.ndarray, colour: Colour, strength: float) -> None:
+    """Clouds and ripples: blends towards a colour by a share of the pixel."""
+    canvas.rgb += share * (tint(colour) - canvas.rgb) * np.float32(strength)
+
+
 def _sky(canvas: Canvas, rng: np.random.RandomState) -> None:
-    y = canvas.axis[:, None]
-    warm = rng.random_sample()
-    top, bottom = (
-        np.array([0.36, 0.60, 0.86]) + warm * np.array([0.12, -0.02, -0.06]),
-        np.array([0.80, 0.90, 0.96]) + warm * np.array([0.16, -0.04, -0.18]),
-    )
+    y, warm = canvas.axis[:, None], rng.random_sample()
+    top = np.array([0.36, 0.60, 0.86]) + warm * np.array([0.12, -0.02, -0.06])
+    bottom = np.array([0.80, 0.90, 0.96]) + warm * np.array([0.16, -0.04, -0.18])
     canvas.rgb[:] = _mix(top, bottom, y)
-    clouds = (
-        value_noise(canvas.axis, rng, 5, 3) * 0.65 + value_noise(canvas.axis, rng, 13, 8) * 0.35
-    )
-    canvas.rgb += (
-        _smoothstep(clouds, 0.52, 0.74) * (tint((0.97, 0.97, 0.98)) - canvas.rgb) * np.float32(0.85)
-    )
-    ridge = 0.80 + 0.16 * value_noise(canvas.axis, rng, 1, 5)[:1]
-    canvas.paint((slice(None), slice(None)), canvas.coverage(ridge - y), tint((0.46, 0.62, 0.56)))
-    ridge = 0.88 + 0.12 * value_noise(canvas.axis, rng, 1, 7)[:1]
-    canvas.paint((slice(None), slice(None)), canvas.coverage(ridge - y), tint((0.36, 0.54, 0.38)))
+    clouds = _smoothstep(_octaves(canvas, rng, (5, 3, 0.65), (13, 8, 0.35)), 0.52, 0.74)
+    _haze(canvas, clouds, (0.97, 0.97, 0.98), 0.85)
+    hills = ((0.80, 0.16, 5, (0.46, 0.62, 0.56)), (0.88, 0.12, 7, (0.36, 0.54, 0.38)))
+    for height, rise, bumps, colour in hills:
+        ridge = height + rise * value_noise(canvas.axis, rng, 1, bumps)[:1]
+        canvas.paint(EVERYWHERE, canvas.coverage(ridge - y), tint(colour))
 
 
 def _foliage(canvas: Canvas, rng: np.random.RandomState) -> None:
-    shade = value_noise(canvas.axis, rng, 4, 4) * 0.6 + value_noise(canvas.axis, rng, 11, 11) * 0.4
+    shade = _octaves(canvas, rng, (4, 4, 0.6), (11, 11, 0.4))
     canvas.rgb[:] = _mix((0.10, 0.22, 0.14), (0.34, 0.50, 0.26), shade)
     for i in range(24):
-        depth = i / 23  # later leaves are nearer and lighter
+        near = i / 23 * np.array([0.22, 0.26, 0.10])  # later leaves are nearer and lighter
         cx, cy, turn = rng.random_sample(), rng.random_sample(), 2 * rng.random_sample() - 1
         length, hue = 0.08 + 0.05 * rng.random_sample(), rng.random_sample()
         where, x, y = canvas.crop(cx, cy, length)
-        cos, sin = (1 - turn * turn) / (1 + turn * turn), 2 * turn / (1 + turn * turn)
-        u, v = (x - cx) * cos + (y - cy) * sin, (y - cy) * cos - (x - cx) * sin
+        u, v = rotated(x - cx, y - cy, turn)
         bulge = 0.42 * length
         leaf = np.maximum(disc(u, v, 0, bulge, 1.14 * length), disc(u, v, 0, -bulge, 1.14 * length))
-        colour = (
-            np.array([0.16, 0.34, 0.16])
-            + depth * np.array([0.22, 0.26, 0.10])
-            + hue * np.array([0.18, 0.06, -0.04])
-        )
+        colour = np.array([0.16, 0.34, 0.16]) + near + hue * np.array([0.18, 0.06, -0.04])
         vein = 1 + 0.22 * canvas.coverage(np.abs(v) - 0.006) - 0.18 * (v > 0)
         canvas.paint(where, canvas.coverage(leaf), tint(colour) * vein.astype(np.float32))
 
 
 def _water(canvas: Canvas, rng: np.random.RandomState) -> None:
-    y = canvas.axis[:, None]
-    canvas.rgb[:] = _mix((0.42, 0.66, 0.74), (0.12, 0.36, 0.50), y)
-    ripples = (
-        value_noise(canvas.axis, rng, 22, 4) * 0.6 + value_noise(canvas.axis, rng, 34, 7) * 0.4
-    )
-    canvas.rgb += (
-        _smoothstep(ripples, 0.56, 0.72)
-        * (tint((0.74, 0.88, 0.90)) - canvas.rgb)
-        * np.float32(0.55)
-    )
+    canvas.rgb[:] = _mix((0.42, 0.66, 0.74), (0.12, 0.36, 0.50), canvas.axis[:, None])
+    ripples = _smoothstep(_octaves(canvas, rng, (22, 4, 0.6), (34, 7, 0.4)), 0.56, 0.72)
+    _haze(canvas, ripples, (0.74, 0.88, 0.90), 0.55)
     canvas.rgb *= 1 - 0.28 * _smoothstep(value_noise(canvas.axis, rng, 16, 3), 0.55, 0.8)
     for _ in range(5):
-        cx, cy, r = (
-            rng.random_sample(),
-            0.1 + 0.85 * rng.random_sample(),
-            0.05 + 0.04 * rng.random_sample(),
-        )
-        where, x, y = canvas.crop(cx, cy, r)
-        pad = np.maximum(
-            ellipse(x, y, cx, cy, r, 0.5 * r), 0.25 * (x - cx) - np.abs(y - cy)
-        )  # a lily pad with its notch
-        canvas.paint(
-            where,
-            canvas.coverage(pad),
-            tint((0.30, 0.54, 0.34)) * (0.85 + 0.3 * (y < cy)).astype(np.float32),
-        )
+        cx, cy = rng.random_sample(), 0.1 + 0.85 * rng.random_sample()
+        radius = 0.05 + 0.04 * rng.random_sample()
+        where, x, y = canvas.crop(cx, cy, radius)
+        notch = 0.25 * (x - cx) - np.abs(y - cy)
+        pad = np.maximum(ellipse(x, y, cx, cy, radius, 0.5 * radius), notch)  # of a lily
+        light = (0.85 + 0.3 * (y < cy)).astype(np.float32)
+        canvas.paint(where, canvas.coverage(pad), tint((0.30, 0.54, 0.34)) * light)
 
 
 def _bark(canvas: Canvas, rng: np.random.RandomState) -> None:
-    grain = (
-        value_noise(canvas.axis, rng, 4, 16) * 0.55 + value_noise(canvas.axis, rng, 9, 30) * 0.45
-    )
+    grain = _octaves(canvas, rng, (4, 16, 0.55), (9, 30, 0.45))
     canvas.rgb[:] = _mix((0.34, 0.25, 0.19), (0.66, 0.54, 0.42), grain)
     furrow = _smoothstep(value_noise(canvas.axis, rng, 3, 11), 0.62, 0.82)
     canvas.rgb *= 1 - np.float32(0.5) * furrow
     moss = _smoothstep(value_noise(canvas.axis, rng, 5, 5), 0.62, 0.85) * np.float32(0.7)
-    canvas.rgb += moss * (tint((0.46, 0.56, 0.26)) - canvas.rgb)
+    canvas.paint(EVERYWHERE, moss, tint((0.46, 0.56, 0.26)))
     cx, cy = rng.random_sample(), rng.random_sample()
     where, x, y = canvas.crop(cx, cy, 0.12)
     knot = ellipse(x, y, cx, cy, 0.07, 0.11)
-    rings = np.abs(knot + 0.045) - 0.012
-    canvas.paint(
-        where, canvas.coverage(knot), tint((0.36, 0.25, 0.18)) * (1 + 0.5 * canvas.coverage(rings))
-    )
+    rings = 1 + 0.5 * canvas.coverage(np.abs(knot + 0.045) - 0.012)
+    canvas.paint(where, canvas.coverage(knot), tint((0.36, 0.25, 0.18)) * rings)
 
 
 _KINDS = {"sky": _sky, "foliage": _foliage, "water": _water, "bark": _bark}
 
 
 def draw_backdrop(size: int, kind: str, seed: int, perch: tuple[float, float, float]) -> Canvas:
-    """A new canvas with the backdrop `kind` and the branch through `perch` (a point and a slope)."""
+    """A new canvas with a backdrop and the branch through `perch` (a point and a slope)."""
     canvas = Canvas(size)
     _KINDS[kind](canvas, np.random.RandomState([seed, 101]))
     px, py, slope = perch
@@ -178,11 +155,11 @@ def draw_backdrop(size: int, kind: str, seed: int, perch: tuple[float, float, fl
     branch = cone(x, y, -0.1, py + slope * (-0.1 - px), 0.030, 1.1, py + slope * (1.1 - px), 0.022)
     above = y - (py + slope * (x - px))
     lit = tint((0.42, 0.31, 0.23)) * (1.12 - np.clip(above * 14, -0.35, 0.35)).astype(np.float32)
-    canvas.paint((slice(None), slice(None)), canvas.coverage(branch), lit)
+    canvas.paint(EVERYWHERE, canvas.coverage(branch), lit)
     return canvas
 
 
-def distractor_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def distractor(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Signed distance of a distractor of size 1."""
     if shape == "disc":
         return disc(x, y, 0, 0, 0.62)
@@ -195,14 +172,10 @@ def distractor_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.maximum(disc(x, y, 0, 0.5, 0.95), disc(x, y, 0, -0.5, 0.95))  # "petal"
 
 
-def toadstool(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Signed distances of stem, cap and cap dots; the whole fits a circle of radius 1."""
+def toadstool(x: np.ndarray, y: np.ndarray) -> list[tuple[np.ndarray, Colour]]:
+    """Signed distances and colours of stem, cap and cap dots; they fit a circle of radius 1."""
     stem = cone(x, y, 0, 0.1, 0.2, 0, 0.72, 0.25)
     cap = np.maximum(ellipse(x, y, 0, 0.12, 0.95, 0.9), y - 0.14)
-    dots = union(
-        *(
-            disc(x, y, a, b, r)
-            for a, b, r in ((-0.45, -0.12, 0.17), (0.08, -0.42, 0.19), (0.52, -0.08, 0.15))
-        )
-    )
-    return stem, cap, np.maximum(dots, cap + 0.03)
+    spots = ((-0.45, -0.12, 0.17), (0.08, -0.42, 0.19), (0.52, -0.08, 0.15))
+    dots = np.maximum(union(*(disc(x, y, *spot) for spot in spots)), cap + 0.03)
+    return [(stem, (0.95, 0.90, 0.80)), (cap, (0.86, 0.13, 0.16)), (dots, (1.0, 1.0, 1.0))]

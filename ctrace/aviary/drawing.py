@@ -7,18 +7,16 @@ to back, give the mask of every part. All array arithmetic is float32 with corre
 operations only, and the result is rounded to 256 grey levels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from . import shapes
-from .backdrop import Canvas, Slices, distractor_distance, draw_backdrop, tint, toadstool
-from .scene import Colour, Distractor, Scene
-from .species import PARTS
+from ctrace.aviary import shapes
+from ctrace.aviary.backdrop import Canvas, Slices, distractor, draw_backdrop, tint, toadstool
+from ctrace.aviary.scene import Colour, Distractor, Individual, Scene
+from ctrace.aviary.species import PARTS
 
 OUTLINE = 0.05  # width of the dark rim inside every shape, in bird units
 MARK_SIZE = 0.075  # radius of the toadstool, in image widths
@@ -57,29 +55,25 @@ class _Brush:
 
     def __init__(self, canvas: Canvas, scene: Scene):
         self.canvas, self.pose = canvas, scene.pose
-        self.cos, self.sin = scene.pose.turn
-        self.side = -1.0 if scene.pose.flip else 1.0
 
     def crop(self, centre: shapes.Point, radius: float) -> tuple[Slices, np.ndarray, np.ndarray]:
         """Slices of a square that contains the circle, and its pixel centres in bird units."""
-        p = self.pose
+        p, side = self.pose, -1.0 if self.pose.flip else 1.0
         where, u, v = self.canvas.crop(*p.place(*centre), radius * p.scale)
-        dx, dy = (
-            (u - np.float32(p.x)) * np.float32(self.side / p.scale),
-            (np.float32(p.y) - v) * np.float32(1 / p.scale),
-        )
-        cos, sin = np.float32(self.cos), np.float32(self.sin)
-        return where, cos * dx + sin * dy, cos * dy - sin * dx
+        forward = (u - np.float32(p.x)) * np.float32(side / p.scale)
+        up = (np.float32(p.y) - v) * np.float32(1 / p.scale)
+        return where, *shapes.rotated(forward, up, p.tilt)
+
+    def layer(self, owner: str, where: Slices, distance: np.ndarray, paint: np.ndarray) -> Layer:
+        """A shape in that paint, darkened towards its outline."""
+        distance = distance.astype(np.float32)
+        inner = distance + np.float32(OUTLINE + 0.5 / (self.pose.scale * self.canvas.size))
+        rim = 1 - self.coverage(inner)
+        return Layer(owner, where, self.coverage(distance), paint * (1 - np.float32(0.5) * rim))
 
     def coverage(self, distance: np.ndarray) -> np.ndarray:
+        """Share of each pixel inside a shape, from a distance in bird units."""
         return self.canvas.coverage(distance, self.pose.scale)
-
-    def rimmed(self, colour: np.ndarray, distance: np.ndarray, strength: float = 0.5) -> np.ndarray:
-        """The colour, darkened towards the outline of the shape."""
-        rim = 1 - self.coverage(
-            distance + np.float32(OUTLINE + 0.5 / (self.pose.scale * self.canvas.size))
-        )
-        return colour * (1 - np.float32(strength) * rim)
 
 
 def _luminance(colour: Colour) -> float:
@@ -94,108 +88,74 @@ def _contrast(colour: Colour) -> np.ndarray:
 def _part_layer(brush: _Brush, part: str, variant: str, colour: Colour) -> Layer:
     shape = shapes.PART_SHAPES[part][variant]
     where, x, y = brush.crop(shape.centre, shape.radius)
-    distance = shape.distance(x, y).astype(np.float32)
     paint = tint(colour) * np.clip(1 + 0.16 * (y - np.float32(shape.centre[1])), 0.85, 1.15)
     if part == "wing":
-        paint = paint + brush.coverage(shapes.wing_pattern(variant, x, y)) * (
-            _contrast(colour) - paint
-        )
-    return Layer(part, where, brush.coverage(distance), brush.rimmed(paint, distance))
+        pattern = brush.coverage(shapes.wing_pattern(variant, x, y))
+        paint = paint + pattern * (_contrast(colour) - paint)
+    return brush.layer(part, where, shape.distance(x, y), paint)
 
 
-def _body_layer(brush: _Brush, scene: Scene, colour: Colour) -> Layer:
+def _body_layer(brush: _Brush, bird: Individual, colour: Colour) -> Layer:
     where, x, y = brush.crop((0.1, 0.2), 1.45)
-    distance = shapes.body(x, y, scene.individual.head, scene.individual.depth).astype(np.float32)
-    light = np.clip(1 + 0.22 * y, 0.8, 1.2)
+    paint = tint(colour) * np.clip(1 + 0.22 * y, 0.8, 1.2)
     under = np.clip(0.5 - shapes.belly(x, y) * 4, 0, 1) * np.float32(0.45)
-    paint = tint(colour) * light
     paint = paint + under * (np.float32(0.35) * tint(colour) + np.float32(0.62) - paint)
-    return Layer("body", where, brush.coverage(distance), brush.rimmed(paint, distance))
+    return brush.layer("body", where, shapes.body(x, y, bird.head, bird.depth), paint)
 
 
-def _mark_layers(brush: _Brush, scene: Scene, colour: Colour) -> list[Layer]:
-    layers = []
-    paint = tint((0.20, 0.14, 0.14) if _luminance(colour) > 0.4 else (0.96, 0.92, 0.80))
-    for slot in scene.individual.marks:
-        where, x, y = brush.crop(shapes.MARKS[slot], shapes.MARK_RADIUS + 0.02)
-        layers.append(
-            Layer(
-                "marks",
-                where,
-                brush.coverage(shapes.disc(x, y, *shapes.MARKS[slot], shapes.MARK_RADIUS)),
-                paint,
-            )
-        )
-    return layers
+def _disc_layer(brush: _Brush, owner: str, centre: shapes.Point, radius: float, colour: Colour):
+    where, x, y = brush.crop(centre, radius + 0.02)
+    coverage = brush.coverage(shapes.disc(x, y, *centre, radius))
+    return Layer(owner, where, coverage, tint(colour))
+
+
+def _mark_layers(brush: _Brush, bird: Individual, colour: Colour) -> list[Layer]:
+    paint = (0.20, 0.14, 0.14) if _luminance(colour) > 0.4 else (0.96, 0.92, 0.80)
+    places = (shapes.MARKS[slot] for slot in bird.marks)
+    return [_disc_layer(brush, "marks", place, shapes.MARK_RADIUS, paint) for place in places]
 
 
 def _eye_layers(brush: _Brush) -> list[Layer]:
     cx, cy = shapes.EYE
-    where, x, y = brush.crop(shapes.EYE, 0.16)
-    coats = (
-        (cx, cy, 0.135, (0.98, 0.97, 0.93)),
-        (cx + 0.015, cy, 0.09, (0.08, 0.07, 0.10)),
-        (cx + 0.045, cy + 0.035, 0.034, (1.0, 1.0, 1.0)),
-    )
-    return [
-        Layer("eye", where, brush.coverage(shapes.disc(x, y, *circle)), tint(colour))
-        for *circle, colour in coats
-    ]
+    white = _disc_layer(brush, "eye", (cx, cy), 0.135, (0.98, 0.97, 0.93))
+    pupil = _disc_layer(brush, "eye", (cx + 0.015, cy), 0.09, (0.08, 0.07, 0.10))
+    glint = _disc_layer(brush, "eye", (cx + 0.045, cy + 0.035), 0.034, (1.0, 1.0, 1.0))
+    return [white, pupil, glint]
 
 
 def _bird_layers(canvas: Canvas, scene: Scene) -> list[Layer]:
     """Tail and legs behind the body, crest behind the head's outline, wing and beak in front."""
     brush, colours, visible = _Brush(canvas, scene), dict(scene.colours), scene.visible()
 
-    def part(name):
-        return [_part_layer(brush, name, visible[name], colours[name])] if name in visible else []
+    def parts(*names):
+        seen = [name for name in names if name in visible]
+        return [_part_layer(brush, name, visible[name], colours[name]) for name in seen]
 
-    marks = [] if "marks" in scene.hidden else _mark_layers(brush, scene, colours["body"])
-    body = [_body_layer(brush, scene, colours["body"])]
-    return (
-        part("tail")
-        + part("legs")
-        + part("crest")
-        + body
-        + marks
-        + part("wing")
-        + _eye_layers(brush)
-        + part("beak")
-    )
+    body = [_body_layer(brush, scene.individual, colours["body"])]
+    if "marks" not in scene.hidden:
+        body += _mark_layers(brush, scene.individual, colours["body"])
+    behind = parts("tail", "legs", "crest")
+    return behind + body + parts("wing") + _eye_layers(brush) + parts("beak")
 
 
 def _distractor_layer(canvas: Canvas, index: int, d: Distractor) -> Layer:
     where, u, v = canvas.crop(d.x, d.y, 1.1 * d.size)
-    t = d.turn
-    cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
     dx, dy = (u - np.float32(d.x)) / np.float32(d.size), (v - np.float32(d.y)) / np.float32(d.size)
-    distance = distractor_distance(d.shape, cos * dx + sin * dy, cos * dy - sin * dx).astype(
-        np.float32
-    )
+    distance = distractor(d.shape, *shapes.rotated(dx, dy, d.turn)).astype(np.float32)
     rim = 1 - canvas.coverage(distance + np.float32(0.12 + 0.5 / (d.size * canvas.size)), d.size)
-    return Layer(
-        f"distractor {index}",
-        where,
-        canvas.coverage(distance, d.size),
-        tint(d.colour) * (1 - np.float32(0.5) * rim),
-    )
+    paint = tint(d.colour) * (1 - np.float32(0.5) * rim)
+    return Layer(f"distractor {index}", where, canvas.coverage(distance, d.size), paint)
 
 
-def _toadstool_layers(canvas: Canvas, mark: tuple[float, float]) -> list[Layer]:
+def _toadstool_layers(canvas: Canvas, mark: shapes.Point) -> list[Layer]:
     where, u, v = canvas.crop(*mark, MARK_SIZE)
-    fields = toadstool(
-        (u - np.float32(mark[0])) / np.float32(MARK_SIZE),
-        (v - np.float32(mark[1])) / np.float32(MARK_SIZE),
-    )
-    coats = zip(fields, ((0.95, 0.90, 0.80), (0.86, 0.13, 0.16), (1.0, 1.0, 1.0)))
-    return [
-        Layer("mark", where, canvas.coverage(field, MARK_SIZE), tint(colour))
-        for field, colour in coats
-    ]
+    x, y = ((axis - np.float32(at)) / np.float32(MARK_SIZE) for axis, at in zip((u, v), mark))
+    coats = [(canvas.coverage(field, MARK_SIZE), colour) for field, colour in toadstool(x, y)]
+    return [Layer("mark", where, coverage, tint(colour)) for coverage, colour in coats]
 
 
 def _visible_masks(size: int, layers: list[Layer]) -> dict[str, np.ndarray]:
-    """Front to back: what a layer shows is its opacity times what the layers before it let through."""
+    """Front to back: a layer shows its opacity times what the layers before it let through."""
     through = np.ones((size, size), np.float32)
     masks: dict[str, np.ndarray] = {}
     for layer in reversed(layers):
@@ -208,9 +168,8 @@ def _visible_masks(size: int, layers: list[Layer]) -> dict[str, np.ndarray]:
 def _develop(canvas: Canvas, scene: Scene) -> np.ndarray:
     """Light, pixel noise (a triangular law, its own seed), and 256 grey levels."""
     rng = np.random.RandomState([scene.noise_seed, 103])
-    grain = rng.randint(
-        -scene.noise, scene.noise + 1, (2, *canvas.rgb.shape), dtype=np.int8
-    ).astype(np.float32)
+    shape, dtype = (2, *canvas.rgb.shape), np.int8
+    grain = rng.randint(-scene.noise, scene.noise + 1, shape, dtype).astype(np.float32)
     levels = canvas.rgb * np.float32(255 * scene.light) + (grain[0] + grain[1])
     return np.clip(np.floor(levels + np.float32(0.5)), 0, 255).astype(np.uint8)
 

@@ -8,52 +8,35 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .species import PARTS, SPECIES, Species, check_variant
+from ctrace.aviary.shapes import MARKS, Point, cosine_sine, rows
+from ctrace.aviary.species import PARTS, SPECIES, VARIANTS, Species
+from ctrace.check import one_of
 
 Colour = tuple[float, float, float]
 
 # Parts and distractors draw from the same vivid palette: a colour alone never says "this is a
 # part".
-VIVID: tuple[Colour, ...] = (
-    (0.84, 0.20, 0.18),
-    (0.95, 0.55, 0.13),
-    (0.97, 0.80, 0.20),
-    (0.20, 0.62, 0.40),
-    (0.15, 0.48, 0.78),
-    (0.49, 0.30, 0.66),
-    (0.93, 0.45, 0.60),
-    (0.95, 0.93, 0.86),
-    (0.17, 0.17, 0.22),
-)
-PLUMAGES: tuple[Colour, ...] = (
-    (0.55, 0.57, 0.60),
-    (0.62, 0.47, 0.34),
-    (0.40, 0.50, 0.62),
-    (0.58, 0.60, 0.38),
-    (0.86, 0.80, 0.68),
-    (0.34, 0.36, 0.42),
-    (0.74, 0.45, 0.32),
-    (0.38, 0.58, 0.58),
-)
+VIVID: tuple[Colour, ...] = rows("""
+    .84 .20 .18,  .95 .55 .13,  .97 .80 .20,  .20 .62 .40,  .15 .48 .78,
+    .49 .30 .66,  .93 .45 .60,  .95 .93 .86,  .17 .17 .22
+""")
+PLUMAGES: tuple[Colour, ...] = rows("""
+    .55 .57 .60,  .62 .47 .34,  .40 .50 .62,  .58 .60 .38,
+    .86 .80 .68,  .34 .36 .42,  .74 .45 .32,  .38 .58 .58
+""")
 BACKGROUNDS = ("sky", "foliage", "water", "bark")
 DISTRACTORS = ("disc", "ring", "triangle", "bar", "petal")
-MARK_SLOTS = 9
 HIDEABLE = (*PARTS, "marks")
 
 # One independent random stream per aspect of a scene, so that changing one aspect leaves the others
 # as they were.
-_STREAMS = {
-    name: i
-    for i, name in enumerate(
-        ("species", "pose", "plumage", "background", "distractors", "individual", "noise")
-    )
-}
+_STREAMS = ("species", "pose", "plumage", "background", "distractors", "individual", "noise")
 
 
 def _stream(seed: int, name: str) -> np.random.RandomState:
     # RandomState, because its stream is frozen for all numpy versions; only uniform draws and
     # integers are used.
-    return np.random.RandomState([seed, _STREAMS[name]])
+    return np.random.RandomState([seed, _STREAMS.index(name)])
 
 
 @dataclass(frozen=True)
@@ -68,20 +51,11 @@ class Pose:
     tilt: float
     flip: bool
 
-    @property
-    def turn(self) -> tuple[float, float]:
-        """Cosine and sine of the tilt, by the half-angle formulas: correctly rounded on every
-        machine.
-        """
-        t = self.tilt
-        return (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
-
-    def place(self, x: float, y: float) -> tuple[float, float]:
+    def place(self, x: float, y: float) -> Point:
         """The image position of a point given in bird units (x forward, y up)."""
-        (cos, sin), side = self.turn, -1.0 if self.flip else 1.0
-        return self.x + self.scale * side * (cos * x - sin * y), self.y - self.scale * (
-            sin * x + cos * y
-        )
+        (cos, sin), side = cosine_sine(self.tilt), -1.0 if self.flip else 1.0
+        across, up = cos * x - sin * y, sin * x + cos * y
+        return self.x + self.scale * side * across, self.y - self.scale * up
 
 
 @dataclass(frozen=True)
@@ -126,7 +100,6 @@ class Scene:
     """
 
     parts: tuple[str, ...]
-    hidden: frozenset[str]
     individual: Individual
     colours: tuple[tuple[str, Colour], ...]
     pose: Pose
@@ -135,9 +108,10 @@ class Scene:
     light: float
     distractors: tuple[Distractor, ...]
     perch: tuple[float, float, float]
-    mark: tuple[float, float] | None
     noise_seed: int
-    noise: int
+    hidden: frozenset[str] = frozenset()
+    mark: Point | None = None
+    noise: int = 4
 
     def visible(self) -> dict[str, str]:
         """The diagnostic parts that are drawn, as part -> variant."""
@@ -147,42 +121,32 @@ class Scene:
         """The same scene with these parts removed (of `HIDEABLE`); what they covered comes into
         view.
         """
-        for name in names:
-            if name not in HIDEABLE:
-                raise ValueError(f"only {', '.join(HIDEABLE)} can be removed; received {name!r}")
-        return replace(self, hidden=self.hidden | set(names))
+        hidden = self.hidden | {one_of("part", name, HIDEABLE) for name in names}
+        return replace(self, hidden=hidden)
 
     def swap(self, part: str, variant: str) -> Scene:
         """The same scene with one part exchanged for another variant of it, e.g. another species'
         part.
         """
-        check_variant(part, variant)
-        return replace(
-            self, parts=tuple(variant if p == part else v for p, v in zip(PARTS, self.parts))
-        )
+        one_of(part, variant, VARIANTS[one_of("part", part, PARTS)])
+        parts = (variant if name == part else own for name, own in zip(PARTS, self.parts))
+        return replace(self, parts=tuple(parts))
 
     def with_background(self, background: str, seed: int | None = None) -> Scene:
         """The same bird and distractors before another backdrop (`seed` None keeps the present
         one).
         """
-        if background not in BACKGROUNDS:
-            raise ValueError(
-                f"background must be one of {', '.join(BACKGROUNDS)}; received {background!r}"
-            )
-        return replace(
-            self,
-            background=background,
-            background_seed=self.background_seed if seed is None else seed,
-        )
+        one_of("background", background, BACKGROUNDS)
+        seed = self.background_seed if seed is None else seed
+        return replace(self, background=background, background_seed=seed)
 
     def without_distractor(self, index: int) -> Scene:
         """The same scene with distractor `index` removed; the masks of later distractors move up by
         one.
         """
-        if not 0 <= index < len(self.distractors):
-            raise ValueError(
-                f"this scene has {len(self.distractors)} distractors; there is no number {index}"
-            )
+        n = len(self.distractors)
+        if not 0 <= index < n:
+            raise ValueError(f"this scene has {n} distractors; there is no number {index}")
         return replace(self, distractors=self.distractors[:index] + self.distractors[index + 1 :])
 
     def moved(self, dx: float, dy: float) -> Scene:
@@ -215,7 +179,7 @@ def sample_individual(seed: int) -> Individual:
     (True, False)
     """
     rng = _stream(seed, "individual")
-    marks = sorted(int(i) for i in rng.permutation(MARK_SLOTS)[: 3 + rng.randint(4)])
+    marks = sorted(int(i) for i in rng.permutation(len(MARKS))[: 3 + rng.randint(4)])
     return Individual(tuple(marks), _between(rng, 0.86, 1.12), _between(rng, 0.88, 1.1))
 
 
@@ -232,23 +196,15 @@ def _sample_colours(rng: np.random.RandomState) -> tuple[tuple[str, Colour], ...
     return (("body", body), *((part, _pick(rng, distinct)) for part in PARTS))
 
 
-def _sample_distractors(rng: np.random.RandomState) -> tuple[Distractor, ...]:
-    return tuple(
-        Distractor(
-            _pick(rng, DISTRACTORS),
-            _between(rng, 0.05, 0.95),
-            _between(rng, 0.05, 0.95),
-            _between(rng, 0.05, 0.085),
-            _between(rng, -1, 1),
-            _pick(rng, VIVID),
-        )
-        for _ in range(2 + rng.randint(5))
-    )
+def _sample_distractor(rng: np.random.RandomState) -> Distractor:
+    shape, x, y = _pick(rng, DISTRACTORS), _between(rng, 0.05, 0.95), _between(rng, 0.05, 0.95)
+    size, turn = _between(rng, 0.05, 0.085), _between(rng, -1, 1)
+    return Distractor(shape, x, y, size, turn, _pick(rng, VIVID))
 
 
 def _perch_under(pose: Pose) -> tuple[float, float, float]:
     """A point of the branch under the feet and its slope, both in image coordinates."""
-    cos, sin = pose.turn
+    cos, sin = cosine_sine(pose.tilt)
     return *pose.place(0.1, -1.47), (sin if pose.flip else -sin) / cos
 
 
@@ -270,25 +226,18 @@ def sample_scene(
     >>> sample_scene(7).with_noise(1).pose == sample_scene(7).pose
     True
     """
-    pose, noise, backdrop = (
-        _sample_pose(_stream(seed, "pose")),
-        _stream(seed, "noise"),
-        _stream(seed, "background"),
-    )
-    kind = _pick(backdrop, BACKGROUNDS)
-    scene = Scene(
+    pose, objects = _sample_pose(_stream(seed, "pose")), _stream(seed, "distractors")
+    behind = _stream(seed, "background")
+    drawn, behind_seed = _pick(behind, BACKGROUNDS), int(behind.randint(2**31))
+    return Scene(
         parts=(species or _pick(_stream(seed, "species"), SPECIES)).variants,
-        hidden=frozenset(),
         individual=individual or sample_individual(seed),
         colours=_sample_colours(_stream(seed, "plumage")),
         pose=pose,
-        background=kind,
-        background_seed=int(backdrop.randint(2**31)),
-        light=_between(backdrop, 0.86, 1.08),
-        distractors=_sample_distractors(_stream(seed, "distractors")),
+        background=drawn if background is None else one_of("background", background, BACKGROUNDS),
+        background_seed=behind_seed,
+        light=_between(behind, 0.86, 1.08),
+        distractors=tuple(_sample_distractor(objects) for _ in range(2 + objects.randint(5))),
         perch=_perch_under(pose),
-        mark=None,
-        noise_seed=int(noise.randint(2**31)),
-        noise=4,
+        noise_seed=int(_stream(seed, "noise").randint(2**31)),
     )
-    return scene if background is None else scene.with_background(background)

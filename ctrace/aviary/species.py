@@ -1,12 +1,10 @@
-"""Species of the toy aviary: which variant of which part a bird wears, and what follows from the
-table alone.
-"""
-
-from __future__ import annotations
+"""Species of the toy aviary: which variant of which part a bird wears."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
+
+from ctrace.check import one_of
 
 # Five diagnostic parts. Order matters: tuples of variants follow it everywhere.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -19,20 +17,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 PARTS: tuple[str, ...] = tuple(VARIANTS)
 
 
-def check_variant(part: str, variant: str) -> None:
-    """Raises ValueError unless `variant` is one of the shapes the renderer can draw for `part`."""
-    if part not in VARIANTS:
-        raise ValueError(f"part must be one of {', '.join(PARTS)}; received {part!r}")
-    if variant not in VARIANTS[part]:
-        raise ValueError(f"{part} must be one of {', '.join(VARIANTS[part])}; received {variant!r}")
-
-
 @dataclass(frozen=True)
 class Species:
     """A name and one variant for each of the five diagnostic parts; colours, pose and proportions
     are free.
 
-    >>> Species("dodo", beak="hook", crest="baubles", wing="bars", tail="lance", legs="boots").variants
+    >>> Species("dodo", "hook", "baubles", "bars", "lance", "boots").variants
     ('hook', 'baubles', 'bars', 'lance', 'boots')
 
     Raises:
@@ -48,7 +38,7 @@ class Species:
 
     def __post_init__(self) -> None:
         for part, variant in zip(PARTS, self.variants):
-            check_variant(part, variant)
+            one_of(part, variant, VARIANTS[part])
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -77,19 +67,14 @@ SPECIES: tuple[Species, ...] = (
 )
 
 
-def species_by_name(name: str, table: Iterable[Species] = SPECIES) -> Species:
+def species_by_name(name: str) -> Species:
     """The species called `name`.
 
     >>> species_by_name("iris").beak
     'hook'
     """
-    table = tuple(table)
-    for species in table:
-        if species.name == name:
-            return species
-    raise ValueError(
-        f"no species is called {name!r}; the table has {', '.join(s.name for s in table)}"
-    )
+    table = {species.name: species for species in SPECIES}
+    return table[one_of("species", name, table)]
 
 
 def differing_parts(a: Species, b: Species) -> tuple[str, ...]:
@@ -101,64 +86,28 @@ def differing_parts(a: Species, b: Species) -> tuple[str, ...]:
     return tuple(part for part in PARTS if getattr(a, part) != getattr(b, part))
 
 
-def twin_pairs(table: Iterable[Species] = SPECIES) -> list[tuple[str, str, str]]:
+def twin_pairs() -> list[tuple[str, str, str]]:
     """Pairs of species that differ in exactly one part, as `(name, name, part)`: only that part can
     tell them apart.
 
     >>> twin_pairs()
     [('hazel', 'myrtle', 'wing'), ('iris', 'laurel', 'beak')]
     """
-    found = [
-        (a, b, differing_parts(a, b))
-        for a, b in combinations(sorted(table, key=lambda s: s.name), 2)
-    ]
-    return [(a.name, b.name, parts[0]) for a, b, parts in found if len(parts) == 1]
+    pairs = combinations(sorted(SPECIES, key=lambda species: species.name), 2)
+    differing = [(a.name, b.name, differing_parts(a, b)) for a, b in pairs]
+    return [(a, b, parts[0]) for a, b, parts in differing if len(parts) == 1]
 
 
 def check_species(table: Iterable[Species]) -> None:
     """Raises ValueError when two species share a name or all five variants, so a label would have
     two meanings.
     """
-    names: set[str] = set()
-    seen: dict[tuple[str, ...], str] = {}
-    for species in table:
-        if species.name in names:
-            raise ValueError(f"two species are called {species.name!r}; rename one of them")
-        if species.variants in seen:
-            raise ValueError(
-                f"{species.name!r} and {seen[species.variants]!r} wear the same five parts; change one part"
-            )
-        names.add(species.name)
-        seen[species.variants] = species.name
-
-
-def consistent_species(
-    visible: dict[str, str], table: Iterable[Species] = SPECIES
-) -> tuple[Species, ...]:
-    """The species that agree with every visible part (a mapping from part to variant).
-
-    >>> [s.name for s in consistent_species({"wing": "eye", "tail": "lance"})]
-    ['iris', 'laurel']
-    """
-    return tuple(
-        s for s in table if all(getattr(s, part) == variant for part, variant in visible.items())
-    )
-
-
-def sufficient_parts(species: Species, table: Iterable[Species] = SPECIES) -> list[tuple[str, ...]]:
-    """The minimal sets of parts that leave no other species possible, smallest first.
-
-    >>> sufficient_parts(species_by_name("briar"))[0]
-    ('beak', 'wing')
-    """
-    table, minimal = tuple(table), []
-    for size in range(1, len(PARTS) + 1):
-        for parts in combinations(PARTS, size):
-            if any(set(small) <= set(parts) for small in minimal):
-                continue
-            if consistent_species({p: getattr(species, p) for p in parts}, table) == (species,):
-                minimal.append(parts)
-    return minimal
+    for old, new in combinations(table, 2):
+        if new.name == old.name:
+            raise ValueError(f"two species are called {new.name!r}; rename one of them")
+        if new.variants == old.variants:
+            pair = f"{new.name!r} and {old.name!r}"
+            raise ValueError(f"{pair} wear the same five parts; change one part")
 
 
 check_species(SPECIES)

@@ -6,24 +6,24 @@ named:
 
 - removal: centred logit of the whole bird minus that of the bird without the part,
 - swap: the same, averaged over the other variants of the part (every image is an ordinary bird),
-- shapley: the average over all subsets of the other parts of what the part adds; they sum to f(all) - f(none).
+- shapley: the average over all subsets of the other parts of what the part adds; they sum to
+  f(all) - f(none).
 
 Centred means minus the mean over classes: a softmax does not change when a constant is added to all
 logits, so neither may an importance.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from einops import rearrange
 
-from ctrace.stats import exact_shapley, spearman
-
-from .drawing import render_levels
-from .scene import Scene
-from .species import PARTS, VARIANTS
+from ctrace.aviary.drawing import render_levels
+from ctrace.aviary.scene import Scene
+from ctrace.aviary.species import PARTS, VARIANTS
+from ctrace.check import one_of
+from ctrace.stats import exact_shapley
 
 KINDS = ("removal", "swap", "shapley")
 
@@ -45,22 +45,15 @@ def centred_logits(
         ValueError: a model in training mode (its answer would depend on the other images), or no
             size.
     """
-    info = getattr(model, "info", None)
-    if size is None:
-        if info is None:
-            raise ValueError(
-                "the model carries no info with an input size; pass size=, or get it from load_model"
-            )
-        size = info.input_size[1]
-    if getattr(model, "training", False):
+    info, is_module = getattr(model, "info", None), isinstance(model, torch.nn.Module)
+    if size is None and info is None:
+        raise ValueError("the model has no info with an input size; pass size= or use load_model")
+    if is_module and model.training:
         raise ValueError(
-            "the model is in training mode, where batch statistics and dropout change its answer; call model.eval()"
+            "training mode: an answer would depend on the other birds. Call model.eval()."
         )
-    device = (
-        next((p.device for p in model.parameters()), "cpu")
-        if isinstance(model, torch.nn.Module)
-        else "cpu"
-    )
+    size = info.input_size[1] if size is None else size
+    device = next((p.device for p in model.parameters()), "cpu") if is_module else "cpu"
     logits = []
     for start in range(0, len(scenes), batch):
         levels = np.stack([render_levels(scene, size) for scene in scenes[start : start + batch]])
@@ -70,33 +63,27 @@ def centred_logits(
     return z - z.mean(1, keepdim=True)
 
 
-def _changes(scene: Scene, kind: str) -> dict[object, Scene]:
-    """The scenes that a kind of importance compares with the whole bird, by what was done to them."""
+def _changed_scenes(scene: Scene, kind: str) -> list[Scene]:
+    """The scenes that a kind of importance compares with the whole bird."""
     if kind == "removal":
-        return {part: scene.without(part) for part in PARTS}
+        return [scene.without(part) for part in PARTS]
     if kind == "swap":
-        return {
-            (p, v): scene.swap(p, v)
-            for p, own in zip(PARTS, scene.parts)
-            for v in VARIANTS[p]
-            if v != own
-        }
-    coalitions = (  # bit i of the number: part i is there
-        tuple(p for i, p in enumerate(PARTS) if n >> i & 1) for n in range(2 ** len(PARTS))
-    )
-    return {kept: scene.without(*(p for p in PARTS if p not in kept)) for kept in coalitions}
+        worn = zip(PARTS, scene.parts)
+        return [scene.swap(part, v) for part, own in worn for v in VARIANTS[part] if v != own]
+    # Coalition s keeps part i where bit i of s is set, as `exact_shapley` counts them.
+    coalitions = range(2 ** len(PARTS))
+    gone = [[part for i, part in enumerate(PARTS) if not s >> i & 1] for s in coalitions]
+    return [scene.without(*parts) for parts in gone]
 
 
-def _importance(whole: float, changed: dict[object, float], kind: str) -> list[float]:
+def _importance(whole: float, changed: np.ndarray, kind: str) -> np.ndarray:
     """One number per part from the target's logit on the whole bird and on the changed ones."""
     if kind == "removal":
-        return [whole - changed[part] for part in PARTS]
+        return whole - changed
     if kind == "swap":
-        return [
-            float(np.mean([whole - value for (p, _), value in changed.items() if p == part]))
-            for part in PARTS
-        ]
-    return exact_shapley(list(changed.values())).tolist()
+        ends = np.cumsum([len(VARIANTS[part]) - 1 for part in PARTS])[:-1]
+        return np.array([np.mean(whole - values) for values in np.split(changed, ends)])
+    return exact_shapley(changed)
 
 
 def importance_table(
@@ -120,36 +107,25 @@ def importance_table(
     Raises:
         ValueError: an unknown kind, a scene with hidden parts, or a target the model does not have.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}; received {kind!r}")
+    one_of("kind", kind, KINDS)
     if len(scenes) != len(targets):
-        raise ValueError(
-            f"one target per scene is needed; received {len(scenes)} scenes and {len(targets)} targets"
-        )
-    for scene in scenes:
-        if hidden := [p for p in PARTS if p in scene.hidden]:
-            raise ValueError(
-                f"the importance of parts is defined on a whole bird; this one lacks {', '.join(hidden)}"
-            )
-    changes = [_changes(scene, kind) for scene in scenes]
-    z = centred_logits(
-        model,
-        [s for scene, changed in zip(scenes, changes) for s in (scene, *changed.values())],
-        size,
-    )
-    rows = z.split([1 + len(changed) for changed in changes])
+        n = f"{len(scenes)} scenes and {len(targets)} targets"
+        raise ValueError(f"one target per scene is needed; received {n}")
+    lacking = [part for part in PARTS if any(part in scene.hidden for scene in scenes)]
+    if lacking:
+        parts = ", ".join(lacking)
+        raise ValueError(f"the importance of parts needs whole birds; this one lacks {parts}")
+    changed = [_changed_scenes(scene, kind) for scene in scenes]
+    drawn = [s for scene, others in zip(scenes, changed) for s in (scene, *others)]
+    z = centred_logits(model, drawn, size)
     for target in targets:
         if not 0 <= target < z.shape[1]:
             raise ValueError(
                 f"target must be a class index in [0, {z.shape[1]}); received {target}"
             )
-    logits = [row[:, target].tolist() for row, target in zip(rows, targets)]
-    return np.array(
-        [
-            _importance(whole, dict(zip(changed, rest)), kind)
-            for (whole, *rest), changed in zip(logits, changes)
-        ]
-    )
+    by_scene = rearrange(z.double().numpy(), "(scene drawn) k -> scene drawn k", scene=len(scenes))
+    logits = [rows[:, target] for rows, target in zip(by_scene, targets)]
+    return np.array([_importance(row[0], row[1:], kind) for row in logits])
 
 
 def part_importance(
@@ -163,26 +139,3 @@ def part_importance(
         Part -> importance in logits; positive means the part speaks for the target.
     """
     return dict(zip(PARTS, importance_table(model, [scene], [target], kind, size)[0].tolist()))
-
-
-def noise_ceiling(
-    model: Callable,
-    scenes: list[Scene],
-    targets: list[int],
-    kind: str = "removal",
-    size: int | None = None,
-) -> float:
-    """Mean rank correlation of the importances with those of the same scenes under new pixel noise.
-
-    No explanation can be asked to agree with the truth better than the truth agrees with itself.
-    """
-    again = [scene.with_noise(scene.noise_seed ^ 1) for scene in scenes]
-    first, second = (
-        importance_table(model, taken, targets, kind, size) for taken in (scenes, again)
-    )
-    alike = spearman(first, second)
-    if np.isnan(alike).any():
-        raise ValueError(
-            "a constant list has no ranks to correlate; this case must be counted, not dropped"
-        )
-    return float(alike.mean())

@@ -124,10 +124,6 @@ def aviary_splits(train: int, test: int, val: int = 0, size: int = 96, **setting
             continue
         _check_size(name, n)
         cached = Cached(Aviary(name, n, size, **settings))
-        if cached.targets.ndim != 1:
-            raise ValueError(
-                "aviary: with drop > 0 a bird may be of several species, and a class number would be wrong. Use drop=0."
-            )
         identity = _identity(
             size,
             (
