@@ -18,7 +18,7 @@ define RUN_NOTEBOOKS
 	$(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=$(CELL_SECONDS) --only-changed --durations=0 notebooks
 endef
 
-.PHONY: help test book browser bench sync links colab clean
+.PHONY: help test book browser bench sync links colab colab-quick clean
 
 help:
 	@echo "make test     environment, form of the code, unit tests, doctests, pair check, every notebook that has changed"
@@ -28,6 +28,7 @@ help:
 	@echo "make sync     notebooks/*.py -> notebooks/*.ipynb"
 	@echo "make links    links to other sites, after make book (needs a network)"
 	@echo "make colab    the notebooks alone, in an empty folder and a new environment"
+	@echo "make colab-quick  the same with the torch that is here: imports, photographs, one notebook whole"
 	@echo "make clean    remove what was built; the environment stays"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -71,7 +72,10 @@ links: $(STAMP)
 	$(BIN)/python tools/check_links.py _build/html
 
 colab: $(STAMP)
-	$(BIN)/python tools/colab_check.py
+	$(BIN)/python -m tools.colab_check
+
+colab-quick: $(STAMP)
+	PIP_CONSTRAINT=$(abspath $(CONSTRAINTS)) $(BIN)/python -m tools.colab_check --borrow --quick
 
 clean:
 	rm -rf _build build dist *.egg-info .pytest_cache

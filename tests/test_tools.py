@@ -1,5 +1,6 @@
 """Each check is shown a fault of every kind that it is there to find, and something sound."""
 
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from tools import (
     check_html,
     check_links,
     check_notebooks,
+    colab_check,
     depends,
     freeze_constraints,
     fresh_cache,
@@ -584,3 +586,70 @@ def test_sound_house_is_counted_by_room(tmp_path):
 def test_every_fault_of_a_house_is_reported(tmp_path, files, fault):
     faults = small_house(tmp_path, **files).faults
     assert len(faults) == 1 and fault in faults[0]
+
+
+# ---- colab_check ----
+
+
+def test_only_torch_and_what_follows_its_build_are_borrowed(tmp_path):
+    lender, borrower = tmp_path / "lender", tmp_path / "borrower"
+    borrower.mkdir()
+    for name in ("torch", "nvidia-cublas", "nvidia-cudnn", "scikit-learn", "ctrace"):
+        top = name.split("-")[0]
+        folder = lender / f"{name.replace('-', '_')}-1.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Name: {name}\nVersion: 1\n")
+        (folder / "RECORD").write_text(f"{top}/x.py,,\n{folder.name}/METADATA,,\n../bin/x,,\n")
+        (lender / top).mkdir(exist_ok=True)
+        (lender / top / "x.py").touch()
+    assert colab_check.borrow_torch(lender, borrower) == ["nvidia-cublas", "nvidia-cudnn", "torch"]
+    assert {path.name for path in borrower.iterdir()} == {
+        "torch",
+        "nvidia",
+        "torch-1.dist-info",
+        "nvidia_cublas-1.dist-info",
+        "nvidia_cudnn-1.dist-info",
+    }
+
+
+def test_notebook_needs_its_imports_those_of_its_modules_and_its_photographs(small_tree):
+    (small_tree / "ctrace" / "cut" / "graph.py").write_text(
+        "import os.path\n\n\ndef W():\n    from scipy import linalg, stats\n\n"
+        "    try:\n        import pyarrow\n    except ImportError:\n        pass\n"
+    )
+    path = small_tree / "notebooks" / "solves.ipynb"
+    nbformat.write(run_of(source="import ctrace, numpy as np\nctrace.solve('coffee')"), path)
+    assert colab_check.needs_of(path, depends.Package(small_tree)) == {
+        "imports": [
+            "from scipy import linalg",
+            "from scipy import stats",
+            "import ctrace",
+            "import numpy",
+            "import os.path",
+        ],
+        "words": ["coffee"],
+    }
+
+
+def test_what_is_looked_for_in_the_new_environment_is_named_when_it_is_missing(tmp_path):
+    (tmp_path / "ctrace" / "world").mkdir(parents=True)
+    (tmp_path / "ctrace" / "world" / "photos.py").write_text(
+        "PHOTOS = {'cup', 'tower'}\n\n\ndef load_photo(name):\n"
+        "    if name == 'tower':\n        raise ImportError('it lies inside scikit-learn')\n"
+    )
+    needs = {
+        "03_x": {"imports": ["import json", "import no_such_package"], "words": ["cup", "tower"]}
+    }
+    command = [sys.executable, "-c", colab_check.LOOK]
+    found = subprocess.run(
+        command,
+        cwd=tmp_path,
+        input=json.dumps(needs),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert found.returncode == 1 and found.stderr.splitlines() == [
+        "03_x: import no_such_package: ModuleNotFoundError: No module named 'no_such_package'",
+        "03_x: load_photo('tower'): ImportError: it lies inside scikit-learn",
+    ]
