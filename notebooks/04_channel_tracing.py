@@ -35,6 +35,7 @@ if importlib.util.find_spec("ctrace") is None:
 # explains what is differentiated here. The last cell prints how long this page took to run.
 
 # %%
+import textwrap
 import time
 
 import ctrace
@@ -93,12 +94,17 @@ def segment_at(trace, features, y, x):
 
 
 def trace_figure(photo, features, trace, segment, top=5):
-    """Photograph, segment, its top channels."""
-    rows = trace.table(segment, "support", top)
-    numbers, names, values = zip(*rows)
-    maps = features.zscores()[0][:, :, list(numbers)].permute(2, 0, 1)
+    """Photograph, segment, and the channels that support it most, best first."""
     mask = trace.mask(segment).reshape(features.grid_hw)
-    return viz.show_trace(photo, mask, list(maps), names, numbers, values)
+    panels = [photo, viz.Panel(viz.spotlight(photo, mask), outline=mask)]
+    titles = ["photograph", f"segment, {mask.float().mean():.0%} of it"]
+    for number, name, value in trace.table(segment, "support", top):
+        values = features.zscores()[0, :, :, number]
+        panels.append(viz.Panel(values=values, outline=mask))
+        titles.append(
+            f"{textwrap.fill(name, 24)}\nch {number}, attribution {value:.1e}"
+        )
+    return viz.show_grid(panels, titles, unit="standard deviations")
 
 
 suit = segment_at(trace, features, 0.75, 0.15)
@@ -277,8 +283,21 @@ assert torch.equal(
 )
 
 # %%
+order = trace.attributions[suit].argsort(descending=True)
+positive = int((trace.attributions[suit] > 0).sum())
+ends = [*order[: min(6, positive)], *order[max(positive, len(order) - 6) :]]
+with viz.style():
+    figure = viz.new_picture(6, 3)
+    ax = figure.subplots()
+    for row, c in enumerate(ends):
+        value = float(trace.attributions[suit, c])
+        ax.barh(row, value, color=viz.POSITIVE if value > 0 else viz.NEGATIVE)
+    ax.set_yticks(range(len(ends)), [features.names[c] for c in ends])
+    ax.invert_yaxis()
+    ax.set(xlabel="attribution")
+    ax.axvline(0, color=viz.QUIET, linewidth=0.8)
 show_figure(
-    viz.show_ranking(trace.attributions[suit], features.names, top=6),
+    figure,
     name="suit-ranking",
     alt="Bars of the suit's attributions: a* and b* far above the rest; contrast and position slightly negative.",
     caption="The suit's ranking with its sign. Red supports: more of it inside makes the segment stronger. Blue inhibits.",
@@ -410,10 +429,13 @@ print("cells of the segment in each view:", masks.flatten(1).sum(1).tolist())
 
 # %%
 numbers, names, _ = zip(*joint.table(paint, "support", 3))
+titles = ["photograph", "segment", *(textwrap.fill(name, 18) for name in names)]
+panels = []
+for view, mask, values in zip(pair, masks, both.zscores()):
+    panels += [view, viz.Panel(viz.spotlight(view, mask), outline=mask)]
+    panels += [viz.Panel(values=values[:, :, c], outline=mask) for c in numbers]
 show_figure(
-    viz.show_joint_trace(
-        pair, masks, both.zscores()[:, :, :, list(numbers)], names, numbers
-    ),
+    viz.show_grid(panels, titles, columns=5, unit="standard deviations"),
     name="stereo",
     alt="Two views of a red motorcycle; the same segment, its red paint, in both, with the three channels that support it.",
     caption="One segment in two photographs, and the channels that hold it together in both.",

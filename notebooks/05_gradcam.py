@@ -34,6 +34,7 @@ if importlib.util.find_spec("ctrace") is None:
 # You need tensors, gradients, and [the toy aviary](00_aviary.ipynb), whose birds these are. The last cell prints how long this page took to run.
 
 # %%
+import textwrap
 import time
 
 import ctrace
@@ -95,12 +96,13 @@ def explain(model, images, target, layer=None, method="gradcam"):
 # %% tags=["hide-input"]
 def picture_of(result, images, i, title, limit=None):
     """Image, signed map and overlay of one row of a result."""
-    return viz.show_cams(
-        [images[i]],
-        [result.raw[i]],
-        [result.heatmap(relu=False, normalize=False)[i]],
-        [title],
+    heat = result.heatmap(relu=False, normalize=False)[i]
+    h, w = result.raw[i].shape
+    return viz.show_grid(
+        [images[i], result.raw[i], viz.Panel(images[i], heat)],
+        [title, f"signed map, {h} x {w}", "laid over"],
         limit=limit,
+        unit="weight x activation",
     )
 
 
@@ -375,27 +377,21 @@ assert (
 )
 
 # %% tags=["hide-input"]
-numbers, words, values = zip(*first.table(8, "support", 5, names))
 bird = (
     nn.functional.adaptive_avg_pool2d(pictures[8].bird[None, None], acts.shape[2:])[
         0, 0
     ]
     > 0.5
 )
+panels = [images[8], viz.Panel(viz.spotlight(images[8], bird), outline=bird)]
+titles = ["photograph", "the true bird"]
+for channel, words, weight in first.table(8, "support", 5, names):
+    panels.append(viz.Panel(values=first.activations[8, channel], outline=bird))
+    titles.append(f"{textwrap.fill(words, 24)}\nch {channel}, weight {weight:.2g}")
 show_figure(
-    viz.show_trace(
-        images[8],
-        bird,
-        first.activations[8, list(numbers)].cpu(),
-        words,
-        numbers,
-        values,
-        unit="activation",
-        value_label="weight",
-        title="the true bird",
-    ),
+    viz.show_grid(panels, titles, unit="activation"),
     name="gradcam-channels",
-    alt="The bird, its true outline, bars of five weights, and the maps of these five channels.",
+    alt="The bird, its true outline, and the maps of five channels with their weights.",
     caption="The five channels that support the species most, with the part each goes with and how closely. The outline is the true bird, not a segment the network made.",
 )
 
@@ -425,11 +421,9 @@ methods = ("gradcam", "gradcam++", "layercam", "hirescam")
 siblings = [explain(resnet, images[8:9], 8, "layer1", method) for method in methods]
 heats = [r.heatmap(relu=False)[0] for r in siblings]
 show_figure(
-    viz.show_overlays(
-        [images[8]] * 4,
-        heats,
+    viz.show_grid(
+        [viz.Panel(images[8], heat, outline=pictures[8].bird) for heat in heats],
         methods,
-        masks=[pictures[8].bird] * 4,
         unit="share of each map's largest",
     ),
     name="gradcam-siblings",

@@ -387,15 +387,20 @@ for name, values in ahead.items():
 def pair_figure(a, b):
     """Two rows: each picture, its signed map, and the map laid over it."""
     result = cam.explain_pair(batch_of([a]), batch_of([b]))
-    figure = viz.show_cams(
-        [a.image, b.image],
-        result.raw,
-        result.heatmap(False, False),
-        ["first", "second"],
+    panels = []
+    for p, raw, heat in zip((a, b), result.raw, result.heatmap(False, False)):
+        panels += [p.image, raw, viz.Panel(p.image, heat)]
+    figure = viz.show_grid(
+        panels,
+        ["picture", "signed map", "laid over"],
+        columns=3,
+        rows=["first", "second"],
+        unit="weight x activation",
     )
     return figure, float(result.score[0])
 
 
+# %% tags=["hide-input"]
 mixed = test_views["all species"]
 examples = [
     (same_species, 0, 1, "the same bird"),
@@ -455,11 +460,10 @@ assert error_ < 1e-4
 # %%
 three = (to_bird, to_impostor, contrast)
 show_figure(
-    viz.show_overlays(
-        [a.image] * 3,
-        [r.heatmap(False, False)[0] for r in three],
+    viz.show_grid(
+        [viz.Panel(a.image, r.heatmap(False, False)[0], outline=a.bird) for r in three],
         ["like the same bird", "like the impostor", "rather than the impostor"],
-        masks=[a.bird] * 3,
+        unit="weight x activation",
     ),
     name="embedding-contrast",
     alt="Three overlays of one picture: likeness to the same bird, to an impostor, and the difference of the two.",

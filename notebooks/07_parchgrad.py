@@ -34,6 +34,7 @@ if importlib.util.find_spec("ctrace") is None:
 # You need the hooks of [Grad-CAM](05_gradcam.ipynb) and the birds of [the aviary](00_aviary.ipynb). The last cell prints how long this page took to run.
 
 # %%
+import io
 import tempfile
 import textwrap
 import time
@@ -54,6 +55,7 @@ from ctrace.stats import mean_intervals, spearman
 from ctrace.trust.masking_curves import masking_curve, mass_inside
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.world.models import load_model
+from PIL import Image
 from scipy import stats
 from torch import nn
 from torch.utils.data import DataLoader
@@ -93,14 +95,25 @@ hazels = [i for i in range(len(test)) if labels[i] == HAZEL]
 bird, picture = hazels[2], pictures[hazels[2]]
 plain = unsigned(saliency.gradient(model, images[bird], HAZEL))
 
+
 # %%
+def show_mass(picture, maps, titles, columns=4):
+    """The picture, and each map over it, divided by its mean, the parts outlined."""
+    parts = parts_of(picture)
+    over = [viz.Panel(picture.image, m / m.mean(), outline=parts) for m in maps]
+    alone = [picture.image] * (len(titles) - len(maps))
+    return viz.show_grid(
+        alone + over,
+        titles,
+        columns,
+        scale="unsigned",
+        limit=10,
+        unit="times a uniform map",
+    )
+
+
 show_figure(
-    viz.show_mass(
-        [picture.image] * 2,
-        [None, plain[0]],
-        ["a hazel", "plain gradient"],
-        [parts_of(picture)] * 2,
-    ),
+    show_mass(picture, plain, ["a hazel", "plain gradient"]),
     name="parchgrad-plain",
     alt="A drawn bird, and its gradient as red speckle over most of the picture, densest on the bird.",
     caption="The magnitude of the gradient, divided by its mean. Outlined: beak, crest, wing, tail and legs.",
@@ -299,15 +312,19 @@ assert (
 with capture(model, LAYER) as seen:
     model(images)
 maps = seen[LAYER].activation.detach().relu().cpu()  # (n, c, 12, 12)
-rows = []
+panels, titles = [], []
 for c in clearest:
     first = maps[:, c].mean((1, 2)).argsort(descending=True)[:6].tolist()
-    wearers = f"channel {c}: {', '.join(names[labels[i]] for i in first)}"
-    rows.append(
-        (wearers, [pictures[i].image for i in first], [maps[i, c] for i in first])
-    )
+    strongest = maps[first, c].max()
+    titles += [names[labels[i]] for i in first]
+    for i in first:
+        image = viz.as_rgb(pictures[i].image)
+        pale = 0.75 + 0.25 * image.mean(-1, keepdims=True)
+        fires = viz.enlarged((1.5 * maps[i, c] / strongest).clamp_max(1), image)
+        panels.append(pale + fires[..., None] * (image - pale))
+rows = [f"channel {c}" for c in clearest]
 show_figure(
-    viz.show_channels(rows),
+    viz.show_grid(panels, titles, columns=6, rows=rows),
     name="parchgrad-channels",
     alt="Four rows of six birds each. The pictures are pale except where the channel of the row fires, mostly on one part of the bird.",
     caption="Four of the channels kept for the hazel, each with the six test birds that excite it most, in colour where it fires.",
@@ -359,8 +376,21 @@ for what, of in share.items():
     print(f"share of the mass on {what}:", {q: f"{v:.2f}" for q, v in of.items()})
 
 # %% tags=["hide-input"]
+frames = []
+for q, values in sweep.items():
+    three = [values, sweep[1.0], sweep[SHARES[-1]]]
+    titles = ["picture", f"keeping {q:g}", "original: 1", f"final: {SHARES[-1]:g}"]
+    png = io.BytesIO(show_mass(picture, three, titles)._repr_png_())
+    frame = Image.open(png).convert("RGB")
+    frames.append(frame.quantize(256, Image.Quantize.MAXCOVERAGE))
+animation = io.BytesIO()
+frames[0].save(
+    animation, "GIF", save_all=True, append_images=frames[1:], duration=1200, loop=0
+)
+moving = Image.open(animation)
+assert moving.n_frames == len(SHARES) and moving.info["loop"] == 0
 show_figure(
-    viz.sweep_gif(picture.image, sweep, parts_of(picture)),
+    animation.getvalue(),
     name="parchgrad-sweep",
     alt="An animation of six frames. As fewer channels are kept, the map fades on beak, crest and tail and thickens on wing and body.",
     caption="The sweep, one frame for each share of kept channels: the picture, the map at that share, the plain gradient, the map of the smallest share. A still of each frame follows.",
@@ -368,12 +398,8 @@ show_figure(
 
 # %% tags=["hide-input"]
 show_figure(
-    viz.show_mass(
-        [picture.image] * 6,
-        list(sweep.values()),
-        [f"keeping {q:g}" for q in SHARES],
-        [parts_of(picture)] * 6,
-        columns=3,
+    show_mass(
+        picture, list(sweep.values()), [f"keeping {q:g}" for q in SHARES], columns=3
     ),
     name="parchgrad-strip",
     alt="The six maps of the animation side by side.",
@@ -523,12 +549,8 @@ kind = {
     for m in ("cls", "ins")
 }
 for number, (i, *maps_) in enumerate(zip(three, original, kind["cls"], kind["ins"]), 1):
-    figure = viz.show_mass(
-        [pictures[i].image] * 4,
-        [None, *maps_],
-        [names[labels[i]], "plain", "class", "instance"],
-        [parts_of(pictures[i])] * 4,
-    )
+    titles = [names[labels[i]], "plain", "class", "instance"]
+    figure = show_mass(pictures[i], maps_, titles)
     tabs.add(
         f"Example {number}",
         figure,

@@ -58,6 +58,7 @@ from ctrace.carrot import (
 )
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.world.photos import load_photo
+from matplotlib.collections import LineCollection
 
 started = time.time()
 torch.manual_seed(0)
@@ -97,17 +98,61 @@ def on_grid(x):
     )
 
 
+# %% tags=["hide-input"]
+def token_colours(tokens, *others):
+    """Three leading principal components of the tokens (n, c) as red, green and blue (n, 3),
+    and other tokens in the same directions and scales."""
+    mean = tokens.mean(0)
+    directions = torch.linalg.svd(tokens - mean, full_matrices=False)[2][:3].T  # (c, 3)
+    directions = directions * torch.where(directions.sum(0) < 0, -1, 1)  # one sign
+    reach = ((tokens - mean) @ directions).abs().quantile(0.98, dim=0)
+    parts = [(x - mean) @ directions / reach for x in (tokens, *others)]
+    return [(0.5 + 0.5 * part).clamp(0, 1) for part in parts]
+
+
+def draw_net(ax, image, P, W, ties=4):
+    """The strongest ties of each patch, over a pale picture; returns the centres (n, 2)."""
+    ax.imshow(1 - 0.5 * (1 - viz.as_rgb(image)))
+    xy = (np.asarray(P.cpu()) + 1) / 2 * 96 - 0.5
+    off = W.cpu() - W.cpu().diag().diag()
+    pairs = {
+        tuple(sorted((i, j)))
+        for i, row in enumerate(off.topk(ties).indices.tolist())
+        for j in row
+    }
+    i, j = np.array([(i, j) for i, j in pairs if off[i, j] > 0]).T
+    share = (off[i, j] / off.max()).numpy()
+    look = {"linewidths": 0.2 + 2.2 * share, "alpha": 0.08 + 0.9 * share}
+    lines = np.stack([xy[i], xy[j]], 1)
+    ax.add_collection(LineCollection(lines, colors="#E69F00", capstyle="round", **look))
+    return xy
+
+
+# %% tags=["hide-input"]
 iris, diffused = 8, DiffusionOperator(2.0)(graph, H)
-before, after = viz.token_colours(H[iris], diffused[iris])
+before, after = token_colours(H[iris], diffused[iris])
+g = GraphReadout("max")(diffused, H, graph)[iris].cpu()
+steps = ["backbone", "place,\nfeatures", "diffusion", "readout"]
+titles = ["image", "tokens $H$", "graph $W$, $L$", "$H' = e^{-tL}H$", "embedding $g$"]
+with viz.style():
+    figure = viz.new_picture(viz.WIDTH, 2)
+    axes = figure.subplots(1, 5)
+    axes[0].imshow(viz.as_rgb(scenes[iris].image))
+    axes[1].imshow(on_grid(before))
+    draw_net(axes[2], scenes[iris].image, out.P, graph.W[iris])
+    axes[3].imshow(on_grid(after))
+    axes[4].barh(range(len(g)), g, height=1, color=viz.INK)
+    axes[4].set_box_aspect(1)
+    for ax, title in zip(axes, titles):
+        ax.set(title=title, xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    for ax, step in zip(axes, steps):
+        across = {"xy": (1.3, 0.5), "xytext": (1.02, 0.5), "xycoords": "axes fraction"}
+        ax.annotate("", **across, arrowprops={"arrowstyle": "-|>", "color": viz.INK})
+        ax.text(1.16, -0.05, step, transform=ax.transAxes, ha="center", va="top")
+    figure.get_layout_engine().set(wspace=0.3)
 show_figure(
-    viz.show_flow(
-        scenes[iris].image,
-        on_grid(before),
-        out.P,
-        graph.W[iris],
-        on_grid(after),
-        GraphReadout("max")(diffused, H, graph)[iris],
-    ),
+    figure,
     name="carrot-flow",
     alt="Five panels in a row: a drawn bird, its patches as colours, a net over the bird, the same colours paler, and a column of bars.",
     caption="The way of one picture. Tokens are drawn with their three leading principal components as red, green and blue: patches of one colour have like tokens. "
@@ -219,13 +264,34 @@ assert torch.allclose(logits, from_tokens, atol=1e-5)
 # %% [markdown]
 # Bandwidths are not settings here. Each picture takes the median of its own distances, so that half of all pairs lie within one bandwidth. Ties, degrees and diffusion follow.
 
+
+# %% tags=["hide-input"]
+@viz.style()
+def show_net(image, P, W, values, label, title):
+    """The picture, and its net with a coloured dot for each patch."""
+    figure = viz.new_picture(7.2, 3.4)
+    left, right = figure.subplots(1, 2)
+    left.imshow(viz.as_rgb(image))
+    left.set_title(title)
+    xy = draw_net(right, image, P, W)
+    limit = float(values.abs().max())
+    look = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "edgecolors": viz.INK}
+    dots = right.scatter(*xy.T, c=values.cpu(), s=30, linewidths=0.5, zorder=3, **look)
+    right.set_title("the 4 strongest ties of each region")
+    for ax in (left, right):
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    figure.colorbar(dots, ax=[left, right], label=label, aspect=25, fraction=0.05)
+    return figure
+
+
 # %% tags=["hide-input"]
 nets = Gallery("carrot-nets")
 for number, i in enumerate((8, 0, 20, 11), 1):
     name = SPECIES[i % len(SPECIES)].name
     nets.add(
         f"Example {number}",
-        viz.show_region_graph(
+        show_net(
             scenes[i].image,
             out.P,
             graph.W[i],
@@ -248,17 +314,22 @@ def cover(mask):
     return F.avg_pool2d(mask[None].float(), 96 // cells[0])[0].flatten()
 
 
+def lit(image, row, pick):
+    """The picture lit where the weights of one patch are large, the patch framed."""
+    others = row[torch.arange(n, device=row.device) != pick]
+    light = viz.enlarged(on_grid((row / others.max()).clamp(0, 1)), image)
+    shown = viz.as_rgb(image) * (0.25 + 0.75 * light[..., None])
+    return viz.Panel(shown, outline=on_grid(torch.arange(n) == pick))
+
+
+# %% tags=["hide-input"]
 spots = Gallery("carrot-ties")
 for number, i in enumerate((8, 0, 20, 11), 1):
     picks = [
         int(cover(scenes[i].masks[part]).argmax()) for part in ("beak", "wing", "tail")
     ] + [int((graph.d[i].cpu() * (cover(scenes[i].bird) == 0)).argmax())]
-    figure = viz.show_ties(
-        [scenes[i].image] * 4,
-        [on_grid(graph.W[i, k]) for k in picks],
-        picks,
-        ["beak", "wing", "tail", "ground"],
-    )
+    panels = [lit(scenes[i].image, graph.W[i, k], k) for k in picks]
+    figure = viz.show_grid(panels, ["beak", "wing", "tail", "ground"])
     spots.add(
         f"Example {number}",
         figure,
@@ -327,9 +398,7 @@ assert table[6, 6] == table.max() and table[:5, 6].min() > between.mean()
 TIMES = (0, 0.5, 2, 8, 100)
 moments = {t: DiffusionOperator(t)(graph, H) for t in TIMES}
 shown = (8, 0, 20)
-colours = {
-    i: viz.token_colours(H[i], *(moments[t][i] for t in TIMES))[1:] for i in shown
-}
+colours = {i: token_colours(H[i], *(moments[t][i] for t in TIMES))[1:] for i in shown}
 clock = Gallery("carrot-clock")
 for step, t in enumerate(TIMES):
     panels = [
@@ -466,15 +535,18 @@ assert torch.allclose(slope, measured, atol=1e-3)
 
 # %% tags=["hide-input"]
 shown = (8, 0, 20, 11)
-large = lambda i: F.interpolate(
-    (n * omega[i] - 1).view(1, 1, *cells).cpu(), (96, 96), mode="nearest"
-)[0, 0]
+
+
+def over_bird(scene, values):
+    """Patches over the picture, the bird outlined."""
+    heat = viz.enlarged(values.view(cells), scene.image)
+    return viz.Panel(scene.image, heat, outline=scene.bird)
+
+
 show_figure(
-    viz.show_overlays(
-        [scenes[i].image for i in shown],
-        [large(i) for i in shown],
+    viz.show_grid(
+        [over_bird(scenes[i], n * omega[i] - 1) for i in shown],
         [SPECIES[i % 14].name for i in shown],
-        [scenes[i].bird for i in shown],
         unit=r"$n\,\omega - 1$",
     ),
     name="carrot-omega",
@@ -573,15 +645,15 @@ for scene, other in zip(scenes, bare_scenes):
 says = {"whole": evidence(H, plain), "bare": evidence(bare, plain)}
 
 # %% tags=["hide-input"]
-laid = lambda values: F.interpolate(
-    values.view(1, 1, *cells).float().cpu(), (96, 96), mode="nearest"
-)[0, 0]
+whole = [over_bird(scenes[i], says["whole"][i]) for i in shown]
+without = [
+    over_bird(bare_scenes[i], says["bare"][i])._replace(outline=scenes[i].bird)
+    for i in shown
+]
 show_figure(
-    viz.show_overlays(
-        [scenes[i].image for i in shown] + [bare_scenes[i].image for i in shown],
-        [laid(says[which][i]) for which in says for i in shown],
+    viz.show_grid(
+        whole + without,
         [SPECIES[i % 14].name for i in shown] + ["without its parts"] * 4,
-        [scenes[i].bird for i in shown] * 2,
         unit="share of the logit",
     ),
     name="carrot-shares",
@@ -655,22 +727,25 @@ regimes = {
 # %% tags=["hide-input"]
 results = {name: outcome(W, L, tokens) for name, (W, L) in regimes.items()}
 off = ~torch.eye(n, dtype=torch.bool, device=device)
-lines, notes = (
-    [],
-    {
-        "too narrow": "No ties: diffusion is the identity.",
-        "too wide": "All ties equal: every token becomes\nthe mean, and the mean stays.",
-        "narrower than rounding": "A distance of a patch to itself that\nis not quite 0 cuts it off from itself.",
-        "adapted": "The median distance of this picture.",
-    },
-)
+notes = {
+    "too narrow": "No ties: diffusion\nis the identity.",
+    "too wide": "All ties equal:\nevery token becomes\nthe mean, and\nthe mean stays.",
+    "narrower than rounding": "A distance of a patch\nto itself, not quite 0,\ncuts it off from itself.",
+    "adapted": "The median distance\nof this picture.",
+}
+panels, rows = [], []
 for name, (W, L) in regimes.items():
     moved, tokens_change, mean_change = results[name]
-    first, second = viz.token_colours(tokens, moved)
-    note = f"{notes[name]}\n$H$ moved by {tokens_change:.1%}, mean by {mean_change:.2%}\nmean tie {float(W[off].mean()):.0e}, own tie {float(W.diagonal().mean()):.2f}"
-    lines.append((name, W, on_grid(first), on_grid(second), note))
+    panels += [W, *(on_grid(colours) for colours in token_colours(tokens, moved))]
+    rows.append(
+        f"{name}\n{notes[name]}\n"
+        f"$H$ moved by {tokens_change:.1%}\nmean moved by {mean_change:.2%}\n"
+        f"mean tie {float(W[off].mean()):.0e}\nown tie {float(W.diagonal().mean()):.2f}"
+    )
+titles = ["weights $W$", "tokens $H$", "diffused tokens $H'$"]
+look = {"scale": "unsigned", "limit": 1, "unit": "weight", "tallest": 1.6}
 show_figure(
-    viz.show_washout(lines),
+    viz.show_grid(panels, titles, columns=3, rows=rows, **look),
     name="carrot-washout",
     alt="Four rows: a matrix of weights, tokens before, tokens after. First row: empty matrix, no change. Second: full matrix, one colour. Third: a broken diagonal, some patches faded. Fourth: a structured matrix, gentle smoothing.",
     caption="Three regimes in which diffusion is useless, and the cure for the first and the third. The second is cured only by another readout.",

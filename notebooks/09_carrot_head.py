@@ -155,14 +155,27 @@ assert torch.allclose(effect, again, atol=1e-12) and torch.allclose(
 # %% tags=["hide-input"]
 strongest = effect[:, 1].abs().argsort(descending=True)[:3].tolist()
 borders = {"all six": W} | {f"without {i}": refit(i) for i in strongest}
+across = torch.tensor([G[:, 0].min() - 0.7, G[:, 0].max() + 0.7])
+with viz.style():
+    figure = viz.new_picture(5.4, 3.6)
+    ax = figure.subplots()
+    for i, (name, weights) in enumerate(borders.items()):
+        u, v = weights[:, 1] - weights[:, 0]  # the border is where u x + v y = 0
+        look = {"color": viz.line_colour(i), "linestyle": viz.LINE_STYLES[i][0]}
+        ax.plot(
+            across, -u / v * across, label=name, linewidth=1.5 if i else 2.4, **look
+        )
+    for c, (marker, colour) in enumerate((("o", viz.NEGATIVE), ("s", viz.POSITIVE))):
+        points = G[Y.argmax(1) == c].T
+        ax.plot(*points, marker, color=colour, markersize=9, label=f"class {c}")
+    for i, point in enumerate(G.tolist()):
+        ax.annotate(str(i), point, xytext=(8, 5), textcoords="offset points")
+    ax.plot(*star, "*", color="#E69F00", markersize=15, label="the new one")
+    ax.set(xlabel="channel 0", ylabel="channel 1", aspect="equal")
+    ax.set(ylim=(G[:, 1].min() - 0.7, G[:, 1].max() + 0.7))
+    figure.legend(loc="outside right upper")
 show_figure(
-    viz.show_refits(
-        G,
-        Y.argmax(1),
-        {name: (w[:, 1] - w[:, 0], 0.0) for name, w in borders.items()},
-        ("class 0", "class 1"),
-        star,
-    ),
+    figure,
     name="head-by-hand",
     alt="Six numbered points of two classes in a plane, a star, a thick border between the classes and three thin borders.",
     caption="The border of the head, and the borders without the three points that matter most to the star.",
@@ -272,19 +285,21 @@ print(f"{len(train)} refits: largest difference from the closed form {worst:.0e}
 assert worst < 1e-8
 
 # %% tags=["hide-input"]
+likeness = training_scores(
+    carrot.head, carrot.train.G, y, g[None], torch.tensor([target])
+)["neighbours"][0]
+own, panels = y == target, {}
+for title, claim in (views | {"cosine": likeness}).items():
+    correlation = torch.corrcoef(torch.stack([-loo, claim]))[0, 1]
+    panels[f"{title}\ncorrelation {correlation:+.2f}"] = {
+        "other classes": (-loo[~own], claim[~own]),
+        "its class": (-loo[own], claim[own]),
+    }
+figure = viz.show_scatter(panels, "logit it really adds", "logit it is said to add")
+for ax in figure.axes:
+    ax.ticklabel_format(axis="y", scilimits=(-3, 4))
 show_figure(
-    viz.show_claims(
-        -loo,
-        views
-        | {
-            "cosine": training_scores(
-                carrot.head, carrot.train.G, y, g[None], torch.tensor([target])
-            )["neighbours"][0]
-        },
-        y == target,
-        "logit it really adds",
-        "logit it is said to add",
-    ),
+    figure,
     name="head-claims",
     alt="Three scatter plots of what is claimed for each training picture against what it really adds; none is a line.",
     caption="Each dot is one training picture. Across: what the logit loses without it. Up: what two exact decompositions, and plain likeness, say it adds.",
@@ -331,42 +346,24 @@ assert (
 
 
 # %% tags=["hide-input"]
-def pictures(why, chosen, values):
-    """Training pictures, their species, and a number for each."""
-    return (
-        [train[i][0] for i in chosen],
-        [splits.classes[int(y[i])] for i in chosen],
-        values[chosen],
-    )
-
-
 def influence_figure(why, image, title, size=6):
-    rows = [
-        (
-            "Helpful: without it the score falls",
-            *pictures(why, why.helpful(size), why.leave_one_out),
-        ),
-        (
-            "Harmful: without it the score rises",
-            *pictures(why, why.harmful(size), why.leave_one_out),
-        ),
-        (
-            "Largest shares in the weight view",
-            *pictures(
-                why,
-                why.weight_view.argsort(descending=True)[:size].tolist(),
-                why.weight_view,
-            ),
-        ),
-    ]
-    return viz.show_training_images(
-        image,
-        title,
-        rows,
-        "first two rows: change of the score when the picture is removed; last row: share of the score",
-    )
+    """The picture asked about, and rows of training pictures with their numbers."""
+    largest = why.weight_view.argsort(descending=True)[:size].tolist()
+    found = {
+        "helpful:\nwithout it the\nscore falls": (why.helpful(size), why.leave_one_out),
+        "harmful:\nwithout it the\nscore rises": (why.harmful(size), why.leave_one_out),
+        "largest shares\nin the weight\nview": (largest, why.weight_view),
+    }
+    panels, titles = [], []
+    for chosen, values in found.values():
+        asked_about = torch.ones_like(image) if panels else image
+        panels += [asked_about, *(train[i][0] for i in chosen)]
+        titles.append("" if titles else title)
+        titles += [f"{splits.classes[int(y[i])]}\n{values[i]:+.3g}" for i in chosen]
+    return viz.show_grid(panels, titles, columns=size + 1, rows=list(found))
 
 
+# %% tags=["hide-input"]
 wrong = next(
     int(i)
     for i in (said != labels).nonzero()
@@ -394,10 +391,10 @@ for label, which, index in (
     tabs.add(
         label,
         influence_figure(asked[which], test[index][0], titles[which]),
-        alt=f"A test bird ({titles[which]}), and three rows of six training birds with signed bars: helpful, harmful, and largest shares.".replace(
+        alt=f"A test bird ({titles[which]}), and three rows of six training birds with signed numbers: helpful, harmful, and largest shares.".replace(
             "\n", ", "
         ),
-        caption=f"{label}. Bars of all rows share one scale.",
+        caption=f"{label}. The numbers: in the first two rows the change of the score when the picture is removed, in the last its share of the score.",
     )
 tabs.show()
 
@@ -490,10 +487,11 @@ def in_pixels(values):
 
 
 maps = [asked[k] for k in ("right", "wrong")]
+heats = [in_pixels(v) for m in maps for v in (m.region_split, m.region_removal)]
+photos = [test[i][0] for i in (bird, bird, wrong, wrong)]
 show_figure(
-    viz.show_overlays(
-        [test[i][0] for i in (bird, bird, wrong, wrong)],
-        [in_pixels(v) for m in maps for v in (m.region_split, m.region_removal)],
+    viz.show_grid(
+        [viz.Panel(photo, heat) for photo, heat in zip(photos, heats)],
         [
             "right: shares",
             "right: drop without",
@@ -867,12 +865,9 @@ shares_ = [
     for change in lost.values()
 ]
 show_figure(
-    viz.show_overlays(
-        [images[bird_]] * 3,
-        shares_,
+    viz.show_grid(
+        [viz.Panel(images[bird_], share, outline=outline) for share in shares_],
         list(depths),
-        masks=[outline] * 3,
-        columns=3,
         unit="% of the true drop",
     ),
     name="head-true-change",

@@ -34,6 +34,7 @@ if importlib.util.find_spec("ctrace") is None:
 # You need the maps of [Grad-CAM](05_gradcam.ipynb) and the birds of [the aviary](00_aviary.ipynb). The last cell prints how long this page took to run.
 
 # %%
+import textwrap
 import time
 import warnings
 
@@ -113,8 +114,19 @@ soft = {
     name: gaussian_blur(m[None], 9, 2.0)[0] if name != "B" else m
     for name, m in three.items()
 }
+OWN = {"limit": 1, "unit": "share of the map's own 99th percentile"}
+
+
+def own_scale(values):
+    """A map in units of the 99th percentile of its own magnitude."""
+    return values / values.abs().flatten().quantile(0.99).clamp_min(1e-12)
+
+
+panels = [
+    viz.Panel(drawn[ONE].image, own_scale(m), outline=birds[ONE]) for m in soft.values()
+]
 show_figure(
-    viz.show_method_maps(drawn[ONE].image, soft, birds[ONE], columns=3),
+    viz.show_grid(panels, list(soft), **OWN),
     name="trust-three-maps",
     alt="Three heat maps over one bird, called A, B and C. All three are red on the bird and nearly nowhere else.",
     caption="Three maps of one bird. One of them has never seen the model.",
@@ -222,9 +234,13 @@ tested = {
     "B, edges": falsify(three["B"], x, net, target),
 }
 show_figure(
-    viz.show_null(
-        {name: (r.null, r.d_high, r.d_low) for name, r in tested.items()},
+    viz.show_hist(
+        {name: {"moved copies": r.null} for name, r in tested.items()},
         "drop of the logit",
+        marks={
+            name: {"top of the map": r.d_high, "bottom": r.d_low}
+            for name, r in tested.items()
+        },
     ),
     name="trust-null",
     alt="Three histograms of the drops caused by moved copies; in each the top of the map lies far to the right.",
@@ -393,10 +409,11 @@ page |= {
 }
 
 # %% tags=["hide-input"]
+every = {**maps, **carrot_maps}
+panels = [viz.Panel(drawn[ONE].image, own_scale(m[ONE])) for m in every.values()]
+titles = [textwrap.fill(name, 18) for name in every]
 show_figure(
-    viz.show_method_maps(
-        drawn[ONE].image, {name: m[ONE] for name, m in {**maps, **carrot_maps}.items()}
-    ),
+    viz.show_grid(panels, titles, columns=5, **OWN),
     name="trust-all-maps",
     alt="One bird under the maps of all methods of the book, in a grid.",
     caption="All methods, one bird, asked about its species. Each map on its own scale.",
@@ -416,16 +433,13 @@ def both_rates(results):
 
 
 rated = {name: both_rates(page[name]) for name in [*checked, *maps, *carrot_maps]}
-table = {
-    test: {name: pair[i] for name, pair in rated.items()}
-    for i, test in enumerate(("anywhere", "anywhere and inside"))
-}
 show_figure(
-    viz.show_rates(
-        table,
-        f"share of {BIRDS} birds on which the map survives",
-        0.05,
-        tinted=list(checked),
+    viz.show_intervals(
+        {"": rated},
+        ["anywhere", "anywhere and inside"],
+        f"share of {BIRDS} birds on which the map survives (dashed: by chance, 5%)",
+        reference=0.05,
+        quiet=list(checked),
     ),
     name="trust-page",
     alt="Survival rates with intervals of all controls and methods. The planted truth is at one, the planted lie and the random maps near zero.",
@@ -499,14 +513,19 @@ lines = {
     "magnitudes, rank correlation": fading.spearman_abs,
     "as drawn, SSIM": fading.ssim,
 }
+curves, bands = {}, {}
+for title, v in lines.items():  # (methods, stages, birds) each
+    v = np.concatenate([np.ones_like(v[:, :1]), v], 1)  # nothing lost: the same map
+    mean, error = v.mean(2), 2 * v.std(2) / v.shape[2] ** 0.5
+    curves[title] = dict(zip(fading.methods, mean))
+    bands[title] = dict(zip(fading.methods, zip(mean - error, mean + error)))
+at = np.arange(len(fading.stages) + 1)
+ylabel = "likeness to the trained model's map"
+figure = viz.show_curves(at, curves, "random down to", ylabel, bands=bands)
+for ax in figure.axes:
+    ax.set_xticks(at, ["nothing", *fading.stages], rotation=55, ha="right")
 show_figure(
-    viz.show_cascade(
-        fading.stages,
-        {
-            title: dict(zip(fading.methods, v.transpose(0, 2, 1)))
-            for title, v in lines.items()
-        },
-    ),
+    figure,
     name="trust-cascade",
     alt="Likeness of five kinds of maps to those of the trained model, falling with the depth of randomisation for all but edges and guided backpropagation.",
     caption="The model loses its weights from left to right. Edges never change; guided backpropagation hardly does until the first layers go.",
@@ -514,26 +533,20 @@ show_figure(
 
 # %% tags=["hide-input"]
 depths = (0, 1, 2, 3, 5, 7)
-nets = [trust.randomize(model, depth) for depth in depths]
+nets, one = [trust.randomize(model, depth) for depth in depths], slice(ONE, ONE + 1)
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "image .*integrated gradients")
     rows = {
         name.replace(" ", "\n"): [
-            methods[name](m, images[ONE : ONE + 1], classes[ONE : ONE + 1].to(device))[
-                0
-            ]
+            own_scale(methods[name](m, images[one], classes[one].to(device))[0])
             for m in nets
         ]
         for name in ("guided backpropagation", "integrated gradients")
     }
+stages = [f"random to\n{trust.stages(model)[depth - 1]}" for depth in depths[1:]]
+panels = [m for row in rows.values() for m in row]
 show_figure(
-    viz.show_fading(
-        rows,
-        [
-            "trained",
-            *(f"random to {trust.stages(model)[depth - 1]}" for depth in depths[1:]),
-        ],
-    ),
+    viz.show_grid(panels, ["trained", *stages], columns=6, rows=list(rows), **OWN),
     name="trust-fading",
     alt="Two rows of maps of one bird. The upper row keeps its drawing of the bird although the model loses its weights, the lower one turns into scattered dots.",
     caption="One bird, the model losing its weights from left to right. Above, the drawing of a bird stays. Below, signs change at once, and places follow.",
@@ -578,7 +591,9 @@ panels = {
     for title, curves in (("deletion, into blur", gone), ("insertion, onto blur", come))
 }
 show_figure(
-    viz.show_masking(gone["random"].shares, panels, "probability of the class"),
+    viz.show_curves(
+        gone["random"].shares, panels, "share of the pixels", "probability of the class"
+    ),
     name="trust-curves",
     alt="Deletion and insertion curves of five maps. The planted truth falls and rises first, the planted lie last.",
     caption=f"Mean over {BIRDS} birds. The planted truth should fall and rise first, the planted lie last.",
@@ -757,15 +772,23 @@ print(f"four means: {of_four(best):.1f}; the same sixty pairs, one by one: {each
 assert np.isclose(rho, 1).any() and each.low < 0 < each.high
 
 # %% tags=["hide-input"]
+stratum = np.digitize(likeness, best)
+means = [[v[stratum == j].mean() for j in range(4)] for v in (likeness, false)]
+spread = false + np.random.default_rng(0).uniform(-0.04, 0.04, len(false))
+figure = viz.show_scatter(
+    {
+        f"four means: rank correlation {of_four(best):.1f}": {"means": means},
+        f"sixty pairs: {each}": {"pairs": (likeness, spread)},
+    },
+    "cosine of the pair",
+    "share falsified",
+)
+for ax in figure.axes:
+    ax.set(xlim=(likeness.min() - 0.02, likeness.max() + 0.02), ylim=(-0.08, 1.08))
+    for border in best:
+        ax.axvline(border, color=viz.QUIET, linewidth=0.7, linestyle=":")
 show_figure(
-    viz.show_strata(
-        likeness,
-        false,
-        best,
-        "cosine of the pair",
-        "share falsified",
-        [f"four means: rank correlation {of_four(best):.1f}", f"sixty pairs: {each}"],
-    ),
+    figure,
     name="trust-strata",
     alt="Left: four points that rise steadily. Right: sixty points in two rows without any visible relation.",
     caption="The same data twice. Four means that rise make a correlation of exactly 1.0; the pairs say that the sign is not known.",

@@ -34,6 +34,8 @@ if importlib.util.find_spec("ctrace") is None:
 # You need the [chapter on falsification](10_falsification.ipynb), where the tests are taken apart one by one. About a minute on two CPU cores.
 
 # %%
+from html import escape
+
 import numpy as np
 import torch
 from ctrace import viz
@@ -49,6 +51,7 @@ from ctrace.trust.scoreboard import (
 from ctrace.trust.suite import cnn_methods
 from ctrace.viz.gallery import Gallery
 from ctrace.world.models import load_model
+from IPython.display import HTML
 
 board = read_scoreboard()
 model = load_model("aviary-resnet-0", device="cpu")
@@ -172,7 +175,52 @@ EVERY = [row for rows in GROUPS.values() for row in rows]
 found = cells(EVERY, AGREE + TESTS, opponents)
 
 # %% tags=["hide-input"]
-viz.score_table(
+STYLE = """<style>
+.ctrace-board { overflow-x: auto; margin: 1em 0; }
+.ctrace-board table { border-collapse: collapse; font-size: .82em; line-height: 1.25;
+  background: #fff; color: #22262B; margin: 0; }
+.ctrace-board caption { caption-side: bottom; text-align: left; padding: .6em .2em; }
+.ctrace-board th, .ctrace-board td { padding: .25em .55em; text-align: right;
+  white-space: nowrap; border-bottom: 1px solid #E3E6EA; }
+.ctrace-board thead th { vertical-align: bottom; white-space: normal;
+  max-width: 6.5em; border-bottom: 2px solid #8A9099; }
+.ctrace-board tbody th { text-align: left; font-weight: 500; position: sticky;
+  left: 0; background: #fff; }
+.ctrace-board tr.group th { font-weight: 700; padding-top: .9em; }
+.ctrace-board small { display: block; color: #4A4F57; font-size: .85em; }
+.ctrace-board .better { background: #D6E8F4; }
+.ctrace-board .worse { background: #FAE2D0; }
+</style>"""
+
+
+def table_cell(cell):
+    """A value over its interval, tinted by its verdict."""
+    if cell is None:
+        return "<td></td>"
+    value, low, high = (f"{round(v, 2) + 0.0:.2f}" for v in cell[:3])  # never -0.00
+    tint = {1: "better", 0: "same", -1: "worse"}[cell[3]]
+    return f'<td class="{tint}">{value}<small>{low} to {high}</small></td>'
+
+
+# %% tags=["hide-input"]
+def score_table(groups, columns, cells, caption):
+    """Rows in groups under their headings; a missing cell is blank."""
+    head = "".join(f'<th scope="col">{escape(c)}</th>' for c in columns.values())
+    body = ""
+    for heading, rows in groups.items():
+        span = f'scope="rowgroup" colspan="{len(columns) + 1}"'
+        body += f'<tr class="group"><th {span}>{escape(heading)}</th></tr>'
+        for row in rows:
+            drawn = "".join(table_cell(cells.get((row, c))) for c in columns)
+            body += f'<tr><th scope="row">{escape(row)}</th>{drawn}</tr>'
+    return HTML(
+        f'{STYLE}<div class="ctrace-board" tabindex="0" role="region" '
+        f'aria-label="Scores"><table><caption>{escape(caption)}</caption><thead><tr>'
+        f'<th scope="col">method</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+score_table(
     GROUPS,
     {c: c for c in AGREE},
     found,
@@ -181,7 +229,7 @@ viz.score_table(
 )
 
 # %% tags=["hide-input"]
-viz.score_table(
+score_table(
     GROUPS,
     {c: c for c in TESTS},
     found,
@@ -234,18 +282,18 @@ print(
 
 # %%
 def panel(columns, rows):
-    drawn = {
-        c: {
-            r: (i.value, i.low, i.high)
-            for r in board.ranking(c, rows)
-            for i in [board.interval(r, c)]
-        }
-        for c in columns
-    }
-    best = {
-        c: board.interval(board.ranking(c, opponents(c))[0], c).value for c in columns
-    }
-    return viz.show_scores(drawn, best, quiet=opponents("parts"))
+    drawn = {c: {} for c in columns}
+    for c in columns:
+        for row in board.ranking(c, rows):
+            i = board.interval(row, c)
+            drawn[c][row] = [[i.value, i.low, i.high]]
+    figure = viz.show_intervals(
+        drawn, ["all birds"], "mean", reference=None, quiet=opponents("parts")
+    )
+    for ax, c in zip(figure.axes, columns):
+        best = board.interval(board.ranking(c, opponents(c))[0], c)
+        ax.axvline(best.value, color=viz.POSITIVE, linewidth=0.9, linestyle="--")
+    return figure
 
 
 # %% tags=["hide-input"]
@@ -261,7 +309,7 @@ for label, columns in {
         label,
         panel(columns, ROWS),
         alt=f"Values and intervals of all methods and controls for {' and '.join(columns)}, best first.",
-        caption=f"{columns[0]} and {columns[1]}. Grey diamonds are controls; a dot is a mean, a bar its 95% interval over birds and models.",
+        caption=f"{columns[0]} and {columns[1]}. Shaded rows are controls; a dot is a mean, a bar its 95% interval over birds and models.",
     )
 tabs.show()
 
@@ -313,7 +361,7 @@ CHANNEL = {
     "planted channels": "planted channels found",
 }
 chance = ["channels: random"]
-viz.score_table(
+score_table(
     ranked("channels", "logit ablation"),
     CHANNEL,
     cells(ROW["channels"], CHANNEL, lambda c: chance),
@@ -352,7 +400,7 @@ DATA = {
     "own class among the top 5": "own class in the top 5",
 }
 nothing = ["training images: random"]
-viz.score_table(
+score_table(
     ranked("training", "LDS, 50% removed"),
     DATA,
     cells(ROW["training"], DATA, lambda c: nothing),
@@ -541,7 +589,7 @@ carrot_opponents = lambda column: (
     + ["area" + SUFFIX] * column.startswith("parts")
 )
 shown = AGREE + TESTS[:4] + ["kept at all", "cost"]
-viz.score_table(
+score_table(
     CARROT,
     {c: c for c in shown},
     cells([r for rows in CARROT.values() for r in rows], shown, carrot_opponents),

@@ -212,8 +212,9 @@ def test_bytes_that_are_neither_png_nor_gif_are_refused(data):
 def test_module_needs_no_plotting_library():
     path = module.__file__
     code = (
-        f"import importlib.util, sys; spec = importlib.util.spec_from_file_location('gallery', {path!r}); "
-        "module = importlib.util.module_from_spec(spec); sys.modules['gallery'] = module; spec.loader.exec_module(module); "
-        "sys.exit('matplotlib' in sys.modules)"
+        "import importlib.util as util, sys; "
+        f"spec = util.spec_from_file_location('gallery', {path!r}); "
+        "module = util.module_from_spec(spec); sys.modules['gallery'] = module; "
+        "spec.loader.exec_module(module); sys.exit('matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -14,25 +14,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ctrace import viz
-from ctrace.viz import canvas, panels, traces
+from ctrace.viz import panels
 
 H, W = 6, 9
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8))
 SEGMENTS = torch.arange(3).repeat_interleave(3).expand(H, W)
 MASK = SEGMENTS == 1
 MAPS = torch.randn(5, H, W, generator=torch.Generator().manual_seed(0))
-NAMES = ["a* green-red", "b* blue-yellow", "horizontal texture 16 px", "ch 3", "position x"]
 
 
 def everything() -> dict:
     return {
-        "trace": viz.show_trace(
-            PHOTO, MASK, MAPS, NAMES, range(5), [3e-4, 2e-4, 1e-4, 1e-5, -1e-5]
-        ),
-        "joint trace": viz.show_joint_trace(
-            [PHOTO, PHOTO], torch.stack([MASK, ~MASK]), torch.randn(2, H, W, 5), NAMES
-        ),
-        "ranking": viz.show_ranking(torch.linspace(-1, 1, 9), [f"ch {i}" for i in range(9)], top=3),
         "curves": viz.show_curves(
             [1, 10, 100], {"up": [1, 2, 3], "down": [3, 2, 1]}, "n", "time (s)", logx=True
         ),
@@ -125,64 +117,8 @@ def test_a_cell_without_a_segment_is_blank():
 
 
 def test_borders_run_between_segments_and_nowhere_else():
-    lines = viz.segment_borders(np.array([[0, 0], [0, 1]]))
+    lines = panels.segment_borders(np.array([[0, 0], [0, 1]]))
     assert sorted(lines) == [((1, 1), (1, 2)), ((1, 1), (2, 1))]
-
-
-@pytest.mark.parametrize("name", ["grid", "trace", "joint trace"])
-def test_all_signed_maps_of_a_figure_share_one_symmetric_scale(figures, name):
-    ((low, high),) = scales(figures[name])
-    assert low == -high < 0
-
-
-def test_trace_panels_are_titled_with_rank_channel_number_and_name(figures):
-    found = titles(figures["trace"])
-    assert found[:2] == ["photograph", "segment, 33% of the photograph"]
-    assert found[3:] == [
-        "top 1 · ch 0\na* green-red",
-        "top 2 · ch 1\nb* blue-yellow",
-        "top 3 · ch 2\nhorizontal texture\n16 px",
-        "top 4 · ch 3",
-        "top 5 · ch 4\nposition x",
-    ]
-
-
-def test_trace_maps_show_the_channels_in_the_given_order(figures):
-    drawn = [
-        ax.images[0].get_array() for ax in figures["trace"].axes if ax.get_title().startswith("top")
-    ]
-    assert all(np.allclose(d, m) for d, m in zip(drawn, MAPS)) and len(drawn) == 5
-
-
-def test_the_outline_of_the_segment_is_drawn_on_every_trace_map(figures):
-    panels = [ax for ax in figures["trace"].axes if ax.get_title().startswith("top")]
-    assert all(len(ax.collections[0].get_segments()) == 2 * H for ax in panels)
-
-
-def test_the_segment_panel_shows_the_photograph_inside_and_a_ghost_outside():
-    rgb, shown = viz.as_rgb(PHOTO), traces._faded(viz.as_rgb(PHOTO), MASK.numpy())
-    assert np.array_equal(shown[:, 30:60], rgb[:, 30:60])
-    assert shown[:, :30].min() > 0.8 and np.ptp(shown[:, :30], axis=-1).max() == 0
-
-
-def test_bars_carry_their_numbers_and_a_common_power_of_ten(figures):
-    bars = next(ax for ax in figures["trace"].axes if "attribution" in ax.get_title())
-    assert r"\times 10^{-4}" in bars.get_title()
-    assert texts(bars) == ["+3.00", "+2.00", "+1.00", "+0.10", "\N{MINUS SIGN}0.10"]
-
-
-def test_a_ranking_shows_support_in_red_then_inhibition_in_blue(figures):
-    ax = figures["ranking"].axes[0]
-    assert [label.get_text() for label in ax.get_yticklabels()] == [
-        "ch 8",
-        "ch 7",
-        "ch 6",
-        "ch 2",
-        "ch 1",
-        "ch 0",
-    ]
-    colours = [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
-    assert colours == [canvas.POSITIVE] * 3 + [canvas.NEGATIVE] * 3
 
 
 def test_axes_of_curves_and_scatters_are_labelled(figures):
@@ -197,81 +133,22 @@ def test_the_identity_line_is_at_45_degrees(figures):
     assert ax.get_aspect() == 1 and ax.lines[0].get_slope() == 1
 
 
-def test_tensors_with_gradients_are_drawn_and_keep_their_graph():
-    scores = torch.tensor([1.0, -1.0], requires_grad=True)
-    viz.show_ranking(scores * 2, ["a", "b"])
-    assert scores.requires_grad and scores.grad is None
-
-
 @pytest.mark.parametrize(
     "call, message",
     [
         (lambda: viz.show_grid([torch.zeros(2, 3, 4, 4)]), "RGB image"),
         (lambda: viz.show_grid([viz.Panel(PHOTO, segments=SEGMENTS.flatten())]), "reshape"),
-        (lambda: viz.show_ranking([0.0, 0.0], ["a", "b"]), "nothing to rank"),
-        (lambda: viz.show_ranking([1.0], ["a", "b"]), "expected 1 names"),
         (lambda: viz.show_grid([PHOTO], ["a", "b"]), "expected 1 titles, one each, received 2"),
         (lambda: viz.show_grid([-MAPS[0].abs()], scale="unsigned"), "draw values.abs"),
         (lambda: viz.show_grid([MAPS[0]], scale="log"), "received 'log'"),
         (lambda: viz.show_grid([viz.Panel(PHOTO, MAPS[0])]), "of the image's size"),
         (lambda: viz.show_grid([viz.Panel(values=MAPS[0], outline=torch.ones(2, 2))]), r"\(2, 2\)"),
         (lambda: viz.show_curves([1, 2], {"a": [[1, 2]]}, "x", "y"), "expected a with 1 dim"),
-        (lambda: viz.show_trace(PHOTO, MASK, MAPS, NAMES[:3]), "expected 5 names"),
-        (
-            lambda: viz.show_joint_trace(
-                [PHOTO], MASK[None].expand(2, H, W), torch.zeros(2, H, W, 5), NAMES
-            ),
-            "1 images",
-        ),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused_in_words(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-HEATS = torch.zeros(2, 60, 90).index_put(
-    (torch.tensor([0, 1]), torch.tensor([10, 20]), torch.tensor([5, 6])), torch.tensor([2.0, -1.0])
-)
-
-
-def test_cams_of_all_rows_share_one_symmetric_scale_and_empty_evidence_is_said():
-    figure = viz.show_cams([PHOTO, PHOTO], [MAPS[0], 0 * MAPS[0] + float("nan")], HEATS, ["a", "b"])
-    limits = scales(figure)
-    assert (
-        len([ax for ax in figure.axes if ax.get_images()]) == 6
-        and figure.get_figwidth() <= viz.WIDTH
-    )
-    assert all(low == -high for low, high in limits) and len(limits) == 1
-    assert ["no evidence"] in [texts(ax) for ax in figure.axes]
-    assert figure._repr_png_().startswith(b"\x89PNG")
-
-
-def test_an_overlay_colours_evidence_by_sign_and_leaves_the_rest_grey():
-    figure = viz.show_overlays(
-        [PHOTO, PHOTO], HEATS, ["a", "b"], masks=[HEATS[0] != 0, HEATS[1] != 0]
-    )
-    first, second = (np.asarray(ax.images[0].get_array()) for ax in figure.axes[:2])
-    assert (
-        first[10, 5, 0] > first[10, 5, 2] and second[20, 6, 2] > second[20, 6, 0]
-    )  # red above zero, blue below
-    assert np.ptp(first[30], axis=-1).max() < 1e-12, "no evidence takes no colour"
-    assert first[10, 5, 0] - first[10, 5, 2] > second[20, 6, 2] - second[20, 6, 0], (
-        "one scale: the weaker map is paler"
-    )
-    figure._repr_png_()
-
-
-def test_an_overlay_without_evidence_says_so():
-    figure = viz.show_overlays([PHOTO], [HEATS[0] * 0])
-    assert texts(figure.axes[0]) == ["no evidence"]
-
-
-def test_a_map_of_another_size_is_not_laid_over():
-    with pytest.raises(ValueError, match="of the image's size"):
-        viz.show_overlays([PHOTO], [MAPS[0]])
-    with pytest.raises(ValueError, match="one cam and one heat per image"):
-        viz.show_cams([PHOTO], [], [])
 
 
 # --- the primitives
@@ -315,6 +192,12 @@ def test_a_spotlight_shows_the_photograph_inside_and_a_ghost_outside():
     rgb, shown = viz.as_rgb(PHOTO), viz.spotlight(PHOTO, MASK)
     assert np.array_equal(shown[:, 30:60], rgb[:, 30:60])
     assert shown[:, :30].min() > 0.8 and np.ptp(shown[:, :30], axis=-1).max() == 0
+
+
+def test_tensors_with_gradients_are_drawn_and_keep_their_graph():
+    values = torch.randn(H, W, requires_grad=True)
+    viz.show_grid([values * 2])
+    assert values.requires_grad and values.grad is None
 
 
 def test_titles_stand_over_columns_and_names_beside_rows():

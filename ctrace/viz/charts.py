@@ -29,11 +29,11 @@ def _panels(panels: Mapping, height: float, sharey: bool = False):
 def _legend(figure, axes) -> None:
     """One legend above for panels with the same groups, else one in each; none for a lone group."""
     handles = [ax.get_legend_handles_labels() for ax in axes]
-    if len(axes) > 1 and all(labels == handles[0][1] for _, labels in handles):
+    same = len(axes) > 1 and all(labels == handles[0][1] for _, labels in handles)
+    if same and len(handles[0][1]) > 1:
         figure.legend(*handles[0], loc="outside upper center", ncols=min(4, len(handles[0][1])))
-        return
     for ax, (_, labels) in zip(axes, handles):
-        if len(labels) > 1:
+        if len(labels) > 1 and not same:
             ax.legend(loc="best")
 
 

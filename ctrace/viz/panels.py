@@ -91,7 +91,8 @@ def show_grid(
     maps = [panel.values for panel in panels if panel.values is not None]
     colours, clipped = _scale(maps, scale, limit)
 
-    left, right = 1.1 * any(rows), 0.9 * bool(maps)
+    left = 0.07 * max(len(line) for name in rows for line in f"{name}\n".split("\n"))
+    right = 0.9 * bool(maps)
     shapes = [next(part for part in panel if part is not None).shape for panel in panels]
     aspects = [shape[0] / shape[1] for shape in shapes]
     tall = [max(aspects[i : i + columns]) for i in starts]
@@ -178,8 +179,8 @@ def _draw(ax, panel: Panel, colours: ScalarMappable, numbers: str) -> None:
         shown = photo if values is None else laid_over(photo, values / colours.norm.vmax)
         ax.imshow(shown, **place | {"interpolation": "antialiased"})
     if outline is not None:  # a white rim keeps a dark line visible on dark ground
-        _draw_borders(ax, outline, "white", 2.0)
-        _draw_borders(ax, outline, INK, 0.8)
+        _draw_borders(ax, outline, "white", 1.6)
+        _draw_borders(ax, outline, INK, 0.7)
     if empty:
         ax.text(w / 2, h / 2, "no evidence", color=QUIET, style="italic", **middle)
     for (i, j), value in np.ndenumerate(values) if numbers and not empty else ():
