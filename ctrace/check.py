@@ -180,6 +180,24 @@ def check_ready(model: nn.Module) -> None:
         raise ValueError(f"{type(module).__name__} {name!r} {why}")
 
 
+def check_pixels(images: Tensor, channels: int = 3) -> Tensor:
+    """Pixels ``(..., 3, height, width)`` in [0, 1], not yet normalised; uint8 is divided by 255."""
+    if images.ndim not in (3, 4) or images.shape[-3] != channels:
+        raise ValueError(
+            f"image: expected ({channels}, height, width), or a batch of them, received "
+            f"{tuple(images.shape)}. Channels come first: permute(2, 0, 1)."
+        )
+    pixels = images / 255 if images.dtype == torch.uint8 else images
+    # written so that NaN fails too
+    if not pixels.is_floating_point() or not bool(((pixels >= 0) & (pixels <= 1)).all()):
+        raise ValueError(
+            f"image: expected uint8 or floats in [0, 1], received {pixels.dtype} from "
+            f"{pixels.min():.4g} to {pixels.max():.4g}. Grey levels need division by 255; a "
+            "model's mean and standard deviation are applied after this, and once."
+        )
+    return pixels
+
+
 def prepare_images(model: nn.Module, image: Tensor) -> Tensor:
     """A batch ``(b, channels, height, width)`` on the model's device and in its precision, without
     gradient history.

@@ -92,7 +92,7 @@ def test_unusable_images_are_refused_by_cause(tmp_path):
         load_images_helper(["nowhere.png"])
     with pytest.raises(ValueError, match="received ndarray"):
         load_images_helper([np.zeros((2, 2, 3))])
-    with pytest.raises(ValueError, match="empty list"):
+    with pytest.raises(ValueError, match="at least one image"):
         load_images_helper([])
 
 

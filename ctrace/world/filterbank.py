@@ -13,7 +13,7 @@ from einops import einsum, rearrange, reduce
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from ctrace.check import one_of
+from ctrace.check import check_number, check_pixels, one_of
 from ctrace.world.features import GridFeatures, standardise
 from ctrace.world.photos import as_list, as_rgb
 
@@ -31,9 +31,9 @@ WEIGHTS = {"colour": 1.0, "texture": 0.35, "contrast": 0.2, "position": 0.3}
 
 # Channels vary by less than this (units of L*, where 2.3 is a just noticeable difference) only
 # through rounding.
-_CONSTANT = 0.01
+CONSTANT = 0.01
 # Degrees along which the light varies, that is, across the lines; y points down.
-_ORIENTATIONS = {"horizontal": 90.0, "rising": 45.0, "vertical": 0.0, "falling": 135.0}
+ORIENTATIONS = {"horizontal": 90.0, "rising": 45.0, "vertical": 0.0, "falling": 135.0}
 
 
 def filter_bank(
@@ -77,57 +77,32 @@ def filter_bank(
     >>> bank.grid_hw, bank.names[:3]
     ((16, 24), ('L* lightness', 'a* green-red', 'b* blue-yellow'))
     """
-    weights = _check_weights(weights)
+    asked = {one_of("weights", name, WEIGHTS): weight for name, weight in (weights or {}).items()}
     tensors = [_as_tensor(image) for image in as_list(images)]
     h, w = _grid_hw([tuple(t.shape[-2:]) for t in tensors], grid)
     lab = torch.cat([_working_lab(t, h, w) for t in tensors])  # (b, 3, height, width)
-    read = {"colour": _colour, "texture": _texture, "contrast": _contrast, "position": _position}
-    families, names = {}, []
-    for family in (family for family, weight in weights.items() if weight > 0):
-        channels = read[family](lab)  # name -> (b, h, w)
-        values = rearrange(list(channels.values()), "c b h w -> (b h w) c")
-        share = weights[family] / math.sqrt(len(channels))
-        families[family] = standardise(values, _CONSTANT) * share
-        names += channels
-    visible = [values for family, values in families.items() if family != "position"]
-    if visible and not any(values.any() for values in visible):
+    columns, names, flat = [], [], True
+    for family, read in FAMILIES.items():
+        weight = check_number(f"weight of {family}", asked.get(family, WEIGHTS[family]), at_least=0)
+        if weight > 0:
+            channels = read(lab)  # name -> (b, h, w)
+            values = rearrange(list(channels.values()), "c b h w -> (b h w) c")
+            columns.append(standardise(values, CONSTANT) * (weight / math.sqrt(len(channels))))
+            flat = flat and (family == "position" or not columns[-1].any())
+            names += channels
+    if not names:
+        raise ValueError("weights: 0 removes a family, and every family has weight 0.")
+    if flat and names != ["position x", "position y"]:
         raise ValueError(
             "every colour, texture and contrast channel is constant: the photographs are one flat "
             "colour, and segments would show position alone. Were the right images loaded?"
         )
-    features = torch.cat(list(families.values()), 1)
-    return GridFeatures(features, tuple(names), (h, w), len(tensors))
-
-
-def _check_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
-    merged = {**WEIGHTS, **{one_of("weights", k, WEIGHTS): v for k, v in (weights or {}).items()}}
-    if not all(0 <= weight < math.inf for weight in merged.values()) or not any(merged.values()):
-        raise ValueError(
-            f"weights must be finite, not negative and not all zero, received {merged}. A weight "
-            "of 0 removes a family."
-        )
-    return merged
+    return GridFeatures(torch.cat(columns, 1), tuple(names), (h, w), len(tensors))
 
 
 def _as_tensor(image) -> Tensor:
     """One image as sRGB values ``(3, H, W)`` in [0, 1]."""
-    if not isinstance(image, Tensor):
-        image = pil_to_tensor(as_rgb(image))
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(
-            f"expected an image tensor of shape (3, H, W), received {tuple(image.shape)}. Channels "
-            "come first: permute(2, 0, 1)."
-        )
-    if image.dtype == torch.uint8:
-        return image / 255
-    # Written so that NaN fails too.
-    if not image.is_floating_point() or not bool(((image >= 0) & (image <= 1)).all()):
-        raise ValueError(
-            f"expected uint8 or floating-point values in [0, 1], received {image.dtype} from "
-            f"{image.min()} to {image.max()}. Was a model's mean and standard deviation applied? "
-            "Pass the pixels before that."
-        )
-    return image
+    return check_pixels(image if isinstance(image, Tensor) else pil_to_tensor(as_rgb(image)))
 
 
 def _grid_hw(sizes: list[tuple[int, int]], grid: int | tuple[int, int]) -> tuple[int, int]:
@@ -176,9 +151,8 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
     to_xyz = to_xyz / to_xyz.sum(1, keepdim=True)
     to_lab = rgb.new_tensor([[0, 116, 0], [500, -500, 0], [0, 200, -200]])
     # The clamps keep the branch that `where` does not take finite, in the derivative as well.
-    linear = torch.where(
-        rgb > 0.04045, ((rgb.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4, rgb / 12.92
-    )
+    bright = ((rgb.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4
+    linear = torch.where(rgb > 0.04045, bright, rgb / 12.92)
     xyz = einsum(to_xyz, linear, "xyz rgb, ... rgb h w -> ... xyz h w")
     f = torch.where(xyz > 0.008856, xyz.clamp(min=0.008856) ** (1 / 3), 7.787 * xyz + 16 / 116)
     lab = einsum(to_lab, f, "lab xyz, ... xyz h w -> ... lab h w")
@@ -194,14 +168,12 @@ def _colour(lab: Tensor) -> dict[str, Tensor]:
 def _texture(lab: Tensor) -> dict[str, Tensor]:
     channels = {}
     for px in TEXTURE_PX:
-        kernels = [part for angle in _ORIENTATIONS.values() for part in _gabor(px, angle)]
+        kernels = [part for angle in ORIENTATIONS.values() for part in _gabor(px, angle)]
         responses = _filter(lab[:, :1], torch.stack(kernels)[:, None].to(lab))
         # The pair's sum does not depend on the phase.
-        energy = reduce(
-            responses**2, "b (orientation pair) h w -> b orientation h w", "sum", pair=2
-        )
+        energy = reduce(responses**2, "b (line pair) h w -> b line h w", "sum", pair=2)
         energy = F.avg_pool2d(_blur(energy, px / 2), CELL_PX)
-        names = (f"{orientation} texture {px} px" for orientation in _ORIENTATIONS)
+        names = (f"{orientation} texture {px} px" for orientation in ORIENTATIONS)
         channels.update(zip(names, _amplitude(energy).unbind(1)))
     return channels
 
@@ -221,6 +193,9 @@ def _position(lab: Tensor) -> dict[str, Tensor]:
     x, y = (torch.arange(side // CELL_PX).to(lab) + 0.5 for side in (width, height))
     shape = (b, len(y), len(x))
     return {"position x": x.expand(shape), "position y": y[:, None].expand(shape)}
+
+
+FAMILIES = {"colour": _colour, "texture": _texture, "contrast": _contrast, "position": _position}
 
 
 def _amplitude(energy: Tensor) -> Tensor:

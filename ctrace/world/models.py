@@ -25,7 +25,7 @@ from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
 from torch import nn
 
 from ctrace.aviary import SPECIES
-from ctrace.check import one_of
+from ctrace.check import check_pixels, one_of
 from ctrace.world.weights import fill, published
 
 MODEL_DIR = Path(__file__).parents[1] / "data" / "models"
@@ -68,18 +68,8 @@ class ModelInfo:
         image by resizing.
         """
         channels, *size = self.input_size
+        images = check_pixels(images, channels)
         images = images[None] if images.ndim == 3 else images
-        if images.ndim != 4 or images.shape[1] != channels:
-            raise ValueError(
-                f"expected images (n, {channels}, height, width), received {tuple(images.shape)}. "
-                "Channels come first: image.permute(2, 0, 1) turns (height, width, 3) around."
-            )
-        if not images.is_floating_point() or images.min() < 0 or images.max() > 1:
-            raise ValueError(
-                f"expected floating point in [0, 1], received {images.dtype} from "
-                f"{images.min():.4g} to {images.max():.4g}. Grey levels need division by 255; "
-                "normalise only once."
-            )
         if list(images.shape[-2:]) != size:
             mode = self.interpolation if self.interpolation == "bilinear" else "bicubic"
             images = F.interpolate(images, size, mode=mode, antialias=True, align_corners=False)
@@ -182,7 +172,7 @@ def describe(model: nn.Module, name: str = "", weights: str = "", classes=None) 
 
 def _class_names(model: nn.Module, name: str, trained: bool) -> tuple[str, ...] | None:
     if name in BUNDLED:
-        return tuple(s.name for s in SPECIES) if BUNDLED[name][1] == len(SPECIES) else None
+        return None if name == "aviary-embedding" else tuple(species.name for species in SPECIES)
     # The outputs of a network that was never trained stand for nothing.
     subset = infer_imagenet_subset(model) if trained else None
     return tuple(ImageNetInfo(subset).label_descriptions()) if subset else None

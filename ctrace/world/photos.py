@@ -127,8 +127,7 @@ def as_list(images) -> list:
     images = [images] if alone else list(images)
     if not images:
         raise ValueError(
-            "expected at least one image, received none (an empty list). Check the pattern that "
-            "listed the files."
+            "expected at least one image, received none. Does a pattern list no files?"
         )
     return images
 

@@ -45,7 +45,7 @@ def patch_grid(model: nn.Module | None, image_size: tuple[int, int] | None) -> t
     if image_size is None or not hasattr(embed, "dynamic_feat_size"):
         raise ValueError(
             "grid: cannot be read off this model. Pass tokens_to_map(tokens, num_prefix_tokens=1, "
-            "grid=(h, w)); to GradCAM, the same as to_map=lambda tokens: tokens_to_map(...)."
+            "grid=(h, w)); to GradCAM, to_map=lambda tokens: tokens_to_map(tokens, ...)."
         )
     return tuple(embed.dynamic_feat_size(image_size))
 
@@ -124,32 +124,30 @@ def layer_to_map(
         return tokens_to_map(output, model, image_size)
     if output.ndim != 4:
         raise ValueError(
-            f"the layer puts out {tuple(output.shape)}, which has no image axes. Name one that "
-            "puts out (b, c, h, w) or (b, n, c): the last block, not the pooling or the head."
+            f"the layer puts out {tuple(output.shape)}, which has no image axes. Name the last "
+            "block, (b, c, h, w) or (b, n, c), not the pooling or the head."
         )
     if _channels_last(model, module):
         output = rearrange(output, "b h w c -> b c h w")
     h, w = output.shape[2:]
     if h * w == 1:
         raise ValueError(
-            "the layer's grid is 1 x 1: behind the pooling nothing can point anywhere. Name a "
-            "layer before the pooling."
+            "the layer's grid is 1 x 1 and points nowhere. Name a layer before the pooling."
         )
     if not 0.5 <= (h * image_size[1]) / (w * image_size[0]) <= 2:
         raise ValueError(
-            f"the layer's output {tuple(output.shape)} read as (b, c, h, w) has a {h} x {w} grid "
-            f"for a {image_size[0]} x {image_size[1]} image. Are its channels last? Pass "
-            "to_map=lambda x: x.permute(0, 3, 1, 2)."
+            f"the layer's output {tuple(output.shape)} is no (b, c, h, w) for a {image_size} "
+            "image. Are its channels last? Pass to_map=lambda x: x.permute(0, 3, 1, 2)."
         )
     return output
 
 
 def _channels_last(model: nn.Module, module: nn.Module) -> bool:
     # Linear and LayerNorm act on the last axis, so that is where the channels are.
-    says_so = str(getattr(model, "output_fmt", "")).endswith("NHWC")
-    return type(module) in (nn.Linear, nn.LayerNorm) or (
-        says_so and not isinstance(module, nn.Conv2d)
-    )
+    if type(module) in (nn.Linear, nn.LayerNorm):
+        return True
+    fmt = str(getattr(model, "output_fmt", ""))
+    return fmt.endswith("NHWC") and not isinstance(module, nn.Conv2d)
 
 
 def covered_size(
@@ -255,8 +253,8 @@ class TimmViTPatchBackbone(nn.Module):
         if any(side % step for side, step in zip(size, patch)):
             raise ValueError(
                 f"images: {size[0]} x {size[1]} pixels are not whole patches of {patch[0]} x "
-                f"{patch[1]}; the rest would belong to no token. Resize to "
-                f"{size[0] // patch[0] * patch[0]} x {size[1] // patch[1] * patch[1]}."
+                f"{patch[1]}. Resize to "
+                f"{' x '.join(str(side // step * step) for side, step in zip(size, patch))}."
             )
         own = tuple(getattr(embed, "img_size", None) or size)
         if size != own and not getattr(self.model, "dynamic_img_size", False):
@@ -273,17 +271,11 @@ def _check_tokens(model: nn.Module) -> None:
     if missing or not hasattr(model.patch_embed, "feat_ratio"):
         raise ValueError(
             f"{type(model).__name__} has no {', '.join(missing) or 'patch_embed.feat_ratio'}: it "
-            "is not a timm token model. Use vit_*, deit_*, eva* or 'aviary-vit-0', or filter_bank "
-            "for features without a model."
+            "is not a timm token model. Use vit_*, deit_*, eva* or 'aviary-vit-0'."
         )
 
 
 def _resized(model: nn.Module, img_size) -> nn.Module:
-    if not hasattr(model, "set_input_size"):
-        raise ValueError(
-            f"img_size: {type(model).__name__} cannot change its input size. Leave img_size out "
-            "and resize the images."
-        )
     model.set_input_size((img_size, img_size) if isinstance(img_size, int) else tuple(img_size))
     if hasattr(model, "info"):
         model.info = describe(model, model.info.name, model.info.weights, model.info.classes)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import timm
 from huggingface_hub import constants, try_to_load_from_cache
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 WEIGHTS_VARIABLE = "CTRACE_WEIGHTS_DIR"
@@ -37,16 +36,13 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Tensor]:
         )
     try:
         state = timm.models.load_state_dict(str(path), weights_only=True)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is no readable safetensors file ({error}). Cut short? Fetch it again."
-        ) from error
     except AttributeError:  # a list, a number
         state = None
-    except Exception as error:  # torch.load raises many types for a bad file
+    except Exception as error:  # torch.load and safetensors raise many types for a bad file
+        problem = "is no readable safetensors file" if path.suffix == ENDINGS[0] else "was refused"
         raise ValueError(
-            f"{path} was refused: {_first_line(error)}. Only files that hold nothing but tensors "
-            "are read (weights_only=True); save the state dict as safetensors."
+            f"{path} {problem}: {_first_line(error)}. Only whole files that hold nothing but "
+            "tensors are read (weights_only=True). Fetch it again, or save its state dict."
         ) from error
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state dict (a mapping from names to tensors).")
