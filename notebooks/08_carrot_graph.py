@@ -110,7 +110,7 @@ def token_colours(tokens, *others):
     return [(0.5 + 0.5 * part).clamp(0, 1) for part in parts]
 
 
-def draw_net(ax, image, P, W, ties=4):
+def draw_net(ax, image, P, W, ties=4, width=2.2):
     """The strongest ties of each patch, over a pale picture; returns the centres (n, 2)."""
     ax.imshow(1 - 0.5 * (1 - viz.as_rgb(image)))
     xy = (np.asarray(P.cpu()) + 1) / 2 * 96 - 0.5
@@ -122,7 +122,7 @@ def draw_net(ax, image, P, W, ties=4):
     }
     i, j = np.array([(i, j) for i, j in pairs if off[i, j] > 0]).T
     share = (off[i, j] / off.max()).numpy()
-    look = {"linewidths": 0.2 + 2.2 * share, "alpha": 0.08 + 0.9 * share}
+    look = {"linewidths": 0.2 + width * share, "alpha": 0.08 + 0.9 * share}
     lines = np.stack([xy[i], xy[j]], 1)
     ax.add_collection(LineCollection(lines, colors="#E69F00", capstyle="round", **look))
     return xy
@@ -139,7 +139,7 @@ with viz.style():
     axes = figure.subplots(1, 5)
     axes[0].imshow(viz.as_rgb(scenes[iris].image))
     axes[1].imshow(on_grid(before))
-    draw_net(axes[2], scenes[iris].image, out.P, graph.W[iris])
+    draw_net(axes[2], scenes[iris].image, out.P, graph.W[iris], width=1.2)
     axes[3].imshow(on_grid(after))
     axes[4].barh(range(len(g)), g, height=1, color=viz.INK)
     axes[4].set_box_aspect(1)
@@ -147,10 +147,10 @@ with viz.style():
         ax.set(title=title, xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
     for ax, step in zip(axes, steps):
-        across = {"xy": (1.3, 0.5), "xytext": (1.02, 0.5), "xycoords": "axes fraction"}
+        across = {"xy": (1.34, 0.5), "xytext": (1.0, 0.5), "xycoords": "axes fraction"}
         ax.annotate("", **across, arrowprops={"arrowstyle": "-|>", "color": viz.INK})
-        ax.text(1.16, -0.05, step, transform=ax.transAxes, ha="center", va="top")
-    figure.get_layout_engine().set(wspace=0.3)
+        ax.text(1.17, -0.05, step, transform=ax.transAxes, ha="center", va="top")
+    figure.get_layout_engine().set(wspace=0.05)
 show_figure(
     figure,
     name="carrot-flow",
@@ -198,7 +198,9 @@ with viz.style():
     right.imshow(W5, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(5, 5):
         colour = "white" if W5[i, j] > 0.6 else viz.INK
-        right.text(j, i, f"{W5[i, j]:.2g}", color=colour, ha="center", va="center")
+        right.text(
+            j, i, f"{W5[i, j]:.2g}", color=colour, ha="center", va="center", fontsize=7
+        )
     right.set(title="weights", xlabel="patch", ylabel="patch")
 show_figure(
     figure,

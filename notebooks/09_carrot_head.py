@@ -161,7 +161,7 @@ with viz.style():
     ax = figure.subplots()
     for i, (name, weights) in enumerate(borders.items()):
         u, v = weights[:, 1] - weights[:, 0]  # the border is where u x + v y = 0
-        look = {"color": viz.line_colour(i), "linestyle": viz.LINE_STYLES[i][0]}
+        look = viz.line_look(i) | {"marker": "", "linewidth": 1.5 if i else 2.4}
         ax.plot(
             across, -u / v * across, label=name, linewidth=1.5 if i else 2.4, **look
         )

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ctrace import viz
-from ctrace.viz import panels
+from ctrace.viz import paint
 
 H, W = 6, 9
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8))
@@ -103,21 +103,21 @@ def test_each_segment_is_numbered_inside_itself():
 def test_a_segment_has_the_same_colour_in_every_segmentation():
     only_two = np.where(SEGMENTS == 2, 2, -1)
     colours = (
-        panels.coloured_segments(SEGMENTS.numpy(), None)[0, 8],
-        panels.coloured_segments(only_two, None)[0, 8],
+        paint.coloured_segments(SEGMENTS.numpy(), None)[0, 8],
+        paint.coloured_segments(only_two, None)[0, 8],
     )
     assert np.array_equal(*colours) and np.array_equal(colours[0], viz.segment_colour(2))
 
 
 def test_a_cell_without_a_segment_is_blank():
     without = np.where(SEGMENTS == 2, -1, SEGMENTS)
-    assert (panels.coloured_segments(without, viz.as_rgb(PHOTO))[:, 60:] == 1).all()
-    assert (panels.coloured_segments(without, None)[:, 6:] == 1).all()
+    assert (paint.coloured_segments(without, viz.as_rgb(PHOTO))[:, 60:] == 1).all()
+    assert (paint.coloured_segments(without, None)[:, 6:] == 1).all()
     assert texts(viz.show_grid([without]).axes[0]) == ["0", "1"]
 
 
 def test_borders_run_between_segments_and_nowhere_else():
-    lines = panels.segment_borders(np.array([[0, 0], [0, 1]]))
+    lines = paint.segment_borders(np.array([[0, 0], [0, 1]]))
     assert sorted(lines) == [((1, 1), (1, 2)), ((1, 1), (2, 1))]
 
 
@@ -138,9 +138,9 @@ def test_the_identity_line_is_at_45_degrees(figures):
     [
         (lambda: viz.show_grid([torch.zeros(2, 3, 4, 4)]), "RGB image"),
         (lambda: viz.show_grid([viz.Panel(PHOTO, segments=SEGMENTS.flatten())]), "reshape"),
-        (lambda: viz.show_grid([PHOTO], ["a", "b"]), "expected 1 titles, one each, received 2"),
+        (lambda: viz.show_grid([PHOTO], ["a", "b"]), "expected 1 titles.*received 2 titles"),
         (lambda: viz.show_grid([-MAPS[0].abs()], scale="unsigned"), "draw values.abs"),
-        (lambda: viz.show_grid([MAPS[0]], scale="log"), "received 'log'"),
+        (lambda: viz.show_grid([MAPS[0]], scale="log"), "scale: expected one of signed, unsigned"),
         (lambda: viz.show_grid([viz.Panel(PHOTO, MAPS[0])]), "of the image's size"),
         (lambda: viz.show_grid([viz.Panel(values=MAPS[0], outline=torch.ones(2, 2))]), r"\(2, 2\)"),
         (lambda: viz.show_curves([1, 2], {"a": [[1, 2]]}, "x", "y"), "expected a with 1 dim"),

@@ -13,17 +13,17 @@ drawn on that page, ``with viz.style():``. Conventions:
 
 from ctrace.viz.canvas import (
     INK,
-    LINE_STYLES,
     NEGATIVE,
     POSITIVE,
     QUIET,
     WIDTH,
     Picture,
     as_rgb,
-    line_colour,
+    line_look,
     new_picture,
     segment_colour,
     style,
 )
 from ctrace.viz.charts import show_curves, show_hist, show_intervals, show_scatter
-from ctrace.viz.panels import Panel, enlarged, show_grid, spotlight
+from ctrace.viz.paint import enlarged, spotlight
+from ctrace.viz.panels import Panel, show_grid

@@ -84,22 +84,13 @@ def as_rgb(image) -> np.ndarray:
     return image.clip(0, 1)
 
 
-def per_item(values, n: int, name: str) -> list | None:
-    """A list of n, or None.
-
-    Raises:
-        ValueError: another number than n.
-    """
-    if values is not None and len(values) != n:
-        raise ValueError(f"expected {n} {name}, one each, received {len(values)}.")
-    return None if values is None else list(values)
-
-
 def segment_colour(index: int) -> tuple[float, float, float]:
     """RGB of segment `index`, the same in every figure."""
     return to_rgb(SEGMENT_COLOURS[index % len(SEGMENT_COLOURS)])
 
 
-def line_colour(index: int) -> tuple[float, float, float]:
-    """RGB of line `index`: the colours of segments without the yellow, too pale for a line."""
-    return segment_colour(index if index < 4 else index + 1)
+def line_look(index: int) -> dict:
+    """Colour, dash and marker of line `index`. The yellow of the segments is too pale for lines."""
+    dash, marker = LINE_STYLES[index % len(LINE_STYLES)]
+    colour = segment_colour(index if index < 4 else index + 1)
+    return {"color": colour, "linestyle": dash, "marker": marker}

@@ -4,16 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ctrace.viz.canvas import (
-    LINE_STYLES,
-    QUIET,
-    WIDTH,
-    Picture,
-    as_array,
-    line_colour,
-    new_picture,
-    style,
-)
+from ctrace.viz.canvas import QUIET, WIDTH, Picture, as_array, line_look, new_picture, style
 
 
 def _panels(panels: Mapping, height: float, sharey: bool = False):
@@ -67,12 +58,11 @@ def show_curves(
     figure, axes = _panels(panels, 3.3, shared)
     for ax, (title, curves) in zip(axes, panels.items()):
         for i, (name, y) in enumerate(curves.items()):
-            colour, (dash, marker) = line_colour(i), LINE_STYLES[i % 5]
-            marker = marker if len(x) <= 20 else ""
-            ax.plot(x, as_array(y, 1, name), dash, marker=marker, color=colour, label=name)
+            look = line_look(i) | ({"marker": ""} if len(x) > 20 else {})
+            ax.plot(x, as_array(y, 1, name), label=name, **look)
             if name in bands.get(title, {}):
                 low, high = map(as_array, bands[title][name])
-                ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+                ax.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
         ax.set(xlabel=xlabel)
         ax.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
     for ax, label in zip(axes, [ylabel] if shared else ylabel):
@@ -112,7 +102,7 @@ def show_intervals(
         for g, (group, triples) in enumerate(zip(groups, found, strict=True)):
             middle, low, high = triples[:, [0, 0, 0] if triples.shape[1] == 1 else [0, 1, 2]].T
             y = np.arange(len(rows)) + (g - (len(groups) - 1) / 2) * 0.7 / len(groups)
-            look = {"fmt": LINE_STYLES[g % 5][1], "color": line_colour(g), "elinewidth": 1.2}
+            look = line_look(g) | {"linestyle": "", "elinewidth": 1.2}
             ax.errorbar(middle, y, xerr=[middle - low, high - middle], label=group, **look)
         ax.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
         ax.set_yticks(range(len(rows)), list(rows))
@@ -137,13 +127,12 @@ def show_hist(panels: Mapping, xlabel: str, marks: Mapping | None = None) -> Pic
         groups = {name: as_array(v, 1, name) for name, v in groups.items()}
         edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), 20)
         for i, (name, v) in enumerate(groups.items()):
-            share = np.full(len(v), 1 / len(v))
-            ax.hist(v, edges, weights=share, color=line_colour(i), alpha=0.5, label=name)
+            look, share = line_look(i), np.full(len(v), 1 / len(v))
+            ax.hist(v, edges, weights=share, color=look["color"], alpha=0.5, label=name)
             if not marks:
-                ax.axvline(v.mean(), color=line_colour(i), linestyle=LINE_STYLES[i % 5][0])
+                ax.axvline(v.mean(), color=look["color"], linestyle=look["linestyle"])
         for i, (name, value) in enumerate(marks.get(title, {}).items(), len(groups)):
-            dash = LINE_STYLES[i % 5][0]
-            ax.axvline(value, color=line_colour(i), linestyle=dash, linewidth=2, label=name)
+            ax.axvline(value, label=name, **line_look(i) | {"marker": ""})
         ax.set(xlabel=xlabel)
         ax.grid(visible=False)
     axes[0].set_ylabel("share")
@@ -168,8 +157,8 @@ def show_scatter(panels: Mapping, xlabel: str, ylabel: str, identity: bool = Fal
             ax.axline((0, 0), slope=1, color=QUIET, linewidth=1, linestyle="--", zorder=1)
             ax.set_aspect("equal", adjustable="datalim")
         for i, (name, (x, y)) in enumerate(groups.items()):
-            look = {"color": line_colour(i), "marker": LINE_STYLES[i % 5][1], "linewidths": 0}
-            ax.scatter(as_array(x), as_array(y), s=26, alpha=0.75, label=name, **look)
+            look = line_look(i) | {"linestyle": "", "alpha": 0.75}
+            ax.plot(as_array(x), as_array(y), label=name, **look)
         ax.set(xlabel=xlabel)
     axes[0].set_ylabel(ylabel)
     _legend(figure, axes)
