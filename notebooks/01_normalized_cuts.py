@@ -105,7 +105,8 @@ astronaut = load_photo("astronaut")
 bank = filter_bank(astronaut, grid=60).to(device)  # 60 x 60 points, 19 channels
 solver = Ncut(n_eig=11)
 U = solver.fit_transform(bank.features)  # (n, 11)
-halves = kway_ncut(U, n_clusters=2).argmax(1).reshape(bank.grid_hw)  # (h, w)
+halves = kway_ncut(U, n_clusters=2).argmax(1)
+halves = rearrange(halves, "(h w) -> h w", h=bank.grid_hw[0])
 show_figure(
     show_cut(astronaut, halves, U, solver.eigval, last=2),
     name="cut-idea",
@@ -117,10 +118,9 @@ show_figure(
 # Nobody told the eigenvector what a suit is. Does its segment really hold the orange points? In the colour space L\*a\*b\*, orange is large a\* and large b\*.
 
 # %%
-inside = (halves == 1).flatten()
-lab = bank.zscores()[0].reshape(-1, len(bank.names))[
-    :, :3
-]  # (n, 3): L*, a*, b*, standardised
+inside = rearrange(halves == 1, "h w -> (h w)")
+# L*, a*, b*, standardised: (n, 3)
+lab = rearrange(bank.zscores()[0], "h w c -> (h w) c")[:, :3]
 print("mean L*, a*, b* inside the segment ", [f"{v:+.2f}" for v in lab[inside].mean(0)])
 print(
     "mean L*, a*, b* outside the segment", [f"{v:+.2f}" for v in lab[~inside].mean(0)]
@@ -472,7 +472,9 @@ eigvecs = {
     name: solvers[name].fit_transform(bank.features) for name, bank in banks.items()
 }
 cuts = {
-    name: kway_ncut(eigvecs[name], k).argmax(1).reshape(banks[name].grid_hw)
+    name: rearrange(
+        kway_ncut(eigvecs[name], k).argmax(1), "(h w) -> h w", h=banks[name].grid_hw[0]
+    )
     for name, k in wanted.items()
 }
 
@@ -484,7 +486,9 @@ cuts = {
 # %%
 def explained(values, segments):
     """Share of the variance of ``values (n, c)`` between segments; 1 if each has one colour."""
-    onehot = torch.nn.functional.one_hot(segments.flatten()).to(values)  # (n, k)
+    onehot = rearrange(torch.nn.functional.one_hot(segments), "h w k -> (h w) k").to(
+        values
+    )
     size = onehot.sum(0).clamp_min(1)
     between = onehot.T @ values / size[:, None] - values.mean(0)  # (k, c)
     return float(
@@ -494,7 +498,7 @@ def explained(values, segments):
 
 shares = {}
 for name, segments in cuts.items():
-    lab = banks[name].zscores()[0].reshape(segments.numel(), -1)[:, :3]
+    lab = rearrange(banks[name].zscores()[0], "h w c -> (h w) c")[:, :3]
     shares[name] = explained(lab, segments), explained(lab, segments.flip(0, 1))
     print(
         f"{name:10s} in place {shares[name][0]:.2f}   turned round {shares[name][1]:.2f}"
@@ -533,11 +537,12 @@ gallery.show()
 # %% tags=["hide-input"]
 gallery, lab = (
     Gallery("cut-k"),
-    banks["coffee"].zscores()[0].reshape(len(eigvecs["coffee"]), -1)[:, :3],
+    rearrange(banks["coffee"].zscores()[0], "h w c -> (h w) c")[:, :3],
 )
 by_k, lam_coffee = {}, solvers["coffee"].eigval
 for k in (2, 3, 4, 5, 6, 8, 10):
-    by_k[k] = kway_ncut(eigvecs["coffee"], k).argmax(1).reshape(banks["coffee"].grid_hw)
+    labels = kway_ncut(eigvecs["coffee"], k).argmax(1)
+    by_k[k] = rearrange(labels, "(h w) -> h w", h=banks["coffee"].grid_hw[0])
     coffee = load_photo("coffee"), by_k[k], eigvecs["coffee"], lam_coffee
     figure = show_cut(*coffee, first=k, last=k, columns=2)
     gap = float(lam_coffee[k - 1] - lam_coffee[k])
@@ -677,7 +682,12 @@ gallery = Gallery("bandwidth")
 for name, grid in middle.items():
     photo, four = load_photo(name), (0.15, 0.5, 4.0, "local")
     panels = [
-        viz.Panel(photo, segments=tried[name, sigma][0].reshape(grid.grid_hw))
+        viz.Panel(
+            photo,
+            segments=rearrange(
+                tried[name, sigma][0], "(h w) -> h w", h=grid.grid_hw[0]
+            ),
+        )
         for sigma in four
     ]
     titles = ["σ = 0.15, too small", "σ = 0.5", "σ = 4, too wide", "local scales"]

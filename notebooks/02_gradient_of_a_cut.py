@@ -48,6 +48,7 @@ import torch
 from ctrace import Graph, bandwidth, kway_ncut, ncut_eigenvectors, rbf_affinity
 from ctrace.viz import Panel, show_curves, show_grid, show_scatter
 from ctrace.viz.gallery import show_figure
+from einops import rearrange
 
 # %%
 torch.set_default_dtype(torch.float64)
@@ -261,7 +262,8 @@ def gradient(f, x):
 # %%
 def differences(f, x, step=1e-5):
     """Central differences, for every entry of x."""
-    moves = step * torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape)
+    moves = torch.eye(x.numel(), dtype=x.dtype) * step
+    moves = rearrange(moves, "moves (n c) -> moves n c", n=len(x))
     with torch.no_grad():
         slopes = [(f(x + e) - f(x - e)) / (2 * step) for e in moves]
     return torch.stack(slopes).view_as(x)
@@ -507,7 +509,7 @@ def through_svd(M):
 
 # %%
 M = 2 * torch.eye(3)
-weights = torch.arange(9.0).view(3, 3)
+weights = rearrange(torch.arange(9.0), "(n k) -> n k", n=3)
 by_svd = gradient(lambda M: (through_svd(M) * weights).sum(), M)
 by_formula = gradient(lambda M: (Polar.apply(M) * weights).sum(), M)
 
@@ -849,7 +851,7 @@ chosen = 0
 cat_gradient = gradient(lambda y: association(y, chosen), cat)  # (n, c)
 
 # %% tags=["hide-input"]
-segments = Panel(photo, segments=cells.view(h, w))
+segments = Panel(photo, segments=rearrange(cells, "(h w) -> h w", h=h))
 figure = show_grid([photo, segments], ["photograph", "4 segments"])
 show_figure(
     figure,
@@ -860,9 +862,10 @@ show_figure(
 
 # %% tags=["hide-input"]
 top = cat_gradient.square().sum(0).argsort(descending=True)[:4]
-outline = (cells == chosen).view(h, w)
+outline = rearrange(cells == chosen, "(h w) -> h w", h=h)
+top_maps = rearrange(cat_gradient[:, top], "(h w) top -> top h w", h=h)
 figure = show_grid(
-    [Panel(values=1e4 * cat_gradient[:, i].view(h, w), outline=outline) for i in top],
+    [Panel(values=1e4 * channel, outline=outline) for channel in top_maps],
     [bank.names[i] for i in top],
     unit="slope of the association (0.0001)",
     columns=2,

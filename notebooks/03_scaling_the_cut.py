@@ -65,6 +65,7 @@ from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone
+from einops import rearrange, reduce
 from scipy.optimize import linear_sum_assignment
 
 started = time.perf_counter()
@@ -265,7 +266,8 @@ assert forgetful < share[1000] - 0.05
 # %% tags=["hide-input"]
 tabs = Gallery("landmarks")
 for m in counts:
-    both = [viz.Panel(photo, segments=s.reshape(60, 90)) for s in (segments, found[m])]
+    both = rearrange([segments, found[m]], "which (h w) -> which h w", h=60)
+    both = [viz.Panel(photo, segments=cells) for cells in both]
     titles = ["photograph", "exact, all 5,400 points", f"{m} landmarks"]
     tabs.add(
         f"{m} landmarks",
@@ -412,9 +414,8 @@ album = [load_photo(name, size=(384, 384)) for name in names]
 many = filter_bank(album, grid=(48, 48)).to(device)
 start = time.perf_counter()
 solver = Ncut(8, max_exact=2500, n_landmarks=2500)
-joint = (
-    kway_ncut(solver.fit_transform(many.features)).argmax(1).reshape(len(names), 48, 48)
-)
+joint = kway_ncut(solver.fit_transform(many.features)).argmax(1)
+joint = rearrange(joint, "(b h w) -> b h w", h=48, w=48)
 print(
     f"{len(many.features):,} points through {solver.n_exact:,} landmarks: {time.perf_counter() - start:.1f} s"
 )
@@ -432,7 +433,7 @@ for name, image, labels in zip(names, album, joint.cpu()):
 tabs.show()
 
 # %%
-spread = [int((joint == j).flatten(1).any(1).sum()) for j in range(8)]
+spread = [int(reduce(joint == j, "b h w -> b", "any").sum()) for j in range(8)]
 print("photographs in which each segment occurs:", spread)
 assert max(spread) >= 4
 
@@ -449,6 +450,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 from ctrace.world.tokens import TimmViTPatchBackbone
+from einops import rearrange, reduce
 from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.pipeline import Carrot
 from ctrace.look.channel_statistics import ChannelStatistics

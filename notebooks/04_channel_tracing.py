@@ -55,6 +55,7 @@ from ctrace.aviary import SPECIES, Aviary, render
 from ctrace.cut.tracing import ablate, best_overlap, segment_strength
 from ctrace.stats import spearman
 from ctrace.viz.gallery import Gallery, show_figure
+from einops import rearrange, reduce
 from torchvision.transforms.functional import to_pil_image
 
 started = time.time()
@@ -90,12 +91,13 @@ print(
 def segment_at(trace, features, y, x):
     """The segment under a point, given in fractions of height and width."""
     h, w = features.grid_hw
-    return int(trace.segments.reshape(h, w)[int(y * h), int(x * w)])
+    segments = rearrange(trace.segments, "(h w) -> h w", h=h)
+    return int(segments[int(y * h), int(x * w)])
 
 
 def trace_figure(photo, features, trace, segment, top=5):
     """Photograph, segment, and the channels that support it most, best first."""
-    mask = trace.mask(segment).reshape(features.grid_hw)
+    mask = rearrange(trace.mask(segment), "(h w) -> h w", h=features.grid_hw[0])
     panels = [photo, viz.Panel(viz.spotlight(photo, mask), outline=mask)]
     titles = ["photograph", f"segment, {mask.float().mean():.0%} of it"]
     for number, name, value in trace.table(segment, "support", top):
@@ -392,7 +394,7 @@ overlap = torch.tensor(
         for kind in kinds
     ]
 )
-mean = overlap.flatten(2).mean(2)  # (kinds, removed)
+mean = reduce(overlap, "kinds removed banks segments -> kinds removed", "mean")
 print(f"{'removed':8s}", *(f"{m:6d}" for m in removed))
 for kind, row in zip(kinds, mean.tolist()):
     print(f"{kind:8s}", *(f"{v:6.2f}" for v in row))
@@ -423,9 +425,10 @@ pair = [load_photo("motorcycle"), load_photo("motorcycle_right")]
 both = filter_bank(pair, grid=36)
 joint = trace_channels(both, n_segments=6)
 h, w = both.grid_hw
-paint = int(joint.segments.reshape(2, h, w)[0, int(0.5 * h), int(0.42 * w)])
-masks = joint.mask(paint).reshape(2, h, w)
-print("cells of the segment in each view:", masks.flatten(1).sum(1).tolist())
+views = rearrange(joint.segments, "(b h w) -> b h w", h=h, w=w)
+paint = int(views[0, int(0.5 * h), int(0.42 * w)])
+masks = views == paint
+print("cells in each view:", reduce(masks.int(), "b h w -> b", "sum").tolist())
 
 # %%
 numbers, names, _ = zip(*joint.table(paint, "support", 3))
@@ -440,7 +443,7 @@ show_figure(
     alt="Two views of a red motorcycle; the same segment, its red paint, in both, with the three channels that support it.",
     caption="One segment in two photographs, and the channels that hold it together in both.",
 )
-share = masks.flatten(1).float().mean(1)
+share = reduce(masks.float(), "b h w -> b", "mean")
 assert share.min() > 0.5 * share.max()
 assert "a* green-red" in names[:2]
 
@@ -515,7 +518,7 @@ def quick_start(switch):
         100, 100, 300, generator=torch.Generator().manual_seed(0), requires_grad=True
     )
     ncut = Ncut(n_eig=20, device=device, **{switch: True})
-    eigvecs = ncut.fit_transform(noise.view(-1, 300))
+    eigvecs = ncut.fit_transform(rearrange(noise, "h w c -> (h w) c"))
     eigvecs.sum().backward()
     return noise.grad, ncut.n_exact, ncut.eigengap
 

@@ -8,13 +8,11 @@ from ctrace.check import one_of
 __all__ = ["rbf_affinity", "cosine_affinity", "bandwidth", "row_tiles"]
 
 LOCAL_NEIGHBOR = 7  # Zelnik-Manor and Perona (2004), section 3
-SAMPLE = 1000  # rows that the global bandwidth rules look at
+SAMPLE = 1000  # rows that the median rule looks at
 TILE_BYTES = 2**23  # one (rows, n) tile; a handful of them are alive at once
 
 
-def rbf_affinity(
-    x: Tensor, y: Tensor | None = None, sigma: float | Tensor = 1.0, sigma_y=None
-) -> Tensor:
+def rbf_affinity(x: Tensor, y: Tensor | None = None, sigma: float | Tensor = 1.0) -> Tensor:
     """Gaussian weights ``exp(-|x_i - y_j|^2 / (2 sigma_i sigma_j))``, ``(n, m)``.
 
     With one number for ``sigma`` this is the ordinary rbf kernel; with one value per row it is the
@@ -24,8 +22,7 @@ def rbf_affinity(
     Args:
         x: features ``(n, c)``.
         y: features ``(m, c)``; ``x`` itself when left out.
-        sigma: bandwidth in the units of the features, a number or ``(n,)``.
-        sigma_y: bandwidth of the rows of ``y``, a number or ``(m,)``; ``sigma`` when left out.
+        sigma: bandwidth in the units of the features, a number, or without ``y`` one per row.
 
     >>> x = torch.tensor([[0.0], [1.0]])
     >>> rbf_affinity(x, sigma=1.0)[0]
@@ -33,8 +30,7 @@ def rbf_affinity(
     """
     y = x if y is None else y
     mean = y.detach().mean(0)
-    sigma_y = sigma if sigma_y is None else sigma_y
-    return rbf_weights(rbf_keys(x, sigma, mean), rbf_keys(y, sigma_y, mean))
+    return rbf_weights(rbf_keys(x, sigma, mean), rbf_keys(y, sigma, mean))
 
 
 def rbf_keys(x: Tensor, sigma: float | Tensor, mean: Tensor) -> Tensor:
@@ -81,9 +77,7 @@ def bandwidth(x: Tensor, rule: str | float | Tensor = "local", seed: int = 0) ->
     Rules: ``"local"`` gives each point its own scale, the distance to its 7th neighbour over
     ``sqrt(2)`` (Zelnik-Manor and Perona 2004); a point with seven exact copies of itself has no
     such distance and takes the median scale of the others. ``"median"`` is the median pairwise
-    distance, ``"degree"`` bisects until the mean weight is within 1% of the 0.25-quantile of the
-    mean weights at ``sigma_0 = sum of the channels' standard deviations``. The last two look at up
-    to 1,000 rows.
+    distance of up to 1,000 rows.
 
     Args:
         x: features ``(n, c)``.
@@ -101,17 +95,18 @@ def bandwidth(x: Tensor, rule: str | float | Tensor = "local", seed: int = 0) ->
     x = x.detach()
     if not isinstance(rule, str):
         return _given_bandwidth(torch.as_tensor(rule, dtype=x.dtype, device=x.device), len(x))
-    rules = {"local": _local_scales, "median": _median_distance, "degree": _quantile_degree}
-    one_of("sigma", rule, rules)
+    one_of("sigma", rule, ("local", "median"))
     if bool((x == x[0]).all()):
         raise ValueError(
             f"sigma={rule!r}: all {len(x)} rows are the same, so there is nothing to cut. Likely "
             "causes: a constant image, a dead layer, or a batch axis passed as points."
         )
-    if rule != "local" and len(x) > SAMPLE:
-        rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:SAMPLE]
-        x = x[rows.to(x.device)]
-    return rules[rule](x)
+    if rule == "local":
+        return _local_scales(x)
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:SAMPLE]
+    distances = torch.pdist(x[rows.to(x.device)])
+    # Copies at distance zero say nothing about the scale at which the rest differ.
+    return distances[distances > 0].median()
 
 
 def _given_bandwidth(sigma: Tensor, n: int) -> Tensor:
@@ -138,25 +133,6 @@ def _local_scales(x: Tensor) -> Tensor:
             "Pass a number, or sigma='median'."
         )
     return torch.where(scales > 0, scales, scales[scales > 0].median())
-
-
-def _median_distance(x: Tensor) -> Tensor:
-    distances = torch.pdist(x)
-    # Copies at distance zero say nothing about the scale at which the rest differ.
-    return distances[distances > 0].median()
-
-
-def _quantile_degree(x: Tensor, quantile: float = 0.25) -> Tensor:
-    sigma = x.std(0).sum()
-    target = torch.quantile(rbf_affinity(x, sigma=sigma).mean(1), quantile)
-    low, high = torch.zeros_like(sigma), torch.full_like(sigma, float("inf"))
-    for _ in range(100):
-        mean = rbf_affinity(x, sigma=sigma).mean()
-        if abs(mean - target) <= 0.01 * target:
-            break
-        low, high = (sigma, high) if mean < target else (low, sigma)
-        sigma = 2 * sigma if torch.isinf(high) else (low + high) / 2
-    return sigma
 
 
 def row_tiles(rows: int, like: Tensor, n: int | None = None) -> list[slice]:

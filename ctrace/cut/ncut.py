@@ -2,7 +2,8 @@
 to be cut, and into how many pieces?
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ SMALL_GAP = 5e-3  # photographs with named channels show .01 to .05, random feat
 LONELY = 1e-3  # weight to all other nodes, relative to the weight to itself
 
 
+@dataclass(eq=False)
 class Ncut:
     """Normalized Cut embedding of feature rows.
 
@@ -53,28 +55,24 @@ class Ncut:
     tensor([1.0000, 1.0000])
     """
 
-    def __init__(
-        self,
-        n_eig: int = 10,
-        sigma=None,
-        affinity="rbf",
-        track_grad: bool = False,
-        exact_gradient: bool = False,
-        device=None,
-        *,
-        max_exact: int = 20_000,
-        n_landmarks: int = 4096,
-        n_neighbors: int = 16,
-        memory_limit: int = 2**30,
-        seed: int = 0,
-    ):
-        self.n_eig = check_number("n_eig", n_eig, whole=True, at_least=1)
-        self.n_neighbors = check_number("n_neighbors", n_neighbors, whole=True, at_least=1)
-        self.sigma, self.affinity = sigma, affinity
-        self.track_grad = track_grad or exact_gradient
-        self.device = check_device(device)
-        self.max_exact, self.n_landmarks = max_exact, n_landmarks
-        self.memory_limit, self.seed = memory_limit, seed
+    n_eig: int = 10
+    sigma: float | str | Tensor | None = None
+    affinity: str | Callable = "rbf"
+    track_grad: bool = False
+    exact_gradient: bool = False
+    device: str | torch.device | None = None
+    _: KW_ONLY
+    max_exact: int = 20_000
+    n_landmarks: int = 4096
+    n_neighbors: int = 16
+    memory_limit: int = 2**30
+    seed: int = 0
+
+    def __post_init__(self):
+        self.n_eig = check_number("n_eig", self.n_eig, whole=True, at_least=1)
+        self.n_neighbors = check_number("n_neighbors", self.n_neighbors, whole=True, at_least=1)
+        self.track_grad = self.track_grad or self.exact_gradient
+        self.device = check_device(self.device)
         self.graph = self.spectrum = self._eigvec = None
 
     def fit(self, X: Tensor) -> "Ncut":
@@ -210,10 +208,7 @@ def diagnose(graph: Graph | Tensor, n_eig: int = 12, seed: int = 0) -> Diagnosis
     if lonely > n_eig:
         # By Gershgorin each lonely point brings an eigenvalue within 2 * LONELY of 1: a solver
         # finds no gap to converge on.
-        note = (
-            f"{lonely} of {n} points stand alone: the bandwidth is far too small. "
-            "Widen sigma, or try sigma='local'."
-        )
+        note = f"{lonely} of {n} points stand alone: sigma is far too small. Try sigma='local'."
         nothing = graph.degree.new_empty(0)
         return Diagnosis(n, lonely + (lonely < n), degree, nothing, nothing, None, (note,))
     with torch.no_grad():
@@ -228,26 +223,16 @@ def diagnose(graph: Graph | Tensor, n_eig: int = 12, seed: int = 0) -> Diagnosis
 
 
 def _notes(lonely: int, components: int, shown: int, widest: float) -> tuple[str, ...]:
-    notes = []
-    if components >= shown:
-        notes.append(
-            f"all {shown} eigenvalues shown are 1: the bandwidth is far too small, points stand "
-            "alone. Widen sigma."
-        )
-    elif components > 1:
-        notes.append(
-            f"the graph falls into {components} pieces: a cut into fewer than {components} is "
-            "undefined. Widen sigma to join them."
-        )
-    if lonely:
-        notes.append(
-            f"{lonely} points have almost no weight to any other: outliers, or sigma too small for "
-            "them. Try sigma='local'."
-        )
-    if components < shown and widest < SMALL_GAP:
-        notes.append(
-            f"no open eigengap (widest {widest:.1e}): these points have no clear number of "
-            "segments, and the subspace moves with small changes of the features. Read results at "
-            "several k, or try another sigma."
-        )
-    return tuple(notes) or ("connected, with an open eigengap: ready to be cut.",)
+    notes = {
+        f"all {shown} eigenvalues shown are 1: the bandwidth is far too small, points stand alone. "
+        "Widen sigma.": components >= shown,
+        f"the graph falls into {components} pieces: a cut into fewer than {components} is "
+        "undefined. Widen sigma to join them.": 1 < components < shown,
+        f"{lonely} points have almost no weight to any other: outliers, or sigma too small for "
+        "them. Try sigma='local'.": lonely > 0,
+        f"no open eigengap (widest {widest:.1e}): these points have no clear number of segments, "
+        "and the subspace moves with small changes of the features. Read results at several k, or "
+        "try another sigma.": components < shown and widest < SMALL_GAP,
+    }
+    true = tuple(note for note, holds in notes.items() if holds)
+    return true or ("connected, with an open eigengap: ready to be cut.",)
