@@ -224,11 +224,14 @@ def test_loading_from_the_cache_leaves_the_settings_of_the_hub_client_alone(cach
     assert seen == [False]
 
 
-def test_trained_classes_of_imagenet_have_their_names_and_random_ones_have_none(cached, capsys):
+def test_published_classes_of_imagenet_have_their_names_and_no_others(cached, capsys, tmp_path):
     model = load_model(TINY, "pretrained", device="cpu")
     assert model.info.classes[281] == "tabby, tabby cat" and len(model.info.classes) == 1000
     assert "1000 classes" in capsys.readouterr().out
     assert load_model(TINY, "random", device="cpu").info.classes is None
+    save_file(cached, str(tmp_path / "thousand_faces.safetensors"))
+    own = load_model(TINY, tmp_path / "thousand_faces.safetensors", device="cpu")
+    assert own.info.classes is None
 
 
 def test_published_weights_fit_another_input_size_and_are_not_held_twice(cached):

@@ -170,11 +170,8 @@ def describe(model: nn.Module, name: str = "", weights: str = "", classes=None) 
     return ModelInfo(name, weights, (channels, *size), *preparation, prefix, grid, classes)
 
 
-def _class_names(model: nn.Module, name: str, trained: bool) -> tuple[str, ...] | None:
-    if name in BUNDLED:
-        return None if name == "aviary-embedding" else tuple(species.name for species in SPECIES)
-    # The outputs of a network that was never trained stand for nothing.
-    subset = infer_imagenet_subset(model) if trained else None
+def _imagenet_names(model: nn.Module) -> tuple[str, ...] | None:
+    subset = infer_imagenet_subset(model)
     return tuple(ImageNetInfo(subset).label_descriptions()) if subset else None
 
 
@@ -210,6 +207,9 @@ def load_model(
     if not timm.is_model(name.split(".")[0]):
         one_of("model", name, [*BUNDLED, *timm.list_models()])
     build = build_bundled if name in BUNDLED else timm.create_model
+    # Only published weights are known to be trained on ImageNet; a file may be about anything.
+    is_classifier = name in BUNDLED and name != "aviary-embedding"
+    classes = tuple(species.name for species in SPECIES) if is_classifier else None
     if choice == "random":
         model, source = build(name, **options), "random weights, untrained"
     elif choice not in ("auto", "pretrained"):
@@ -221,12 +221,12 @@ def load_model(
     else:
         try:
             model, source = published(name, **options)
+            classes = _imagenet_names(model)
         except ValueError as error:
             if choice == "pretrained":
                 raise
             model = build(name, **options)
             source = f"RANDOM weights, untrained, because there were {error}"
-    classes = _class_names(model, name, trained="untrained" not in source)
     model.info = describe(model, name, source, classes)
     print(_one_line(model.info))
     return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
