@@ -131,7 +131,7 @@ def test_an_iteration_that_went_wrong_is_replaced_or_refused(spoil, monkeypatch)
     monkeypatch.setattr("ctrace.cut.eigenvectors.leading_eigenpairs", wrong)
     assert subspace_angle(ncut_eigenvectors(graph, 4)[0], U[:, :4]) < 1e-6
     monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_AT_MOST", 100)
-    with pytest.raises(ArithmeticError, match="eigenvectors: the (residual|vectors)"):
+    with pytest.raises(ArithmeticError, match="eigenvectors: the (residual|vectors|values)"):
         ncut_eigenvectors(graph, 4)
 
 
