@@ -16,7 +16,8 @@ from ctrace.cut.eigenvectors import ncut_eigenvectors
 from ctrace.cut.graph import PrecomputedGraph
 from ctrace.cut.kway import kway_ncut
 from ctrace.cut.ncut import Ncut
-from ctrace.trust import impute, spearman
+from ctrace.stats import spearman
+from ctrace.trust import impute
 from ctrace.trust.shapley import part_regions
 from ctrace.world.models import load_model
 from tests.reference import subspace_angle
