@@ -276,7 +276,8 @@ PACKAGE = {
     "ctrace/look/map.py": "FOLDER = 'data/models'\nsee = 2\n",
     "ctrace/viz/__init__.py": "from ctrace.viz.curves import curve\n"
     "from ctrace.viz.maps import draw\n",
-    "ctrace/viz/colours.py": "RED = 'red'\n",
+    "ctrace/viz/colours.py": "RED = 'red'\nSTYLE = 'book.mplstyle'\n",
+    "ctrace/viz/book.mplstyle": "font.size: 9\n",
     "ctrace/viz/maps.py": "from ctrace.viz.colours import RED\n\ndraw = RED\n",
     "ctrace/viz/curves.py": "curve = 3\n",
     "ctrace/data/models/a.bin": "1",
@@ -329,6 +330,7 @@ def changed_by(root: Path, name: str, text: str) -> set[str]:
         ("ctrace/data/models/a.bin", "looks"),  # data belongs to the module that names its folder
         ("ctrace/data/models/b.bin", "looks"),
         ("ctrace/data/tables/a.csv", "reads"),  # or to the notebook that does
+        ("ctrace/viz/book.mplstyle", "draws"),
         ("ctrace/data/other/a.bin", "draws solves looks reads"),
         ("constraints.txt", "draws solves looks reads"),
         ("ctrace/cut/new.py", ""),
@@ -453,7 +455,14 @@ def test_other_address_is_noticed_and_rewritten(tmp_path, line):
     assert address.rewritten(line, "own-er") == line.replace("someone-else", "own-er")
 
 
-# ---- packaging and README ----
+# ---- packaging and pages ----
+
+
+def test_every_module_stands_in_the_api_once_and_nothing_else_does():
+    listed = re.findall(r"automodule:: (\S+)", (ROOT / "book" / "api.md").read_text())
+    paths = house.modules_of(ROOT / "ctrace")
+    modules = {name for name, path in paths.items() if not path.name.startswith("__")}
+    assert sorted(listed) == sorted(modules)
 
 
 def test_pins_leave_out_torch_and_cover_the_book():
@@ -482,8 +491,11 @@ def test_wheel_carries_the_data_files_at_any_depth(tmp_path):
         "ctrace/data/a.safetensors",
         "ctrace/data/deep/b.json",
         "ctrace/data/deep/deeper/c.png",
+        "ctrace/viz/book.mplstyle",
+        "ctrace/viz/gallery.css",
     ]
-    for name in ["ctrace/__init__.py", *planted]:
+    (tmp_path / "ctrace" / "viz").mkdir()
+    for name in ["ctrace/__init__.py", "ctrace/viz/__init__.py", *planted]:
         (tmp_path / name).touch()
     build = "from setuptools.build_meta import build_wheel; build_wheel('out')"
     subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)

@@ -1,14 +1,14 @@
 """Which files of `ctrace` a notebook runs on, read from the sources without running them.
 
     python -m tools.depends            the modules and the data of every notebook
-    python -m tools.depends viz/panels the notebooks that run on files with this in their path
+    python -m tools.depends viz/maps   the notebooks that run on files with this in their path
 
 A notebook depends on the modules that its imports lead to, on those that these lead to, and so on.
 Imports inside functions count, and so do modules named in a string. A name that comes from a
 package (``from ctrace import Ncut``, ``viz.show_grid``) leads through the package's `__init__` to
-the module that defines it, not to everything the package imports. A folder of `ctrace/data` belongs
-to the sources that name it in a string, or to all when none does. What cannot be read in this way
-leads to all of `ctrace`.
+the module that defines it, not to everything the package imports. A folder of `ctrace/data`, and
+any other file that is no module, belongs to the sources that name it in a string, or to all when
+none does. What cannot be read in this way leads to all of `ctrace`.
 
 Modules are taken to define and do nothing else when they are imported. One that does more, such as
 setting a default of matplotlib, belongs to every notebook that imports anything of `ctrace`.
@@ -110,10 +110,12 @@ class Package:
             module: Source(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
             for module, path in self.paths.items()
         }
-        self.data: dict[str, list[Path]] = {}
-        for path in sorted((root / ROOT / "data").rglob("*")):
-            folder = path.relative_to(root / ROOT / "data").parts[0]
-            self.data.setdefault(folder, []).extend([path] * path.is_file())
+        self.data: dict[str, list[Path]] = {}  # by the name that a source would call it
+        for path in sorted((root / ROOT).rglob("*")):
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                parts = path.relative_to(root / ROOT).parts
+                name = parts[1] if parts[0] == "data" else path.name
+                self.data.setdefault(name, []).append(path)
 
     def lead(self, name: str) -> set[str]:
         """Modules that the use of a dotted name leads to."""
@@ -148,14 +150,14 @@ class Package:
             return [*self.paths.values(), *(path for paths in self.data.values() for path in paths)]
         modules = sorted(self.closure(source))
         named = named_by([source, *(self.sources[module] for module in modules)])
-        mine = [folder for folder in self.data if folder in named or folder in self.unnamed]
+        mine = [name for name in self.data if name in named or name in self.unnamed]
         return [self.paths[module] for module in modules] + [
-            path for folder in mine for path in self.data[folder]
+            path for name in mine for path in self.data[name]
         ]
 
     @cached_property
     def unnamed(self) -> set[str]:
-        """Folders of data that no source names."""
+        """Data that no source names."""
         notebooks = [read(path) for path in sorted((self.root / "notebooks").glob("*.ipynb"))]
         return set(self.data) - named_by([*self.sources.values(), *filter(None, notebooks)])
 

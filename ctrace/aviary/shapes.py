@@ -1,7 +1,7 @@
 """The bird in its own coordinates: signed distances of the body and of every part variant.
 
 Bird units: the chest is about one unit from the middle of the body, x points forward, y up. A
-signed distance is negative inside. Only +, -, *, /, sqrt, min and max are used, which IEEE 754
+signed distance is negative inside. Only ``+ - * /``, sqrt, min and max are used, which IEEE 754
 rounds identically on every machine:
 no sine, no exponential, so a picture has one checksum everywhere.
 """
