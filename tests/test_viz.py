@@ -221,6 +221,12 @@ def test_every_curve_and_every_band_is_drawn_in_its_panel():
     assert [ax.get_title() for ax in figure.axes] == ["left", "right"]
 
 
+def test_seven_curves_are_told_apart_by_colour_and_five_by_dash_and_marker_as_well():
+    lines = viz.show_curves([0, 1], {str(i): [i, i] for i in range(7)}, "x", "y").axes[0].lines
+    assert len({line.get_color() for line in lines}) == 7
+    assert len({(str(line._unscaled_dash_pattern), line.get_marker()) for line in lines[:5]}) == 5
+
+
 def test_panels_with_labels_of_their_own_do_not_share_an_axis():
     curves = {"left": {"a": [1, 2]}, "right": {"b": [300, 400]}}
     left, right = viz.show_curves([0, 1], curves, "x", ["one", "two"]).axes

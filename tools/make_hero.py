@@ -18,7 +18,7 @@ def main() -> None:
     maps = features.zscores()[0][:, :, list(numbers)].permute(2, 0, 1)
     panels = [photo, viz.Panel(viz.spotlight(photo, mask), outline=mask)]
     panels += [viz.Panel(values=values, outline=mask) for values in maps]
-    titles = ["photograph", "segment", *(f"top {i}: {n}" for i, n in enumerate(names, 1))]
+    titles = ["photograph", "segment", *(f"top {i}\n{n}" for i, n in enumerate(names, 1))]
     figure = viz.show_grid(panels, titles, unit="standard deviations")
     figure.savefig(TARGET, dpi=110)
     print(f"{TARGET.name}: the suit is held together by {names[0]} and {names[1]}")

@@ -7,24 +7,24 @@ import numpy as np
 from ctrace.viz.canvas import QUIET, WIDTH, Picture, as_array, line_look, new_picture, style
 
 
-def _panels(panels: Mapping, height: float, sharey: bool = False):
+def _panels(panels: Mapping, height: float, xlabel: str, sharey: bool = False):
     """A picture and its axes, one for each title, narrower for one panel than for several."""
     figure = new_picture(6.4 if len(panels) == 1 else WIDTH, height)
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=sharey)[0]
     for ax, title in zip(axes, panels):
-        ax.set_title(title)
+        ax.set(title=title, xlabel=xlabel)
         ax.grid()
     return figure, axes
 
 
-def _legend(figure, axes) -> None:
+def _legend(figure, axes, above: bool = False) -> None:
     """One legend above for panels with the same groups, else one in each; none for a lone group."""
     handles = [ax.get_legend_handles_labels() for ax in axes]
-    same = len(axes) > 1 and all(labels == handles[0][1] for _, labels in handles)
-    if same and len(handles[0][1]) > 1:
+    above = above or len(axes) > 1 and all(labels == handles[0][1] for _, labels in handles)
+    if above and len(handles[0][1]) > 1:
         figure.legend(*handles[0], loc="outside upper center", ncols=min(4, len(handles[0][1])))
     for ax, (_, labels) in zip(axes, handles):
-        if len(labels) > 1 and not same:
+        if len(labels) > 1 and not above:
             ax.legend(loc="best")
 
 
@@ -55,7 +55,7 @@ def show_curves(
     """
     panels, bands = _nested(panels), _nested(bands) if bands else {}
     x, shared = as_array(x, 1, "x"), isinstance(ylabel, str)
-    figure, axes = _panels(panels, 3.3, shared)
+    figure, axes = _panels(panels, 3.3, xlabel, shared)
     for ax, (title, curves) in zip(axes, panels.items()):
         for i, (name, y) in enumerate(curves.items()):
             look = line_look(i) | ({"marker": ""} if len(x) > 20 else {})
@@ -63,7 +63,6 @@ def show_curves(
             if name in bands.get(title, {}):
                 low, high = map(as_array, bands[title][name])
                 ax.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
-        ax.set(xlabel=xlabel)
         ax.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
     for ax, label in zip(axes, [ylabel] if shared else ylabel):
         ax.set_ylabel(label)
@@ -90,8 +89,8 @@ def show_intervals(
         quiet: names of the lines that are shaded: the controls.
     """
     names = [list(rows) for rows in panels.values()]
-    height = (0.14 + 0.09 * len(groups)) * max(map(len, names)) + 1.0
-    figure, axes = _panels(panels, height, sharey=all(n == names[0] for n in names))
+    height = (0.13 + 0.08 * len(groups)) * max(map(len, names)) + 1.0
+    figure, axes = _panels(panels, height, xlabel, all(n == names[0] for n in names))
     for ax, rows in zip(axes, panels.values()):
         if reference is not None:
             ax.axvline(reference, color=QUIET, linewidth=1, linestyle="--")
@@ -104,10 +103,10 @@ def show_intervals(
             y = np.arange(len(rows)) + (g - (len(groups) - 1) / 2) * 0.7 / len(groups)
             look = line_look(g) | {"linestyle": "", "elinewidth": 1.2}
             ax.errorbar(middle, y, xerr=[middle - low, high - middle], label=group, **look)
-        ax.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+        ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.set_yticks(range(len(rows)), list(rows))
         ax.grid(visible=False, axis="y")
-    _legend(figure, axes)
+    _legend(figure, axes, above=True)
     return figure
 
 
@@ -122,7 +121,7 @@ def show_hist(panels: Mapping, xlabel: str, marks: Mapping | None = None) -> Pic
         marks: nested like `panels`, name -> a value, drawn as a line instead of the means.
     """
     panels, marks = _nested(panels), _nested(marks) if marks else {}
-    figure, axes = _panels(panels, 2.6)
+    figure, axes = _panels(panels, 2.6, xlabel)
     for ax, (title, groups) in zip(axes, panels.items()):
         groups = {name: as_array(v, 1, name) for name, v in groups.items()}
         edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), 20)
@@ -133,7 +132,6 @@ def show_hist(panels: Mapping, xlabel: str, marks: Mapping | None = None) -> Pic
                 ax.axvline(v.mean(), color=look["color"], linestyle=look["linestyle"])
         for i, (name, value) in enumerate(marks.get(title, {}).items(), len(groups)):
             ax.axvline(value, label=name, **line_look(i) | {"marker": ""})
-        ax.set(xlabel=xlabel)
         ax.grid(visible=False)
     axes[0].set_ylabel("share")
     _legend(figure, axes)
@@ -151,7 +149,7 @@ def show_scatter(panels: Mapping, xlabel: str, ylabel: str, identity: bool = Fal
         identity: draw y = x, both axes to the same scale.
     """
     panels = _nested(panels)
-    figure, axes = _panels(panels, 3.6)
+    figure, axes = _panels(panels, 3.6, xlabel)
     for ax, groups in zip(axes, panels.values()):
         if identity:
             ax.axline((0, 0), slope=1, color=QUIET, linewidth=1, linestyle="--", zorder=1)
@@ -159,7 +157,6 @@ def show_scatter(panels: Mapping, xlabel: str, ylabel: str, identity: bool = Fal
         for i, (name, (x, y)) in enumerate(groups.items()):
             look = line_look(i) | {"linestyle": "", "alpha": 0.75}
             ax.plot(as_array(x), as_array(y), label=name, **look)
-        ax.set(xlabel=xlabel)
     axes[0].set_ylabel(ylabel)
     _legend(figure, axes)
     return figure
