@@ -19,7 +19,8 @@ SEGMENT_COLOURS = (
 
 POSITIVE, NEGATIVE, INK, QUIET = "#B2182B", "#2166AC", "#22262B", "#8A9099"
 LINE_STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (5, 1, 1, 1, 1, 1)), "v"))
-_STYLE = rc_params_from_file(Path(__file__).with_name("book.mplstyle"), use_default_template=False)
+_STYLE_FILE = Path(__file__).parents[1] / "data/figures/book.mplstyle"
+_STYLE = rc_params_from_file(_STYLE_FILE, use_default_template=False)
 
 
 def style():

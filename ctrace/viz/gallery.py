@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 DPI = 110
 _MIME_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"GIF89a": "image/gif"}
 _GLUE_PREFIX = "application/papermill.record/"
-_STYLE = f"<style>\n{Path(__file__).with_name('gallery.css').read_text(encoding='utf-8')}</style>"
+_STYLE_FILE = Path(__file__).parents[1] / "data/figures/gallery.css"
+_STYLE = f"<style>\n{_STYLE_FILE.read_text(encoding='utf-8')}</style>"
 
 
 class _Item(NamedTuple):
