@@ -1,7 +1,7 @@
 """Which files of `ctrace` a notebook runs on, read from the sources without running them.
 
     python -m tools.depends            the modules and the data of every notebook
-    python -m tools.depends viz/maps   the notebooks that run on files with this in their path
+    python -m tools.depends viz/panels the notebooks that run on files with this in their path
 
 A notebook depends on the modules that its imports lead to, on those that these lead to, and so on.
 Imports inside functions count, and so do modules named in a string. A name that comes from a
