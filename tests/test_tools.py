@@ -2,6 +2,7 @@
 
 import json
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from tools import (
 from tools.browser_check import served
 
 ROOT = Path(__file__).resolve().parents[1]
+PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
 
 
 # ---- check_html ----
@@ -481,6 +483,12 @@ def test_pins_leave_out_torch_and_cover_the_book():
         "ruff",
     } <= pins.keys()
     assert not [name for name in pins if freeze_constraints.FOLLOWS_TORCH.match(name)]
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: path.name)
+def test_names_of_ctrace_in_prose_exist(path):
+    for name in set(re.findall(r"\bctrace(?:\.\w+)+", path.read_text(encoding="utf-8"))):
+        pkgutil.resolve_name(name)
 
 
 def test_wheel_carries_the_data_files_at_any_depth(tmp_path):
