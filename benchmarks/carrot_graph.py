@@ -19,10 +19,8 @@ import torch
 from turns import machine, parser, spread, timed, verdict
 
 from ctrace.carrot.attribution import remove_nodes
-from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder
-from ctrace.carrot.operator import DiffusionOperator
-from ctrace.carrot.readout import GraphReadout
-from ctrace.carrot.regions import RegionSet
+from ctrace.carrot.diffusion import DiffusionOperator, GraphReadout
+from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder, RegionSet
 from ctrace.world.tokens import patch_centers
 
 AGREE = 1e-8
@@ -66,37 +64,37 @@ def without(regions, i):
     )
 
 
-def rebuild(regions, graph, operator, readout, W_star):
+def rebuild(regions, graph, operator, readout, theta):
     """One region after another: graph, matrix exponential, readout, head."""
     builder, logits = RegionGraphBuilder(sigma_s=graph.sigma_s, sigma_f=graph.sigma_f), []
     for i in range(regions.m):
         rest = without(regions, i)
         part = builder.build(rest)
-        logits.append(readout(operator(part, rest.H), rest.H, part) @ W_star)
+        logits.append(readout(operator(rest.H, part), rest.H, part) @ theta)
     return torch.stack(logits, 1)
 
 
-def loop_over_vectors(regions, graph, operator, readout, W_star):
+def loop_over_vectors(regions, graph, operator, readout, theta):
     """One region after another, from the stored weights, diffusing the readout's weights instead of
     the tokens.
     """
-    HW, logits = regions.H @ W_star, []
+    HW, logits = regions.H @ theta, []
     for i in range(regions.m):
         keep = torch.arange(regions.m) != i
         part = RegionGraph.from_weights(graph.W[:, keep][:, :, keep])
-        logits.append((operator(part, readout.weights(part.d)[..., None]) * HW[:, keep]).sum(1))
+        logits.append((operator(readout.weights(part.d)[..., None], part) * HW[:, keep]).sum(1))
     return torch.stack(logits, 1)
 
 
 def removal(m, c, t, turns):
-    regions, readout, W_star = (
+    regions, readout, theta = (
         square_regions(m, c),
         GraphReadout("mean"),
         torch.randn(c, 200, dtype=torch.double),
     )
     graph = RegionGraphBuilder().build(regions)
     ours, logits = several(
-        lambda: remove_nodes(regions.H, graph, DiffusionOperator(t), readout, W_star), turns
+        lambda: remove_nodes(regions.H, graph, DiffusionOperator(t), readout, theta), turns
     )
     print(
         f"\nall {m} single-region removals, c = {c}, 200 classes, t = {t:g}: "
@@ -108,7 +106,7 @@ def removal(m, c, t, turns):
         ("one vector each", loop_over_vectors, "action"),
     ):
         theirs, slow = timed(
-            partial(loop, regions, graph, DiffusionOperator(t, method), readout, W_star)
+            partial(loop, regions, graph, DiffusionOperator(t, method), readout, theta)
         )
         assert (slow - logits).abs().max() < AGREE * slow.abs().max(), "the two disagree"
         times = [theirs / s for s in ours]
@@ -128,7 +126,7 @@ def diffusion(n, channels, t, turns):
     for c in channels:
         H, graph = regions[c].H, graphs[c]
         product, reference = timed(partial(torch.matmul, heat, H))
-        ours, diffused = several(partial(DiffusionOperator(t, "action"), graph, H), turns)
+        ours, diffused = several(partial(DiffusionOperator(t), H, graph), turns)
         if c == channels[0]:
             assert (reference - diffused).abs().max() < AGREE * reference.abs().max(), (
                 "the two disagree"

@@ -13,7 +13,8 @@ beside downdating the more the wider the embedding.
 import torch
 from turns import machine, medians, parser, ratios, spread, timed, verdict
 
-from ctrace.carrot.head import RidgeHead, one_hot
+from ctrace.carrot.head import RidgeHead
+from ctrace.carrot.ridge import one_hot
 
 
 def refit(head, G, Y, g, i):

@@ -448,7 +448,7 @@ code = """
 import sys
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from ctrace.world.tokens import TimmViTPatchBackbone
 from einops import rearrange, reduce
 from ctrace.carrot.data import aviary_splits
@@ -458,7 +458,8 @@ from ctrace.world.models import load_model
 
 dist.init_process_group("gloo")  # "nccl" on GPUs
 rank, world = dist.get_rank(), dist.get_world_size()
-share = aviary_splits(train=56, test=14)["train"].share(rank, world)
+birds = aviary_splits(train=56, test=14)["train"]
+share = Subset(birds, range(rank, len(birds), world))
 resnet = load_model("aviary-resnet-0", device="cpu")
 batches = ((resnet.info.preprocess(x), y) for x, y in DataLoader(share, 28))
 statistics = ChannelStatistics.collect(resnet, batches, num_classes=14, progress=False)
@@ -468,7 +469,7 @@ head = Carrot(vit, lam=1e-3).fit(share, num_classes=14, progress=False).head
 
 if rank == 0:
     statistics.save(sys.argv[1] + "/statistics.safetensors")
-    torch.save({"weights": head.weights, "processes": world, "images": len(share)}, sys.argv[1] + "/head.pt")
+    torch.save({"weights": head.theta, "processes": world, "images": len(share)}, sys.argv[1] + "/head.pt")
 dist.destroy_process_group()
 """
 
@@ -513,7 +514,7 @@ by_two = ChannelStatistics.load(script.parent / "statistics.safetensors")
 apart = {
     "means": (by_two.moments.mean - whole.moments.mean).abs().max()
     / whole.moments.mean.abs().max(),
-    "weights": (saved["weights"] - head.weights).abs().max() / head.weights.abs().max(),
+    "weights": (saved["weights"] - head.theta).abs().max() / head.theta.abs().max(),
 }
 print({name: f"{float(value):.0e}" for name, value in apart.items()})
 assert all(float(value) < 1e-6 for value in apart.values())

@@ -42,22 +42,18 @@ import torch
 import torch.nn.functional as F
 from ctrace import viz
 from ctrace.aviary import PARTS, SPECIES, Aviary, render
-from ctrace.carrot import (
-    READOUTS,
-    DiffusionOperator,
-    GraphReadout,
-    PatchOutput,
-    RegionGraph,
-    RegionGraphBuilder,
-    RegionSet,
-    TimmViTPatchBackbone,
+from ctrace.carrot.attribution import (
     centrality,
+    edge_energy,
     node_energy,
-    patch_centers,
     region_contributions,
 )
+from ctrace.carrot.diffusion import READOUTS, DiffusionOperator, GraphReadout
+from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder, RegionSet
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.world.photos import load_photo
+from ctrace.world.tokens import PatchOutput, TimmViTPatchBackbone, patch_centers
+from einops import einsum, rearrange
 from matplotlib.collections import LineCollection
 
 started = time.time()
@@ -93,9 +89,8 @@ H, n, cells = regions.H.double(), regions.m, out.grid_hw
 
 def on_grid(x):
     """One row per patch, laid on the grid."""
-    return np.asarray(x.cpu() if torch.is_tensor(x) else x).reshape(
-        *cells, *x.shape[1:]
-    )
+    x = np.asarray(x.cpu() if torch.is_tensor(x) else x)
+    return rearrange(x, "(h w) ... -> h w ...", h=cells[0])
 
 
 # %% tags=["hide-input"]
@@ -129,7 +124,7 @@ def draw_net(ax, image, P, W, ties=4, width=2.2):
 
 
 # %% tags=["hide-input"]
-iris, diffused = 8, DiffusionOperator(2.0)(graph, H)
+iris, diffused = 8, DiffusionOperator(2.0)(H, graph)
 before, after = token_colours(H[iris], diffused[iris])
 g = GraphReadout("max")(diffused, H, graph)[iris].cpu()
 steps = ["backbone", "place,\nfeatures", "diffusion", "readout"]
@@ -228,10 +223,10 @@ print("H' =", [f"{v:.3f}" for v in (heat @ H5)[:, 0].tolist()])
 # Grey patches have become a little white, most of all the one at the border; and the white ones darker. Now the same from `ctrace`:
 
 # %%
-row = RegionSet(H5[None], P5[None], torch.arange(5)[None], (1, 5))
+row = RegionSet(H5, P5)
 graph5 = RegionGraphBuilder(sigma_s=0.5, sigma_f=0.8).build(row)
 for method in ("matrix_exp", "eigh", "action"):
-    theirs = DiffusionOperator(1.0, method)(graph5, H5[None])[0]
+    theirs = DiffusionOperator(1.0, method)(H5[None], graph5)[0]
     difference = (theirs - heat @ H5).abs().max()
     print(f"{method:10s} differs by {float(difference):.0e}")
     assert difference < 1e-12
@@ -241,7 +236,7 @@ assert (graph5.W[0] - W5).abs().max() < 1e-14
 # The third way never forms $e^{-tL}$. It multiplies by $L$ a few times, which is all one can afford when there are thousands of patches. Times add up, as for heat:
 
 # %%
-step = lambda t, x: DiffusionOperator(t, "action")(graph5, x)
+step = lambda t, x: DiffusionOperator(t, "action")(x, graph5)
 twice, once = step(0.4, step(0.6, H5[None])), step(1.0, H5[None])
 print(f"e^(-0.4L) e^(-0.6L) against e^(-L): {float((twice - once).abs().max()):.0e}")
 assert torch.allclose(twice, once, atol=1e-11)
@@ -392,13 +387,55 @@ assert table[6, 6] == table.max() and table[:5, 6].min() > between.mean()
 # They do not. The graph has found the *parts*, which is what the species differ in, without having been told of any; it has not found the bird. A beak is even less like a wing than like the ground. And
 # the largest family by far is the ground itself. Keep that in mind.
 #
+# ## Larger regions
+#
+# A node need not be a single patch. Blocks of patches, or the segments of a [normalised cut](01_normalized_cuts.ipynb) of the tokens, make a smaller graph: a region's token is the mean of its patches. The mean over *patches* is kept as long as each region counts by its size. **Is the plain mean over regions kept too?**
+
+# %%
+coarse = {
+    "patches": regions,
+    "blocks of 2 x 2": RegionSet.pooled(out, 2),
+    "8 segments": RegionSet.segmented(
+        PatchOutput(out.H[:4], out.P, out.grid_hw, out.patch_hw), 8
+    ),
+}
+for name, few in coarse.items():
+    size = F.one_hot(few.members, few.m).sum(1).to(few.H)  # (b, m)
+    by_size = (size[..., None] * few.H).sum(1) / n
+    whole_mean = out.H[: len(few.H)].mean(1)
+    moved = (few.H.mean(1) - whole_mean).norm(dim=1) / whole_mean.norm(dim=1)
+    print(
+        f"{name:16s} {few.m:3d} regions, plain mean moved by {float(moved.mean()):.1%}"
+    )
+    assert torch.allclose(by_size, whole_mean, atol=1e-5)
+assert moved.mean() > 0.001
+
+# %% tags=["hide-input"]
+borders = [
+    few.on_grid(torch.arange(few.m, device=device).expand(len(few.H), -1))[0].cpu()
+    for few in coarse.values()
+]
+show_figure(
+    viz.show_grid(
+        [viz.Panel(scenes[0].image, outline=labels) for labels in borders],
+        ["144 patches", "36 blocks", "8 segments"],
+        columns=3,
+    ),
+    name="carrot-coarse",
+    alt="One bird three times, under a fine grid, a coarser grid, and the borders of eight segments that follow its outline.",
+    caption="Three sets of regions for one bird. Blocks know nothing of the picture, segments follow it.",
+)
+
+# %% [markdown]
+# It is, for blocks, and it is not, for segments: small ones count as much as large ones. So coarser regions are another way to discount the ground, and the cheaper graph comes with it.
+#
 # ## What diffusion does
 #
 # Turn up the time. The tabs show three birds at the same moment; the colours of all tabs are those of $t = 0$.
 
 # %% tags=["hide-input"]
 TIMES = (0, 0.5, 2, 8, 100)
-moments = {t: DiffusionOperator(t)(graph, H) for t in TIMES}
+moments = {t: DiffusionOperator(t)(H, graph) for t in TIMES}
 shown = (8, 0, 20)
 colours = {i: token_colours(H[i], *(moments[t][i] for t in TIMES))[1:] for i in shown}
 clock = Gallery("carrot-clock")
@@ -427,9 +464,37 @@ for t in TIMES:
 
 # %%
 rough = [float(node_energy(graph, moments[t]).sum(1).mean()) for t in TIMES]
-trace = torch.einsum("bmc,bmn,bnc->b", H, graph.L, H)
+trace = einsum(H, graph.L, H, "b m c, b m n, b n c -> b")
 assert all(a > b for a, b in zip(rough, rough[1:]))
 assert torch.allclose(node_energy(graph, H).sum(1), trace, rtol=1e-10)
+
+# %% [markdown]
+# And one tie at a time? Each tie pays $W_{ij}\,\lVert h_i/\sqrt{d_i} - h_j/\sqrt{d_j}\rVert^2$, and pays most where it joins what is neither alike nor quite unlike. **Where are the ties that pay most?**
+
+# %% tags=["hide-input"]
+energy = edge_energy(graph, H)[iris].cpu()  # (n, n)
+i, j = torch.triu_indices(n, n, 1)
+dearest = energy[i, j].topk(150).indices
+paid = np.zeros(n)
+np.add.at(paid, torch.cat([i[dearest], j[dearest]]).numpy(), 1)
+show_figure(
+    viz.show_grid(
+        [viz.Panel(scenes[iris].image), viz.Panel(values=on_grid(paid))],
+        ["a bird", "how many of the 150 dearest ties end here"],
+        columns=2,
+        scale="unsigned",
+        unit="ties",
+    ),
+    name="carrot-dearest",
+    alt="A bird, and a grid of its patches in shades of red: dark where the bird is, darkest at its beak, tail and legs; the ground is white.",
+    caption="Where the ties end that pay most for joining unlike patches: on the bird, whose parts are unlike each other and the ground.",
+)
+
+# %%
+assert torch.allclose(energy.sum(), trace[iris].cpu(), rtol=1e-10)
+print(
+    f"150 of {len(i)} ties pay {float(energy[i, j][dearest].sum() / energy[i, j].sum()):.0%}"
+)
 
 # %% [markdown]
 # What is left at the end? Not one token for all, but one *direction*, with lengths $\sqrt{d_i}$: the only pattern on which the symmetric Laplacian is zero. It is what the last tab shows: no parts any more, only
@@ -453,9 +518,9 @@ assert distance < 0.01
 whole = load_photo("coffee")
 left, side = whole.width // 8, whole.height
 square = whole.crop((left, 0, left + side, side)).resize((64, 64))
-photo = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].double() / 255
+photo = rearrange(torch.from_numpy(np.array(square)), "h w c -> 1 c h w").double() / 255
 pixels = PatchOutput(
-    photo.flatten(2).transpose(1, 2), patch_centers((64, 64)), (64, 64), (1, 1)
+    rearrange(photo, "b c h w -> b (h w) c"), patch_centers((64, 64)), (64, 64), (1, 1)
 )
 builder = RegionGraphBuilder(sigma_s=0.15, quantile=0.1)
 (points,) = builder.points(RegionSet.from_patches(pixels))
@@ -463,14 +528,14 @@ print(f"{points.n} pixels; feature bandwidth: the 10% quantile of their distance
 
 # %% tags=["hide-input"]
 colour, depth = pixels.H[0], points.degree.sqrt()[:, None]
-as_image = lambda x: x.T.unflatten(1, (64, 64)).clamp(0, 1)
+as_image = lambda x: rearrange(x, "(h w) c -> c h w", h=64).clamp(0, 1)
 tabs, seconds, symmetric, walk = Gallery("carrot-coffee"), {}, {}, {}
 for t in TIMES[:4]:
     begin = time.time()
-    symmetric[t] = DiffusionOperator(t)(points, colour)
+    symmetric[t] = DiffusionOperator(t)(colour, points)
     seconds[t] = time.time() - begin
     walk[t] = (
-        DiffusionOperator(t)(points, depth * colour) / depth
+        DiffusionOperator(t)(depth * colour, points) / depth
     )  # D^-1/2 e^(-tL) D^1/2 = e^(-t(I - W/D))
     tabs.add(
         f"t = {t:g}",
@@ -489,7 +554,7 @@ tabs.show()
 
 # %%
 print({f"t = {t:g}": f"{s:.2f} s" for t, s in seconds.items()})
-white = DiffusionOperator(8.0)(points, torch.ones(points.n, 1))[
+white = DiffusionOperator(8.0)(torch.ones(points.n, 1), points)[
     :, 0
 ]  # a white picture on the same graph
 order = points.degree.argsort()
@@ -516,7 +581,7 @@ assert few < 0.75 < 1 < many
 # %%
 operator, mean = DiffusionOperator(2.0), GraphReadout("mean")
 omega = centrality(graph, operator)
-g, weighted = mean(operator(graph, H), H, graph), torch.einsum("bm,bmc->bc", omega, H)
+g, weighted = mean(operator(H, graph), H, graph), einsum(omega, H, "b m, b m c -> b c")
 print(f"omega^T H against the readout: {float((weighted - g).abs().max()):.0e}")
 assert torch.allclose(weighted, g, atol=1e-10)
 
@@ -613,23 +678,21 @@ assert found > 0.8
 # %% [markdown]
 # ## What a token knows
 #
-# Because $\omega$ is exact, so is the split of a logit over patches, $\text{logit}_k = \sum_i \omega_i\, h_i^\top W^*_k$. At $t = 0$, with the transformer's own head for $W^*$, it splits the transformer's own logits. Where will the evidence lie?
+# Because $\omega$ is exact, so is the split of a logit over patches, $\text{logit}_k = \sum_i \omega_i\, h_i^\top \Theta_k$. At $t = 0$, with the transformer's own head for $\Theta$, it splits the transformer's own logits. Where will the evidence lie?
 
 # %%
-W_star = backbone.model.head.weight.detach().T
+theta = backbone.model.head.weight.detach().T
 
 
 def evidence(H, omega):
     """Share of each patch in the logit of the bird's own species, less the mean over species, (b, n)."""
-    shares = region_contributions(omega, H, W_star)
+    shares = region_contributions(omega, H, theta)
     label = torch.arange(len(H), device=H.device) % len(SPECIES)
     return (shares - shares.mean(2, keepdim=True))[torch.arange(len(H)), :, label]
 
 
 plain = torch.full_like(omega, 1 / n)  # omega without a graph
-split = (
-    region_contributions(plain, H, W_star).sum(1) + backbone.model.head.bias.detach()
-)
+split = region_contributions(plain, H, theta).sum(1) + backbone.model.head.bias.detach()
 print(
     f"sum over patches against the model's logits: {float((split - logits).abs().max()):.0e}"
 )
@@ -668,7 +731,7 @@ bird, ground = on_off(says["whole"])
 for part, x in (("bird", n * bird), ("ground", n * ground)):
     print(f"evidence per patch, {part:6s} {interval(x)[0]:4.1f} ± {interval(x)[1]:.1f}")
 alone = (
-    (H @ W_star.double()).argmax(2).cpu() == torch.arange(84)[:, None] % 14
+    (H @ theta.double()).argmax(2).cpu() == torch.arange(84)[:, None] % 14
 ).double()
 seen, unseen = on_off(alone)
 print(
@@ -777,7 +840,7 @@ ring = RegionGraph.from_weights(
     torch.eye(12) + torch.eye(12).roll(1, 0) + torch.eye(12).roll(-1, 0)
 )
 x = torch.randn(1, 12, 4, dtype=torch.double)
-y = DiffusionOperator(3.0)(ring, x)
+y = DiffusionOperator(3.0)(x, ring)
 print(f"tokens moved by {float((y - x).norm() / x.norm()):.0%}")
 print(f"their mean by   {float((y.mean(1) - x.mean(1)).norm() / x.mean(1).norm()):.0e}")
 assert (y - x).norm() > 0.3 * x.norm() and (y.mean(1) - x.mean(1)).norm() < 1e-11
@@ -789,7 +852,7 @@ assert (y - x).norm() > 0.3 * x.norm() and (y.mean(1) - x.mean(1)).norm() < 1e-1
 # %%
 def changes(kinds, graph, H, t):
     """Relative change of each readout between time 0 and t, per picture: {kind: (b,)}."""
-    diffused, found = DiffusionOperator(t)(graph, H), {}
+    diffused, found = DiffusionOperator(t)(H, graph), {}
     for kind_of in kinds:
         readout = GraphReadout(kind_of)
         start, end = readout(H, H, graph), readout(diffused, H, graph)
@@ -798,7 +861,7 @@ def changes(kinds, graph, H, t):
 
 
 # %%
-some = RegionSet(regions.H[:28], regions.P[:28], regions.members[:28], cells)
+some = RegionSet(regions.H[:28], regions.P[:28], grid_hw=cells)
 factors, curves = torch.logspace(-1.5, 3, 16), ("max", "mean_var", "mean", "degree")
 sweep = {kind_of: [] for kind_of in curves}
 for factor in factors.tolist():
@@ -955,7 +1018,7 @@ def check_action(action):
     difference = float(
         (
             action(lambda u: u - L @ u, v, 2.0)
-            - DiffusionOperator(2.0, "eigh")(graph, H)[iris]
+            - DiffusionOperator(2.0, "eigh")(H, graph)[iris]
         )
         .abs()
         .max()
@@ -1017,7 +1080,7 @@ def check_break(W):
             "All ties are the same (or there are none). Make some stronger than others."
         )
     x = torch.randn(1, 6, 3, dtype=torch.double)
-    y = DiffusionOperator(2.0)(RegionGraph.from_weights(W), x)
+    y = DiffusionOperator(2.0)(x, RegionGraph.from_weights(W))
     moved, seen = (
         float((y - x).norm() / x.norm()),
         float((y.mean(1) - x.mean(1)).norm() / x.mean(1).norm()),

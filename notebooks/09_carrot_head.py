@@ -41,30 +41,31 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from ctrace import viz
-from ctrace.aviary import PARTS, Aviary, differing_parts, species_by_name
+from ctrace.aviary import (
+    PARTS,
+    Aviary,
+    differing_parts,
+    importance_table,
+    render,
+    species_by_name,
+)
+from ctrace.carrot.attribution import remove_edges, remove_subgraph, subset_logits
 from ctrace.carrot.data import aviary_splits
-from ctrace.carrot.head import RidgeHead, one_hot
-from ctrace.carrot.pipeline import Carrot
-from ctrace.carrot.protocol import (
-    drop_most_helpful,
-    knn_logits,
+from ctrace.carrot.diffusion import GraphReadout
+from ctrace.carrot.evaluate import (
+    cosine_to_training,
     linear_datamodeling_scores,
     training_scores,
 )
-from ctrace.carrot.readout import GraphReadout
-from ctrace.carrot.region_protocol import (
-    deletion_insertion,
-    evidence_consistency,
-    part_cells,
-    region_scores,
-    true_part_agreement,
-    true_part_change,
-)
-from ctrace.carrot.ridge_path import leave_one_out_path
+from ctrace.carrot.head import RidgeHead
+from ctrace.carrot.pipeline import Carrot
+from ctrace.carrot.ridge import leave_one_out_path, one_hot
 from ctrace.stats import bootstrap, spearman
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone
+from einops import einsum, rearrange
+from matplotlib.collections import LineCollection
 from torch.utils.data import DataLoader
 
 started = time.time()
@@ -77,7 +78,7 @@ print(f"torch {torch.__version__} on the CPU")
 # Rows of $G$ are the embeddings $g_i$ of $n$ training pictures, rows of $Y$ their classes, a 1 and zeros. Least squares with a penalty $r$ on the weights has a solution one can write down:
 #
 # $$
-# W^* = (G^\top G + r I)^{-1} G^\top Y, \qquad \text{so} \qquad
+# \Theta = (G^\top G + r I)^{-1} G^\top Y, \qquad \text{so} \qquad
 # \text{logits}(g) = \sum_i S_i(g)\, Y_i, \quad S_i(g) = g^\top (G^\top G + r I)^{-1} g_i .
 # $$ (head-solution)
 #
@@ -117,17 +118,17 @@ Y, star, r = (
 
 # %%
 A = torch.linalg.inv(G.T @ G + r * torch.eye(2))
-W = A @ G.T @ Y
+theta = A @ G.T @ Y
 S, leverage = star @ A @ G.T, (G @ A * G).sum(1)
-effect = -S[:, None] * (Y - G @ W) / (1 - leverage)[:, None]
+effect = -S[:, None] * (Y - G @ theta) / (1 - leverage)[:, None]
 
 # %%
-print("logits of the star:", [f"{v:.3f}" for v in (star @ W).tolist()])
+print("logits of the star:", [f"{v:.3f}" for v in (star @ theta).tolist()])
 print(
     "effect on class 1 without point 0 ... 5:",
     [f"{v:+.3f}" for v in effect[:, 1].tolist()],
 )
-assert torch.allclose(S @ Y, star @ W, atol=1e-14)
+assert torch.allclose(S @ Y, star @ theta, atol=1e-14)
 
 # %% [markdown]
 # Is that what happens? Six refits say so; and `ctrace` says the same.
@@ -143,7 +144,7 @@ def refit(i):
 
 
 # %%
-again = torch.stack([star @ refit(i) - star @ W for i in range(6)])
+again = torch.stack([star @ refit(i) - star @ theta for i in range(6)])
 head = RidgeHead(lam=r).fit(G, Y)
 print(
     f"closed form against refits: {float((effect - again).abs().max()):.0e}, against ctrace: {float((effect - head.leave_one_out(star)).abs().max()):.0e}"
@@ -154,7 +155,7 @@ assert torch.allclose(effect, again, atol=1e-12) and torch.allclose(
 
 # %% tags=["hide-input"]
 strongest = effect[:, 1].abs().argsort(descending=True)[:3].tolist()
-borders = {"all six": W} | {f"without {i}": refit(i) for i in strongest}
+borders = {"all six": theta} | {f"without {i}": refit(i) for i in strongest}
 across = torch.tensor([G[:, 0].min() - 0.7, G[:, 0].max() + 0.7])
 with viz.style():
     figure = viz.new_picture(5.4, 3.6)
@@ -183,7 +184,7 @@ show_figure(
 
 # %%
 print("most effect on the star:", strongest[0])
-assert strongest[0] == 5 and star @ W[:, 1] + effect[5, 1] < 0
+assert strongest[0] == 5 and star @ theta[:, 1] + effect[5, 1] < 0
 
 # %% [markdown]
 # Point 5, which is near the star *and* contradicts its neighbours. Without it the star's logit of class 1 falls below zero.
@@ -249,7 +250,7 @@ assert not path.at_edge and price < 0.1
 # %% [markdown]
 # ## Exact, exact, and exact
 #
-# Take one answer. Equation {eq}`head-solution` splits it over training pictures: picture $i$ gives $S_i Y_i$. That is the **weight view**. But the weights are also a sum over training pictures, $W^* = G^\top\alpha$, and this splits the
+# Take one answer. Equation {eq}`head-solution` splits it over training pictures: picture $i$ gives $S_i Y_i$. That is the **weight view**. But the weights are also a sum over training pictures, $\Theta = G^\top\alpha$, and this splits the
 # same answer into $\alpha_i \langle g_i, g\rangle$: the **dual view**. Both sums are exact. And there is leave-one-out, which is exact too. Will they agree on which pictures matter?
 
 # %%
@@ -515,7 +516,67 @@ for which, m in zip(("right", "wrong"), maps):
 
 # %% [markdown]
 # Here share and effect agree, up to a level that all patches have in common: the weights of the patches sum to one, so the patches that stay take over what the lost one counted, and only the difference is felt. A map of shares can be red all over and
-# say nothing by it. Keep both maps in mind. They are exact, and they are about to fail.
+# say nothing by it.
+#
+# What can be taken out of a graph is not only a patch. A single **tie** can be cut, and a **group** of patches can go at once. Each is again the logit of the graph that is left, with nothing fitted. Which ties carry this answer, and is a group worth the sum of its patches?
+
+# %%
+graph = carrot.graph_of(why.regions)
+line = (why.regions.H, graph, carrot.operator, carrot.readout, carrot.head.theta)
+i, j = torch.triu_indices(144, 144, 1)
+strong = graph.W[0, i, j].topk(400).indices
+edges = torch.stack([i[strong], j[strong]], 1)  # (e, 2)
+cut = why.score - why.bias - remove_edges(*line, edges)[0, :, target]  # (e,)
+
+# %%
+worst = int(cut.abs().argmax())
+W = graph.W.clone()
+W[0, edges[worst], edges[worst].flip(0)] = 0
+less = type(graph).from_weights(W)
+again = carrot.read(why.regions, less)[0] @ carrot.head.theta[:, target]
+print(f"the tie that matters most: {float(cut[worst]):+.5f} by formula")
+print(f"                           {why.score - why.bias - float(again):+.5f} rebuilt")
+assert abs(why.score - why.bias - float(again) - float(cut[worst])) < 1e-10
+
+# %%
+group = why.region_removal.topk(12).indices
+together = why.score - why.bias - float(remove_subgraph(*line, group)[0, target])
+apart = float(why.region_removal[group].sum())
+print(f"twelve patches, removed together {together:+.3f}, one by one {apart:+.3f}")
+print(
+    f"largest effect of a patch {float(why.region_removal.abs().max()):.4f}, of a tie {float(cut.abs().max()):.4f}"
+)
+assert abs(together - apart) > 0.005
+assert cut.abs().max() < 0.2 * why.region_removal.abs().max()
+
+# %% tags=["hide-input"]
+place = (why.regions.P[0] + 1) * 48  # (m, 2), pixels
+limit = float(cut.abs().max())
+with viz.style():
+    figure = viz.new_picture(viz.WIDTH, 3.3)
+    ax, *rest = figure.subplots(1, 2)
+    ax.imshow(viz.as_rgb(0.4 * test[bird][0] + 0.6))
+    strokes = LineCollection(place[edges], cmap="RdBu_r", linewidths=1.6)
+    strokes.set(array=cut, clim=(-limit, limit))
+    ax.add_collection(strokes)
+    ax.set_title("each tie: drop without it")
+    figure.colorbar(strokes, ax=ax, label="logit", shrink=0.85)
+    gone = torch.isin(torch.arange(144), group).view(12, 12)
+    rest[0].imshow(viz.as_rgb(test[bird][0]))
+    shade = F.interpolate(gone[None, None].float(), (96, 96))[0, 0]
+    rest[0].imshow(torch.ones(96, 96, 3), alpha=0.85 * shade)
+    rest[0].set_title(f"without these twelve: {-together:+.2f}")
+    for panel in (ax, rest[0]):
+        panel.set_axis_off()
+show_figure(
+    figure,
+    name="head-ties",
+    alt="A bird under a net of short lines, red and blue, and the same bird with twelve patches blanked.",
+    caption="Left: the 400 strongest ties, coloured by what the logit loses when the tie is cut. Right: the twelve patches that are missed most, one by one, taken out together.",
+)
+
+# %% [markdown]
+# Single ties hardly matter: each patch has a hundred others. And a group is not the sum of its patches, for the reason that a group of training pictures is not: they share their work. Keep all these maps in mind. They are exact, and they are about to fail.
 #
 # ## Does the graph help?
 #
@@ -539,7 +600,7 @@ def embeddings_of(line, split):
     for images, _ in DataLoader(split, 70):
         regions = line.regions_of(images)
         graph = line.graph_of(regions)
-        tokens = {0: regions.H.double(), 1: line.operator(graph, regions.H)}
+        tokens = {0: regions.H.double(), 1: line.operator(regions.H, graph)}
         for name, (warm, readout) in entrants.items():
             rows[name].append(GraphReadout(readout)(tokens[warm], regions.H, graph))
     return {name: torch.cat(parts) for name, parts in rows.items()}
@@ -562,9 +623,9 @@ for seed in range(3):
                 .predict(asked_of[name])
             )
             right.setdefault((name, size), []).append((z.argmax(1) == labels).double())
-        votes = knn_logits(taught["mean"][:few], y[:few], asked_of["mean"], 1, 14)
+        nearest = cosine_to_training(taught["mean"][:few], asked_of["mean"]).argmax(1)
         right.setdefault(("nearest neighbour", size), []).append(
-            (votes.argmax(1) == labels).double()
+            (y[nearest] == labels).double()
         )
 right = {
     key: torch.stack(values).numpy() for key, values in right.items()
@@ -692,17 +753,32 @@ assert (
 #
 # A ruder test: take away the five pictures that a method calls most helpful to a bird. What does the logit lose, and does the answer fall?
 
+
 # %%
-drops, flips = drop_most_helpful(scores, carrot.head, found.G[some], said[some], size=5)
+def lead(z, classes):
+    """How far the logit of the class is ahead of all others, (b,)."""
+    rest = z.scatter(1, classes[:, None], -torch.inf).amax(1)
+    return z.gather(1, classes[:, None])[:, 0] - rest
+
+
+before, drops, flips = logits[some], {}, {}
+for name, score in scores.items():
+    best = score.topk(5, dim=1).indices  # (b, 5)
+    moved = [carrot.head.leave_out(*pair) for pair in zip(found.G[some], best)]
+    after = before + torch.stack(moved)
+    drops[name] = (before - after).gather(1, said[some][:, None])[:, 0]
+    flips[name] = (lead(before, said[some]) > 0) & (lead(after, said[some]) <= 0)
+
+# %%
 for name in scores:
     print(
         f"without its 5 most helpful by {name:14s} logit drops by {bootstrap(drops[name])}, {float(flips[name].double().mean()):4.0%} of answers change"
     )
 
 # %%
-lead = bootstrap(drops["leave-one-out"] - drops["weight view"])
-print(f"leave-one-out minus weight view: {lead}")
-assert abs(lead.value) < 0.05
+ahead = bootstrap(drops["leave-one-out"] - drops["weight view"])
+print(f"leave-one-out minus weight view: {ahead}")
+assert abs(ahead.value) < 0.05
 assert (
     bootstrap(drops["leave-one-out"] - drops["random"]).low > 0
     and bootstrap(drops["leave-one-out"] - drops["dual view"]).low > 0
@@ -714,16 +790,57 @@ assert (
 #
 # **Patches.** Take them out in the order of each score, or put them in, and watch the logit. The rivals are chance and *centre first*, since every bird stands in the middle.
 
+
+# %%
+@torch.no_grad()
+def opened(line, images):
+    """Regions, graph, and the head's weights for logits less their mean over species."""
+    regions, theta = line.regions_of(images), line.head.theta
+    return regions, line.graph_of(regions), theta - theta.mean(1, keepdim=True)
+
+
+def own(values, classes):
+    """The column of each picture's class, from (b, m, k) to (b, m)."""
+    return values[torch.arange(len(classes)), :, classes]
+
+
+def region_scores(line, state, classes):
+    """What each patch is said to add to the centred logit, (b, m), by removal and split."""
+    split, removal = line.by_region(*state)
+    return {"removal": own(removal, classes), "split": own(split, classes)}
+
+
+def logits_with(line, state, keep, classes):
+    """The centred logit with only some patches in the graph, (b, r); `keep` is (b, m, r)."""
+    regions, graph, theta = state
+    return own(
+        subset_logits(regions.H, graph, line.operator, line.readout, theta, keep),
+        classes,
+    )
+
+
 # %%
 judged = torch.arange(28)
 images, answers = torch.stack([test[i][0] for i in judged]), labels[judged]
-by_region = region_scores(carrot, images, answers)
-centres = carrot.regions_of(images[:1]).P[0]
+state = opened(carrot, images)
+by_region = region_scores(carrot, state, answers)
+whole = own((carrot.read(*state[:2]) @ state[2])[:, None], answers)[:, 0]
+assert torch.allclose(by_region["split"].sum(1), whole, atol=1e-9)
+
+# %%
+centres = state[0].P[0]
 orders = by_region | {
     "centre first": -centres.norm(dim=1).expand(28, -1),
     "chance": torch.rand(28, 144, generator=torch.Generator().manual_seed(0)),
 }
-curves = deletion_insertion(carrot, images, answers, orders)
+taken, curves = torch.arange(0, 144, 12), {}
+for name, score in orders.items():
+    rank = score.argsort(1, descending=True).argsort(1)[..., None]  # (b, m, 1)
+    curves[name] = tuple(
+        logits_with(carrot, state, keep, answers)
+        for keep in (rank >= taken, rank < taken + 12)
+    )
+assert torch.allclose(curves["chance"][0][:, 0], whole, atol=1e-9)  # nothing gone yet
 
 # %% tags=["hide-input"]
 gone, nothing = torch.arange(13) / 12, torch.full((1,), torch.nan, dtype=torch.double)
@@ -763,14 +880,30 @@ for rival in ("centre first", "chance"):
 # **Between pictures.** Do birds of one species rest on like evidence? Average the tokens of each picture, weighted by what speaks for its species, and ask how often another bird of its species is nearer than a bird of another one. The control deals
 # species at random: if a score picks tokens that suit *any* species it is asked about, it will look consistent there too.
 
+
 # %%
-H = carrot.regions_of(images).H.double()
+def evidence_consistency(H, scores, species):
+    """The chance, per picture, that its evidence is nearer to a bird of its species than to one of another."""
+    weight = scores.clamp_min(0)
+    assert (weight.sum(1) > 0).all()  # something speaks for the species
+    weight = weight / weight.sum(1, keepdim=True)
+    evidence = einsum(weight, H, "b m, b m c -> b c")
+    unit = F.normalize(evidence - evidence.mean(0), dim=1)
+    same = species[:, None] == species
+    other, chances = ~same, []
+    for row, near, far in zip(unit @ unit.T, same.fill_diagonal_(False), other):
+        chances.append((row[near][:, None] > row[far]).double().mean())
+    return torch.stack(chances)
+
+
+# %%
+H = state[0].H.double()
 dealt = answers[torch.randperm(28, generator=torch.Generator().manual_seed(0))]
 consistent = {
     "removal": evidence_consistency(H, by_region["removal"], answers),
-    "all patches alike": evidence_consistency(H, torch.ones(28, 144), answers),
+    "all patches alike": evidence_consistency(H, torch.ones_like(H[..., 0]), answers),
     "removal, species dealt at random": evidence_consistency(
-        H, region_scores(carrot, images, dealt)["removal"], dealt
+        H, region_scores(carrot, state, dealt)["removal"], dealt
     ),
 }
 for name, values in consistent.items():
@@ -790,9 +923,38 @@ print(
 #
 # Now the question that the patches were asked for. The renderer can draw the same bird without a part. What does the logit lose then, and does removing the part's patches *from the graph* know it? Both rank the five parts of a bird.
 
+
 # %%
+def part_cells(scene):
+    """Patches that show each part, (n, parts): 15% of the patch at least, and its fullest one."""
+    masks = torch.stack([render(scene, 96).masks[part] for part in PARTS])
+    cover = rearrange(F.avg_pool2d(masks[None], 8)[0], "parts h w -> (h w) parts")
+    return ((cover >= 0.15) | (cover == cover.amax(0))).double()
+
+
 scenes = [Aviary("test", 28).scene(int(i)) for i in judged]
-agree = true_part_agreement(carrot, scenes, answers, size=96)
+renoised = [scene.with_noise(scene.noise_seed ^ 1) for scene in scenes]
+cells = torch.stack([part_cells(scene) for scene in scenes])  # (b, n, parts)
+elsewhere = cells[:, torch.randperm(144, generator=torch.Generator().manual_seed(0))]
+
+# %%
+truth, again = (
+    importance_table(carrot.predict, birds, answers.tolist(), size=96)
+    for birds in (scenes, renoised)
+)
+drop_without = lambda gone: (
+    whole[:, None] - logits_with(carrot, state, 1 - gone, answers)
+)
+scored = {
+    "regions removed": drop_without(cells),
+    "other places removed": drop_without(elsewhere),
+    "split summed": einsum(by_region["split"], cells, "b n, b n parts -> b parts"),
+    "number of patches": cells.sum(1),
+    "truth again": again,
+}
+agree = {name: spearman(score, truth, constant=0.0) for name, score in scored.items()}
+
+# %%
 for name, values in agree.items():
     print(
         f"rank correlation with the true drop, {len(values)} birds: {name:22s} {bootstrap(values)}"
@@ -809,30 +971,43 @@ assert (
 # patches of what each of them loses, exactly. Where does it happen? Two things can carry it elsewhere: the weights of the patches, which depend on the whole graph, and the tokens, which have seen their surroundings. Without a graph only the second
 # is left, and it can be watched growing: tokens before the first block, where there were only convolutions, after one block, and after all four.
 
+
 # %%
-full, cells = (
-    load_model("aviary-vit-0", device="cpu"),
-    torch.stack([part_cells(scene, (12, 12), 96) for scene in scenes]).transpose(1, 2),
-)  # (b, parts, n)
-blocks, depths, lost, found_by = (
+def split_of(line, drawn):
+    """Shares of the patches in the centred logit of drawn scenes, (b, n)."""
+    pictures = torch.stack([render(scene, 96).image for scene in drawn])
+    return region_scores(line, opened(line, pictures), answers)["split"]
+
+
+def true_change(line):
+    """What each patch loses when a part is drawn away, (b, parts, n)."""
+    bare = [[scene.without(part) for scene in scenes] for part in PARTS]
+    before = split_of(line, scenes)
+    return torch.stack([before - split_of(line, drawn) for drawn in bare], 1)
+
+
+# %%
+full, lost, found_by = load_model("aviary-vit-0", device="cpu"), {}, {}
+cells = rearrange(cells, "b n parts -> b parts n")
+blocks, depths = (
     full.blocks,
     {"convolutions only": 0, "one block": 1, "all four blocks": 4},
-    {},
-    {},
 )
 for name, depth in depths.items():
     full.blocks = blocks[:depth]
     simple = Carrot(TimmViTPatchBackbone(full), t=0, readout="mean").fit(
         train, progress=False
     )
-    lost[name] = true_part_change(simple, scenes, answers, 96)  # (b, parts, n)
-    drop = region_scores(simple, images, answers)["removal"]
+    lost[name] = true_change(simple)  # (b, parts, n)
+    drop = region_scores(simple, opened(simple, images), answers)["removal"]
     found_by[name] = bootstrap(
         spearman((drop[:, None] * cells).sum(2), lost[name].sum(2), constant=0.0)
     )
+by_renderer = importance_table(simple.predict, scenes, answers.tolist(), size=96)
+assert abs(lost["all four blocks"].sum(2).numpy() - by_renderer).max() < 1e-4
 
 # %%
-own = {
+stays = {
     name: float((change * cells).sum() / change.sum()) for name, change in lost.items()
 }
 print(
@@ -840,13 +1015,13 @@ print(
 )
 for name in depths:
     print(
-        f"  {name:18s} {own[name]:4.0%} of the true drop happens in them; their removal ranks the parts with correlation {found_by[name]}"
+        f"  {name:18s} {stays[name]:4.0%} of the true drop happens in them; their removal ranks the parts with correlation {found_by[name]}"
     )
 
 # %%
 assert (
-    own["convolutions only"] > 0.4 > own["one block"] > own["all four blocks"]
-    and own["all four blocks"] < 0.1
+    stays["convolutions only"] > 0.4 > stays["one block"] > stays["all four blocks"]
+    and stays["all four blocks"] < 0.1
 )
 assert found_by["convolutions only"].low > 0
 
@@ -881,7 +1056,7 @@ show_figure(
 #
 # ## What is refused
 #
-# A penalty that is lost in rounding, an image that alone fixes its own logit, and embeddings of something else in the cache:
+# A penalty that is lost in rounding, an image that alone fixes its own logit, and a damaged file among the embeddings that were kept for the next run:
 
 
 # %%

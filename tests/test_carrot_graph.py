@@ -7,8 +7,7 @@ import warnings
 import pytest
 import torch
 
-from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder
-from ctrace.carrot.regions import RegionSet
+from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder, RegionSet
 from ctrace.world.tokens import patch_centers
 from tests import reference_carrot as reference
 
@@ -21,12 +20,11 @@ def regions(b=2, grid=(3, 4), c=5, scale=1.0, seed=0, dtype=torch.double):
     )
 
 
-@pytest.mark.parametrize("metric", ["l2", "cosine"])
-def test_weights_and_laplacian_equal_the_literal_formula(metric):
+def test_weights_and_laplacian_equal_the_literal_formula():
     r = regions()
-    graph = RegionGraphBuilder(sigma_s=0.8, sigma_f=1.3, metric=metric).build(r)
+    graph = RegionGraphBuilder(sigma_s=0.8, sigma_f=1.3).build(r)
     for i in range(2):
-        W = reference.weights(r.H[i], r.P[i], 0.8, 1.3, metric)
+        W = reference.weights(r.H[i], r.P[i], 0.8, 1.3)
         torch.testing.assert_close(graph.W[i], W, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(graph.L[i], reference.laplacian(W), rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(graph.d[i], W.sum(1))
@@ -93,17 +91,6 @@ def test_a_batch_equals_its_images_one_by_one():
         torch.testing.assert_close(whole.W[i], one.W[0], rtol=1e-12, atol=1e-14)
 
 
-def test_knn_keeps_an_edge_that_either_end_has_among_its_strongest():
-    r = regions(b=1)
-    full, sparse = (RegionGraphBuilder(0.8, 1.3, knn=k).build(r).W[0] for k in (None, 2))
-    for i in range(12):
-        for j in range(12):
-            mine = sorted((float(full[i, x]) for x in range(12) if x != i), reverse=True)[:2]
-            theirs = sorted((float(full[j, x]) for x in range(12) if x != j), reverse=True)[:2]
-            kept = i == j or full[i, j] in mine or full[i, j] in theirs
-            assert sparse[i, j] == (full[i, j] if kept else 0)
-
-
 def test_a_graph_without_ties_is_reported_and_one_with_ties_is_not():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -120,20 +107,11 @@ def test_points_have_the_same_products_and_degrees_without_the_matrix():
         torch.testing.assert_close(points.degree, graph.d[i], rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("settings", [{"metric": "cosine"}, {"knn": 3}])
-def test_points_refuse_what_is_no_gaussian(settings):
-    with pytest.raises(ValueError, match="only a full Gaussian graph"):
-        RegionGraphBuilder(**settings).points(regions())
-
-
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"metric": "dot"}, "'l2' or 'cosine'"),
         ({"quantile": 0}, "quantile"),
-        ({"knn": 0}, "knn"),
         ({"sigma_f": -1.0}, "positive"),
-        ({"knn": 12}, "fewer neighbours than the 11"),
         ({"sigma_s": float("nan")}, "positive"),
     ],
 )
@@ -150,8 +128,6 @@ def test_a_blank_image_is_refused_and_not_divided_by_zero():
     ):
         RegionGraphBuilder().build(blank)
     assert RegionGraphBuilder(sigma_f=1.0).build(blank).W[1].min() > 0
-    with pytest.raises(ValueError, match="no direction"):
-        RegionGraphBuilder(metric="cosine").build(RegionSet(0 * r.H, r.P, r.members, r.grid_hw))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ from safetensors.torch import load_file
 from sklearn.linear_model import Ridge, RidgeCV
 from torch import multiprocessing
 
-from ctrace.carrot.head import RidgeHead, one_hot, training_contribution
-from ctrace.carrot.ridge_path import leave_one_out_path
-from ctrace.carrot.ridge_sums import RidgeSums
+from ctrace.carrot.head import RidgeHead, training_contribution
+from ctrace.carrot.ridge import leave_one_out_path, one_hot, solve_dual, solve_primal
 from tests import two_processes_ridge
 from tests.two_processes_ridge import training_images
 
@@ -46,7 +45,7 @@ def test_the_weights_solve_the_normal_equations(size, scale, intercept):
     G, y = training_images(**size)
     head = RidgeHead(0.3, scale, intercept).fit(G, y)
     W, bias = literal_ridge(G, one_hot(y), 0.3 * (len(G) if scale == "n" else 1), intercept)
-    torch.testing.assert_close(head.weights, W, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(head.theta, W, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(head.bias, bias, rtol=1e-9, atol=1e-10)
     assert intercept or not head.bias.any()
 
@@ -59,20 +58,24 @@ def test_sklearn_finds_the_same(size, scale, intercept):
     peer = Ridge(alpha=head.penalty, fit_intercept=intercept, solver="svd").fit(
         G.double().numpy(), one_hot(y).numpy()
     )
-    np.testing.assert_allclose(head.weights.T, peer.coef_, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(head.theta.T, peer.coef_, rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(head.bias, peer.intercept_, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("size", [{}, WIDE], ids=["tall", "wide"])
-@pytest.mark.parametrize("scale, intercept", SETTINGS)
-def test_primal_and_dual_say_the_same(size, scale, intercept):
+@pytest.mark.parametrize("intercept", [False, True])
+def test_primal_and_dual_say_the_same(size, intercept):
     G, y = training_images(**size)
-    primal, dual = (RidgeHead(0.3, scale, intercept, form).fit(G, y) for form in ("primal", "dual"))
-    for name in ("weights", "bias", "alpha", "leverage"):
-        torch.testing.assert_close(getattr(primal, name), getattr(dual, name), rtol=1e-8, atol=1e-9)
-    g = new_images(c=G.shape[1])
-    torch.testing.assert_close(primal.leave_one_out(g), dual.leave_one_out(g), rtol=1e-8, atol=1e-9)
-    torch.testing.assert_close(primal.smoother(g), dual.smoother(g), rtol=1e-8, atol=1e-9)
+    G, Y = G.double(), one_hot(y)
+    centred = G - G.mean(0) * intercept, Y - Y.mean(0) * intercept
+    primal, dual = (
+        solve(*centred, 0.3, intercept / len(G)) for solve in (solve_primal, solve_dual)
+    )
+    for one, other in zip(primal, dual):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
+    head = RidgeHead(0.3, intercept=intercept).fit(G, y)
+    for mine, one in zip((head.theta, head._smooth, head.residuals, 1 - head.leverage), primal):
+        torch.testing.assert_close(mine, one, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [{}, WIDE], ids=["tall", "wide"])
@@ -197,26 +200,41 @@ def test_sklearn_finds_the_same_path(intercept):
     assert path.best == peer.alpha_
 
 
-def test_sums_add_up_over_batches_however_they_are_cut_and_far_from_zero():
+def test_embeddings_far_from_zero_lose_no_digits_with_an_intercept():
+    """Products about the mean: raw ones would cancel twelve digits of sixteen."""
     G, y = training_images()
-    G, Y = G.double() + 1e6, one_hot(y)
-    whole = RidgeSums.of(G, Y)
-    for sizes in ([40], [1] * 40, [3, 30, 7], [0, 40]):
-        parts = [RidgeSums.of(a, b) for a, b in zip(G.split(sizes), Y.split(sizes))]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total.merge(part)
-        assert total.count == 40
-        torch.testing.assert_close(total.gg, whole.gg, rtol=1e-9, atol=1e-7)
-        torch.testing.assert_close(total.gy, whole.gy, rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(
-        whole.gg,
-        (G - 1e6 - (G - 1e6).mean(0)).T @ (G - 1e6 - (G - 1e6).mean(0)),
-        rtol=1e-7,
-        atol=1e-7,
+    near, far = (RidgeHead(0.3, intercept=True).fit(G.double() + s, y) for s in (0, 1e6))
+    torch.testing.assert_close(far.theta, near.theta, rtol=1e-7, atol=1e-9)
+
+
+def test_a_refused_fit_leaves_the_head_as_it_was():
+    G, y = training_images()
+    head, g = RidgeHead(1e-9, intercept=True).fit(G, y), new_images()
+    before, influence = head.predict(g), head.leave_one_out(g)
+    with pytest.raises(ArithmeticError):
+        head.fit(1e6 * G[:, :1].expand(-1, 6), y)
+    assert torch.equal(head.predict(g), before) and torch.equal(head.leave_one_out(g), influence)
+
+
+def test_a_dual_view_that_misses_the_logit_is_refused():
+    """The weights are right at a penalty this small, but the residuals are rounding."""
+    G, y = (
+        1e3 * torch.randn(40, 6, generator=torch.Generator().manual_seed(0)),
+        torch.arange(40) % 3,
     )
-    torch.testing.assert_close(whole.raw()[0], G.T @ G)
-    torch.testing.assert_close(whole.raw()[1], G.T @ Y)
+    head, peer = RidgeHead(1e-8).fit(G, y), RidgeHead(1e-3).fit(G, y)
+    torch.testing.assert_close(head.predict(G), peer.predict(G), rtol=1e-6, atol=1e-6)
+    shares = peer.training_contributions(G[0], "dual")
+    torch.testing.assert_close(shares.sum(0), peer.predict(G[0]), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ArithmeticError, match="dual view"):
+        head.training_contributions(G[0], "dual")
+
+
+def test_the_default_penalty_is_one():
+    G, y = training_images()
+    torch.testing.assert_close(
+        RidgeHead().fit(G, y).theta, literal_ridge(G, one_hot(y), 1.0, False)[0]
+    )
 
 
 def test_two_processes_find_what_one_finds(tmp_path):
@@ -227,7 +245,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
         alone = RidgeHead(0.1, "n", intercept).fit(G, y)
         for mine in (first, second):
             torch.testing.assert_close(
-                mine[f"{intercept} weights"], alone.weights, rtol=1e-9, atol=1e-10
+                mine[f"{intercept} weights"], alone.theta, rtol=1e-9, atol=1e-10
             )
             torch.testing.assert_close(mine[f"{intercept} bias"], alone.bias, rtol=1e-9, atol=1e-10)
         torch.testing.assert_close(
@@ -248,7 +266,7 @@ def test_it_runs_under_inference_mode_and_leaves_no_gradient():
         assert not head.leave_one_out(G[0]).requires_grad
         leave_one_out_path(G, y, [1.0])
     G = G.clone().requires_grad_()
-    assert not RidgeHead(0.3).fit(G, y).weights.requires_grad
+    assert not RidgeHead(0.3).fit(G, y).theta.requires_grad
 
 
 def test_a_mislabelled_image_has_the_largest_residual_without_it():
@@ -271,22 +289,21 @@ G3, Y3 = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: RidgeHead(0), "finite number above 0, received 0"),
+        (lambda: RidgeHead(0), "lam: expected a finite number above 0, received 0"),
         (lambda: RidgeHead(float("nan")), "finite number above 0"),
         (lambda: RidgeHead(1, scale="m"), "scale: expected one of none, n"),
-        (lambda: RidgeHead(1, form="svd"), "form: expected one of auto, primal, dual"),
         (lambda: RidgeHead(1).predict(G3), r"call fit\(G, y\) first"),
-        (lambda: RidgeHead(1).fit(G3[0], Y3), r"embeddings \(n, c\)"),
-        (lambda: RidgeHead(1).fit(G3, Y3[:2]), r"expected 4 class numbers"),
         (
-            lambda: RidgeHead(1).fit(G3, Y3.float()),
-            r"targets \(n, k\), received torch.float32 \(4,\)",
+            lambda: RidgeHead(1).fit(G3[0], Y3),
+            r"features: expected a torch tensor with two axes \(n, c\)",
         ),
-        (lambda: RidgeHead(1).fit(G3, Y3 + 1, num_classes=2), "run from 0 to 1, received 1 to 2"),
+        (lambda: RidgeHead(1).fit(G3, Y3[:2]), r"expected 4 class numbers"),
+        (lambda: RidgeHead(1).fit(G3, Y3.float()), r"targets \(n, k\), not torch.float32 \(4,\)"),
+        (lambda: RidgeHead(1).fit(G3, Y3 + 1, num_classes=2), "expected 0 to 1, received 1 to 2"),
         (lambda: RidgeHead(1).fit(G3, Y3 - 1), "received -1 to 0"),
         (
             lambda: RidgeHead(1).fit(G3 * torch.tensor([[1.0], [torch.nan], [1], [torch.inf]]), Y3),
-            "G: 2 of 4 rows hold NaN",
+            "2 of 4 rows hold NaN",
         ),
         (lambda: RidgeHead(1).fit(G3[:0], Y3[:0]), "at least 1 training images, received 0"),
         (
@@ -313,11 +330,8 @@ G3, Y3 = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
             lambda: RidgeHead(1).fit(G3, Y3).leave_out(G3, torch.ones(3, dtype=torch.bool)),
             "different image numbers",
         ),
+        (lambda: RidgeHead(1).fit(G3, Y3).leave_out(G3, [0.7, 1.2]), "different image numbers"),
         (lambda: leave_one_out_path(G3, Y3, []), "at least 1 lam"),
-        (
-            lambda: RidgeSums.of(G3, one_hot(Y3)).merge(RidgeSums.of(G3, one_hot(Y3, 4))),
-            "do not go together",
-        ),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(call, words):
@@ -325,15 +339,15 @@ def test_what_does_not_fit_is_refused_in_words(call, words):
         call()
 
 
-@pytest.mark.parametrize("form", ["primal", "dual"])
-def test_a_tiny_penalty_is_solved_right_or_refused_never_wrong(form):
+@pytest.mark.parametrize("solve", [solve_primal, solve_dual])
+def test_a_tiny_penalty_is_solved_right_or_refused_never_wrong(solve):
     """Embeddings that are twins: all weights of a class are the same number, the share of its
     images.
     """
     twins, y, refused = torch.ones(6, 3, dtype=torch.double) * 1e3, torch.arange(6) % 2, 0
     for lam in 10.0 ** torch.arange(-14, 1):
         try:
-            weights = RidgeHead(float(lam), form=form).fit(twins, y).weights
+            weights = solve(twins, one_hot(y), float(lam), 0.0)[0]
         except ArithmeticError as error:
             refused += "lost in the rounding" in str(error)
         else:
@@ -345,9 +359,9 @@ def test_a_tiny_penalty_is_solved_right_or_refused_never_wrong(form):
 
 def test_an_image_that_alone_decides_its_logit_is_refused_not_divided_by():
     G = torch.eye(3) * 1e6
-    for form in ("primal", "dual"):
+    for wide in (G, torch.cat([G, torch.zeros(3, 1)], 1)):  # with a channel more, the dual way
         with pytest.raises(ArithmeticError, match="leverage 1 to rounding"):
-            RidgeHead(1e-3, form=form).fit(G, torch.arange(3)).leave_one_out(G[0])
+            RidgeHead(1e-3).fit(wide, torch.arange(3)).leave_one_out(wide[0])
     with pytest.raises(ArithmeticError, match="leverage of 1 to rounding"):
         leave_one_out_path(G, torch.arange(3), [1e-3])
     with pytest.raises(ArithmeticError, match="nothing fixes the logits"):

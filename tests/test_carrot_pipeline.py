@@ -3,25 +3,22 @@ or optimiser anywhere.
 """
 
 import ast
-import json
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import multiprocessing
 
 import ctrace.carrot
 from ctrace.carrot import __main__ as runner
 from ctrace.carrot.data import aviary_splits
-from ctrace.carrot.embeddings import Embeddings
-from ctrace.carrot.graph import RegionGraphBuilder
+from ctrace.carrot.diffusion import READOUTS
+from ctrace.carrot.graph import RegionGraphBuilder, RegionSet
 from ctrace.carrot.head import RidgeHead
-from ctrace.carrot.pipeline import Carrot
-from ctrace.carrot.readout import READOUTS
-from ctrace.carrot.regions import RegionSet
+from ctrace.carrot.pipeline import Carrot, Embeddings
 from ctrace.world.tokens import TimmViTPatchBackbone
 from tests import two_processes_ridge
 
@@ -45,6 +42,12 @@ def scaled(images):
     return 4 * images - 2
 
 
+def overflowing(backbone):
+    carrot = Carrot(backbone, preprocess=scaled)
+    carrot.readout = lambda diffused, H, graph: diffused.mean(1) / 0
+    return carrot
+
+
 def make(backbone, splits, readout="degree", **settings):
     return Carrot(backbone, readout=readout, preprocess=scaled, **({"lam": 1e-3} | settings)).fit(
         splits["train"], progress=False
@@ -60,7 +63,7 @@ def test_predictions_are_the_composition_of_the_parts(backbone, splits):
     g = (graph.d[..., None] * diffused).sum(1) / graph.d.sum(1, keepdim=True)
     torch.testing.assert_close(carrot.embed(images), g, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(
-        carrot.predict(images), g @ carrot.head.weights + carrot.head.bias, rtol=1e-8, atol=1e-8
+        carrot.predict(images), g @ carrot.head.theta + carrot.head.bias, rtol=1e-8, atol=1e-8
     )
     assert carrot.train.G.shape == (42, 12) and carrot.head.lam == 1e-3 and carrot.path is None
 
@@ -118,7 +121,7 @@ def test_removal_of_a_region_is_the_graph_without_it(backbone, splits, readout):
         rest = torch.arange(16) != i
         graph = type(carrot.graph_of(regions)).from_weights(W[rest][:, rest])
         H = regions.H[:, rest].double()
-        g = carrot.readout(carrot.operator(graph, H), H, graph)[0]
+        g = carrot.readout(carrot.operator(H, graph), H, graph)[0]
         assert (
             abs(
                 why.score - float(carrot.head.predict(g)[why.target]) - float(why.region_removal[i])
@@ -141,43 +144,126 @@ def test_lambda_is_chosen_by_leave_one_out_on_the_training_images_alone(backbone
     assert carrot.head.lam == lams[int(torch.stack(errors).argmin())] == carrot.path.best
 
 
-def test_coarse_regions_and_an_edge_graph_go_through(backbone, splits):
-    carrot = make(
-        backbone, splits, regions=partial(RegionSet.pooled, size=2), graph=RegionGraphBuilder(knn=2)
-    )
+def test_coarse_regions_go_through(backbone, splits):
+    carrot = make(backbone, splits, regions=partial(RegionSet.pooled, size=2))
     why = carrot.explain(splits["test"][0][0])
     assert why.region_removal.shape == (4,) and why.on_grid(why.region_removal).shape == (4, 4)
 
 
-def test_embeddings_come_from_the_cache_and_other_settings_do_not(
-    backbone, splits, tmp_path, monkeypatch
+@pytest.mark.parametrize("readout", ["degree", "mean_var"])
+def test_by_region_is_the_split_and_the_drop_of_every_logit(backbone, splits, readout):
+    carrot = make(backbone, splits, readout)
+    regions = carrot.regions_of(torch.stack([splits["test"][i][0] for i in range(3)]))
+    graph = carrot.graph_of(regions)
+    whole = carrot.read(regions, graph) @ carrot.head.theta
+    split, removal = carrot.by_region(regions, graph, carrot.head.theta)
+    assert split is None or (split.sum(1) - whole).abs().max() < 1e-9
+    rest = torch.arange(16) != 9
+    less = type(graph).from_weights(graph.W[:, rest][:, :, rest])
+    H = regions.H[:, rest].double()
+    without = carrot.readout(carrot.operator(H, less), H, less) @ carrot.head.theta
+    torch.testing.assert_close(removal[:, 9], whole - without, rtol=0, atol=1e-8)
+
+
+def test_an_explanation_diffuses_the_tokens_once(backbone, splits, monkeypatch):
+    carrot, calls = make(backbone, splits), []
+    diffuse = type(carrot.operator).forward
+    monkeypatch.setattr(
+        type(carrot.operator),
+        "__call__",
+        lambda self, H, graph: calls.append(H.shape[2]) or diffuse(self, H, graph),
+    )
+    carrot.explain(splits["test"][0][0])
+    assert calls == [12, 1]  # the tokens, and the readout's weights for the split
+
+
+def test_rows_follow_the_data_whatever_it_is(backbone, splits, capsys):
+    carrot, data = Carrot(backbone, preprocess=scaled), splits["train"]
+    made = carrot.embeddings(data, progress=False)
+    expected = carrot.embed(torch.stack([data[i][0] for i in range(42)]))
+    torch.testing.assert_close(made.G, expected, rtol=1e-6, atol=1e-6)
+    assert made.labels.tolist() == data.labels.tolist() and capsys.readouterr().err == ""
+    batches = [(data[i][0][None], [3]) for i in range(2)]
+    assert carrot.embeddings(batches).labels.tolist() == [3, 3]
+    assert "embedding" in capsys.readouterr().err
+
+
+class Counting(Carrot):
+    """Counts the images that it embeds."""
+
+    seen = 0
+
+    def embed(self, images):
+        self.seen += len(images)
+        return super().embed(images)
+
+
+def test_kept_embeddings_are_read_again_and_those_of_other_settings_are_not(
+    backbone, splits, tmp_path
 ):
-    for t in (1.0, 2.0):
-        Carrot(backbone, t, preprocess=scaled, lam=1.0).fit(
-            splits["train"], cache=tmp_path, progress=False
-        )
-    assert len(list(tmp_path.glob("*.safetensors"))) == 2
-    again = Carrot(backbone, 2.0, preprocess=scaled, lam=1.0)
-    monkeypatch.setattr(again, "embed", None)
-    again.fit(splits["train"], cache=tmp_path, progress=False)
-    with pytest.raises(ValueError, match="cannot be told from another function"):
-        Carrot(backbone, preprocess=lambda x: x).fit(
-            splits["train"], cache=tmp_path, progress=False
-        )
-
-
-def test_the_settings_name_everything_that_moves_an_embedding(backbone):
-    one = Carrot(backbone, preprocess=scaled)
-    others = [
-        Carrot(backbone, 3.0, preprocess=scaled),
-        Carrot(backbone, readout="max", preprocess=scaled),
-        Carrot(backbone, preprocess=scaled, graph=RegionGraphBuilder(sigma_s=torch.tensor(0.3))),
-        Carrot(backbone, preprocess=scaled, graph=RegionGraphBuilder(quantile=0.2)),
-        Carrot(backbone, preprocess=scaled, regions=partial(RegionSet.pooled, size=2)),
-        Carrot(backbone, preprocess=torch.nn.functional.normalize),
+    variants = [
+        {},
+        {"t": 3.0},
+        {"readout": "max"},
+        {"graph": RegionGraphBuilder(quantile=0.2)},
+        {"graph": RegionGraphBuilder(sigma_s=torch.tensor(0.3))},
+        {"graph": RegionGraphBuilder(sigma_s=torch.tensor(0.30001))},
+        {"regions": partial(RegionSet.pooled, size=2)},
+        {"preprocess": torch.nn.functional.normalize},
     ]
-    assert len({json.dumps(c.settings()) for c in [one, *others]}) == 7
-    assert one.settings() == Carrot(backbone, preprocess=scaled, lam=7.0).settings()
+    for settings in variants:
+        first, again = (Counting(backbone, **({"preprocess": scaled} | settings)) for _ in "12")
+        made = first.embeddings(splits["train"], tmp_path / "new", progress=False)
+        read = again.embeddings(splits["train"], tmp_path / "new", progress=False)
+        assert (first.seen, again.seen) == (42, 0)
+        assert torch.equal(made.G, read.G) and torch.equal(made.labels, read.labels)
+    assert len(list((tmp_path / "new").iterdir())) == len(variants)
+
+
+def test_kept_embeddings_follow_the_weights_the_buffers_and_the_pixels(splits, tmp_path):
+    torch.manual_seed(0)
+    vit = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=12, depth=1, num_heads=2, num_classes=0
+    ).eval()
+    vit.register_buffer("shift", torch.zeros(1), persistent=False)
+
+    def seen(data):
+        carrot = Counting(TimmViTPatchBackbone(vit), preprocess=scaled)
+        carrot.embeddings(data, tmp_path, progress=False)
+        return carrot.seen
+
+    assert [seen(splits["test"]), seen(splits["test"])] == [14, 0]
+    vit.shift += 1
+    assert seen(splits["test"]) == 14
+    with torch.no_grad():
+        vit.patch_embed.proj.bias[0] += 1e-6
+    assert seen(splits["test"]) == 14
+    image, label = splits["test"][0]
+    assert seen([(image[None], [label])]) == seen([(image[None] * 0.999, [label])]) == 1
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-9]),
+        lambda path: path.write_text("hello"),
+        lambda path: save_file({"weight": torch.ones(2)}, str(path)),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_an_error_that_says_so(backbone, splits, tmp_path, harm):
+    carrot = Carrot(backbone, preprocess=scaled)
+    carrot.embeddings(splits["test"], tmp_path, progress=False)
+    harm(next(tmp_path.iterdir()))
+    with pytest.raises(ValueError, match="damaged or no file of embeddings.*Delete the file"):
+        carrot.embeddings(splits["test"], tmp_path, progress=False)
+
+
+def test_an_interrupted_run_leaves_no_file(backbone, splits, tmp_path, monkeypatch):
+    carrot = Carrot(backbone, preprocess=scaled)
+    monkeypatch.setattr(carrot, "regions_of", lambda images: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        carrot.embeddings(splits["test"], tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_whole_pipeline_runs_under_inference_mode_and_changes_no_weight(backbone, splits):
@@ -244,9 +330,20 @@ def test_no_file_of_the_package_names_a_gradient_or_an_optimiser():
         (lambda b, s: make(b, s).explain(torch.rand(1, 3, 32, 32)), "one image"),
         (
             lambda b, s: make(b, s).explain(torch.rand(3, 32, 32), target=14),
-            "two different classes from 0 to 13",
+            "classes run from 0 to 13, received 14",
         ),
         (lambda b, s: make(b, s).explain(torch.rand(3, 32, 32), 2, 2), "two different classes"),
+        (lambda b, s: make(b, s).explain(torch.rand(3, 32, 32), True), "whole class numbers"),
+        (lambda b, s: Carrot(b, preprocess=scaled).embeddings([]), "no batch came out of it"),
+        (
+            lambda b, s: Carrot(b, preprocess=scaled).embeddings([(torch.rand(2, 3, 32, 32), [1])]),
+            "one for each of the 1 labels; received 2",
+        ),
+        (lambda b, s: overflowing(b).embeddings(s["test"]), "received 14, 14 not finite"),
+        (
+            lambda b, s: Carrot(b, preprocess=lambda x: x).embeddings(s["test"], "somewhere"),
+            "cannot be told from another function",
+        ),
     ],
 )
 def test_what_cannot_be_explained_is_refused_in_words(backbone, splits, call, words):

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
+from ctrace.carrot.diffusion import READOUTS, DiffusionOperator, GraphReadout
 from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder
-from ctrace.carrot.operator import DiffusionOperator
-from ctrace.carrot.readout import READOUTS, GraphReadout
 from tests import reference_carrot as reference
 from tests.test_carrot_graph import regions
 
@@ -21,12 +20,11 @@ def built():
 @pytest.mark.parametrize("kind", READOUTS)
 def test_every_readout_equals_its_literal_formula(kind, built):
     graph, r = built
-    g = GraphReadout(kind, k=3)(DiffusionOperator(1.5)(graph, r.H), r.H, graph)
+    g = GraphReadout(kind, k=3)(DiffusionOperator(1.5)(r.H, graph), r.H, graph)
     for i in range(2):
         torch.testing.assert_close(
             g[i], reference.embedding(kind, r.H[i], graph.W[i], 1.5, k=3), rtol=0, atol=1e-11
         )
-    assert g.shape[1] == GraphReadout(kind).size(r.H.shape[2])
 
 
 @pytest.mark.parametrize("kind", READOUTS)
@@ -37,8 +35,8 @@ def test_the_order_of_the_regions_does_not_matter(kind, built):
         RegionGraph.from_weights(graph.W[:, order][:, :, order]),
         DiffusionOperator(1.5),
     )
-    a = GraphReadout(kind)(operator(graph, r.H), r.H, graph)
-    b = GraphReadout(kind)(operator(shuffled, r.H[:, order]), r.H[:, order], shuffled)
+    a = GraphReadout(kind)(operator(r.H, graph), r.H, graph)
+    b = GraphReadout(kind)(operator(r.H[:, order], shuffled), r.H[:, order], shuffled)
     torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
 
 
@@ -74,7 +72,7 @@ def test_with_equal_degrees_the_mean_cannot_see_diffusion():
         RegionGraph.from_weights(ring),
         torch.randn(1, 8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.double),
     )
-    diffused = DiffusionOperator(3.0)(graph, H)
+    diffused = DiffusionOperator(3.0)(H, graph)
     assert (diffused - H).norm() > 0.5 * H.norm()
     for kind in LINEAR:
         torch.testing.assert_close(
@@ -88,7 +86,7 @@ def test_with_equal_degrees_the_mean_cannot_see_diffusion():
 @pytest.mark.parametrize("kind", ["max", "mean_max", "mean_var", "residual_abs", "topk"])
 def test_t_changes_what_is_read_by_at_least_one_percent(kind, built):
     graph, r = built
-    g = [GraphReadout(kind)(DiffusionOperator(t)(graph, r.H), r.H, graph) for t in (0.0, 1.0)]
+    g = [GraphReadout(kind)(DiffusionOperator(t)(r.H, graph), r.H, graph) for t in (0.0, 1.0)]
     assert ((g[1] - g[0]).norm(dim=1) >= 0.01 * g[0].norm(dim=1)).all()
 
 

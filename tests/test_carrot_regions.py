@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ctrace.carrot.regions import RegionSet
+from ctrace.carrot.graph import RegionSet
 from ctrace.world.tokens import PatchOutput, patch_centers
 
 
@@ -83,12 +83,12 @@ def test_values_are_laid_back_on_the_grid():
 
 def test_an_empty_region_is_refused_in_words():
     with pytest.raises(ArithmeticError, match="region 2 of image 0 has no patch"):
-        RegionSet._grouped(patches((1, 4), b=1), torch.tensor([[0, 0, 1, 1]]), 3)
+        RegionSet.grouped(patches((1, 4), b=1), torch.tensor([[0, 0, 1, 1]]), 3)
 
 
 def test_shapes_that_contradict_each_other_are_refused():
     out = patches()
     with pytest.raises(ValueError, match=r"expected P \(2, 24, 2\) and members \(2, 24\)"):
         RegionSet(out.H, out.P, torch.arange(24)[None], out.grid_hw)
-    with pytest.raises(ValueError, match="expected 1 to 6 patches"):
+    with pytest.raises(ValueError, match="size: expected a whole number at least 1 and at most 6"):
         RegionSet.pooled(out, 7)

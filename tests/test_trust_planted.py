@@ -7,9 +7,8 @@ import torch
 
 from ctrace.aviary import PARTS, importance_table, render, sample_scene
 from ctrace.carrot.attribution import centrality, region_contributions
-from ctrace.carrot.graph import RegionGraphBuilder
-from ctrace.carrot.operator import DiffusionOperator
-from ctrace.carrot.regions import RegionSet
+from ctrace.carrot.diffusion import DiffusionOperator
+from ctrace.carrot.graph import RegionGraphBuilder, RegionSet
 from ctrace.cut.tracing import trace_channels
 from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.look.gradcam import GradCAM

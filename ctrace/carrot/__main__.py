@@ -12,11 +12,9 @@ is chosen by leave-one-out on the training images; the test split is used once, 
 import argparse
 from pathlib import Path
 
-import torch
-
 from ctrace.carrot.data import Splits, aviary_splits, folder_splits, parquet_splits
+from ctrace.carrot.diffusion import READOUTS
 from ctrace.carrot.pipeline import Carrot
-from ctrace.carrot.readout import READOUTS
 from ctrace.stats import bootstrap
 from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone
@@ -29,24 +27,19 @@ def parse(arguments=None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", required=True, help="'aviary', a parquet file, or a folder")
-    parser.add_argument(
-        "--model", required=True, help="a timm token model, or a bundled one such as aviary-vit-0"
-    )
-    parser.add_argument("--weights", default="auto", help="auto, pretrained, random, or a file")
-    parser.add_argument(
-        "--t", type=float, default=2.0, help="diffusion time; 0 leaves the graph out"
-    )
-    parser.add_argument("--readout", default="degree", choices=READOUTS)
-    parser.add_argument(
-        "--lam", type=float, help="penalty per training image; by leave-one-out if not given"
-    )
-    parser.add_argument("--cache", help="folder for embeddings")
-    parser.add_argument("--explain", type=int, nargs="*", default=[], help="numbers of test images")
-    parser.add_argument("--train", type=int, default=280, help="training birds of the aviary")
-    parser.add_argument("--test", type=int, default=140, help="test birds of the aviary")
-    parser.add_argument("--unreadable", default="raise", choices=("raise", "report"))
-    parser.add_argument("--device")
+    add = parser.add_argument
+    add("--data", required=True, help="'aviary', a parquet file, or a folder")
+    add("--model", required=True, help="a timm token model, or a bundled one: aviary-vit-0")
+    add("--weights", default="auto", help="auto, pretrained, random, or a file")
+    add("--t", type=float, default=2.0, help="diffusion time; 0 leaves the graph out")
+    add("--readout", default="degree", choices=READOUTS)
+    add("--lam", type=float, help="penalty per training image; by leave-one-out if not given")
+    add("--cache", help="folder for embeddings")
+    add("--explain", type=int, nargs="*", default=[], help="numbers of test images")
+    add("--train", type=int, default=280, help="training birds of the aviary")
+    add("--test", type=int, default=140, help="test birds of the aviary")
+    add("--unreadable", default="raise", choices=("raise", "report"))
+    add("--device")
     return parser.parse_args(arguments)
 
 
@@ -64,19 +57,17 @@ def describe(carrot: Carrot, data: Splits, index: int) -> None:
     """
     image, label = data["test"][index]
     why, train = carrot.explain(image), data["train"]
-    print(
-        f"\n{data['test'].names[index]}: {data.classes[why.target]} (is {data.classes[label]}), logit {why.score:.3f}"
-    )
+    said = f"{data.classes[why.target]} (is {data.classes[label]}), logit {why.score:.3f}"
+    print(f"\n{data['test'].names[index]}: {said}")
     for word, chosen in (("helpful", why.helpful(3)), ("harmful", why.harmful(3))):
-        effects = (
-            f"{train.names[i]} ({data.classes[int(train.labels[i])]}) {float(why.leave_one_out[i]):+.4f}"
+        effects = [
+            f"{train.names[i]} ({data.classes[int(train.labels[i])]}) {why.leave_one_out[i]:+.4f}"
             for i in chosen
-        )
+        ]
         print(f"  {word}, logit without it: {'; '.join(effects)}")
-    row, column = divmod(int(why.on_grid(why.region_removal).argmax()), why.regions.grid_hw[1])
-    print(
-        f"  most missed region: row {row}, column {column} of {why.regions.grid_hw}, {float(why.region_removal.max()):+.4f}"
-    )
+    drop, (h, w) = why.region_removal.max(), why.regions.grid_hw
+    row, column = divmod(int(why.on_grid(why.region_removal).argmax()), w)
+    print(f"  most missed region: row {row}, column {column} of {h} x {w}, {drop:+.4f}")
 
 
 def main(arguments=None) -> None:
@@ -87,17 +78,15 @@ def main(arguments=None) -> None:
     print(data)
     carrot = Carrot(TimmViTPatchBackbone(model), args.t, args.readout, args.lam)
     carrot.fit(data["train"], num_classes=len(data.classes), cache=args.cache)
-    if carrot.path:
-        warning = ", at the edge of the grid" if carrot.path.at_edge else ""
-        print(
-            f"lam {carrot.head.lam:.1e} by leave-one-out{warning}; leave-one-out accuracy {float(carrot.path.accuracy[carrot.path.squared_error.argmin()]):.3f}"
-        )
+    if path := carrot.path:
+        edge = ", at the edge of the grid" if path.at_edge else ""
+        accuracy = float(path.accuracy[path.squared_error.argmin()])
+        print(f"lam {path.best:.1e} by leave-one-out{edge}; leave-one-out accuracy {accuracy:.3f}")
     test = carrot.embeddings(data["test"], args.cache)
     right = (carrot.head.predict(test.G).argmax(1) == test.labels).double()
     print(f"accuracy on the test split {bootstrap(right)}")
-    with torch.inference_mode():
-        for index in args.explain:
-            describe(carrot, data, index)
+    for index in args.explain:
+        describe(carrot, data, index)
 
 
 if __name__ == "__main__":

@@ -6,33 +6,17 @@ taken out of the graph and everything else is left: degrees, diffusion and reado
 bandwidths and the other weights stay. A part of a sum need not be an effect.
 """
 
-from __future__ import annotations
-
 import torch
+from einops import einsum
 from torch import Tensor
 
+from ctrace.carrot.diffusion import DiffusionOperator, GraphReadout, exp_action
 from ctrace.carrot.graph import RegionGraph
-from ctrace.carrot.operator import DiffusionOperator, exp_action
-from ctrace.carrot.readout import GraphReadout
-
-__all__ = [
-    "centrality",
-    "edge_energy",
-    "node_energy",
-    "region_contributions",
-    "remove_edge",
-    "remove_edges",
-    "remove_nodes",
-    "remove_subgraph",
-    "subset_logits",
-]
 
 CHUNK_BYTES = 2**27  # graphs rebuilt at a time, for readouts that are not linear
 
 
-def centrality(
-    graph: RegionGraph, operator: DiffusionOperator, readout: GraphReadout | str = "mean"
-) -> Tensor:
+def centrality(graph: RegionGraph, operator: DiffusionOperator, readout="mean") -> Tensor:
     """How much each original token counts in the embedding: ``omega (b, m)`` with ``g = omega^T
     H``.
 
@@ -43,14 +27,14 @@ def centrality(
         ValueError: a readout that is no weighted sum (`GraphReadout.is_linear`).
     """
     readout = GraphReadout(readout) if isinstance(readout, str) else readout
-    return operator(graph, readout.weights(graph.d)[..., None])[..., 0]
+    return operator(readout.weights(graph.d)[..., None], graph)[..., 0]
 
 
-def region_contributions(omega: Tensor, H: Tensor, W_star: Tensor) -> Tensor:
-    """The logits split over regions: ``omega_i h_i . W*_k``, ``(b, m, k)``; summed over regions,
+def region_contributions(omega: Tensor, H: Tensor, theta: Tensor) -> Tensor:
+    """The logits split over regions: ``omega_i h_i . theta_k``, ``(b, m, k)``; summed over regions,
     the logits without intercept.
     """
-    return omega[..., None] * (H.to(omega) @ W_star.to(omega))
+    return omega[..., None] * (H.to(omega) @ theta.to(omega))
 
 
 def edge_energy(graph: RegionGraph, H: Tensor) -> Tensor:
@@ -70,50 +54,32 @@ def node_energy(graph: RegionGraph, H: Tensor) -> Tensor:
     return edge_energy(graph, H).sum(2)
 
 
-def remove_nodes(
-    H: Tensor,
-    graph: RegionGraph,
-    operator: DiffusionOperator,
-    readout: GraphReadout,
-    W_star: Tensor,
-) -> Tensor:
+def remove_nodes(H: Tensor, graph: RegionGraph, operator, readout, theta: Tensor) -> Tensor:
     """Logits of the image without region i, for every i: ``(b, m, k)``, without intercept.
 
     Equal to deleting row and column i of the weights and computing everything again, all regions in
-    one call.
+    one call. Arguments as in `subset_logits`.
     """
-    m = H.shape[1]
-    return subset_logits(H, graph, operator, readout, W_star, 1 - torch.eye(m, device=H.device))
+    keep = 1 - torch.eye(H.shape[1], device=H.device)
+    return subset_logits(H, graph, operator, readout, theta, keep)
 
 
-def remove_subgraph(
-    H: Tensor,
-    graph: RegionGraph,
-    operator: DiffusionOperator,
-    readout: GraphReadout,
-    W_star: Tensor,
-    nodes,
-) -> Tensor:
+def remove_subgraph(H, graph: RegionGraph, operator, readout, theta: Tensor, nodes) -> Tensor:
     """Logits without a set of regions, all removed together: ``(b, k)``. ``nodes`` holds their
     numbers, the same in each image.
     """
     keep = torch.ones(H.shape[1], 1, device=H.device)
-    keep[torch.as_tensor(nodes, device=H.device)] = 0
-    return subset_logits(H, graph, operator, readout, W_star, keep)[:, 0]
+    keep[torch.as_tensor(nodes, dtype=torch.long, device=H.device)] = 0
+    return subset_logits(H, graph, operator, readout, theta, keep)[:, 0]
 
 
-def subset_logits(
-    H: Tensor,
-    graph: RegionGraph,
-    operator: DiffusionOperator,
-    readout: GraphReadout,
-    W_star: Tensor,
-    keep: Tensor,
-) -> Tensor:
+def subset_logits(H, graph: RegionGraph, operator, readout, theta: Tensor, keep) -> Tensor:
     """Logits of the image with only some of its regions, for many choices at once.
 
     Args:
         H: tokens ``(b, m, c)``.
+        graph, operator, readout: what leads from them to an embedding.
+        theta: the head's weights ``(p, k)``.
         keep: ``(m, r)`` or ``(b, m, r)``; column j holds 1 for the regions that stay in choice j
             and 0 for the others.
 
@@ -125,20 +91,13 @@ def subset_logits(
     """
     keep = _check_keep(keep, graph.W)
     if not readout.is_linear:
-        return _rebuilt(H, graph, operator, readout, W_star, keep)
+        return _rebuilt(H, graph, operator, readout, theta, keep)
     d = graph.W @ keep  # (b, m, r), the degrees in each reduced graph
     s = _check_degrees(torch.where(keep > 0, d, torch.inf)).rsqrt()
-    return _read(lambda v: s * (graph.W @ (s * v)), readout.weights(d, keep), operator, H, W_star)
+    return _read(lambda v: s * (graph.W @ (s * v)), readout.weights(d, keep), operator, H, theta)
 
 
-def remove_edges(
-    H: Tensor,
-    graph: RegionGraph,
-    operator: DiffusionOperator,
-    readout: GraphReadout,
-    W_star: Tensor,
-    edges,
-) -> Tensor:
+def remove_edges(H, graph: RegionGraph, operator, readout, theta: Tensor, edges) -> Tensor:
     """Logits after cutting one edge, for each of ``edges (e, 2)``: ``(b, e, k)``, without
     intercept.
 
@@ -148,13 +107,9 @@ def remove_edges(
     i, j = _check_edges(edges, graph.W).unbind(1)
     e, cut = torch.arange(len(i), device=i.device), graph.W[:, i, j]  # (b, e)
     if not readout.is_linear:
-        return torch.stack(
-            [
-                _once(_without_edge(graph.W, *edge), H, operator, readout, W_star)
-                for edge in zip(i, j)
-            ],
-            1,
-        )
+        cut_graphs = graph.W.repeat(len(i), 1, 1, 1)  # (e, b, m, m)
+        cut_graphs[e, :, i, j] = cut_graphs[e, :, j, i] = 0
+        return torch.stack([_once(W, H, operator, readout, theta) for W in cut_graphs], 1)
 
     def product(v):
         """Column e times the weights without edge e."""
@@ -165,101 +120,63 @@ def remove_edges(
 
     d = product(torch.ones(*graph.d.shape, len(i), dtype=cut.dtype, device=cut.device))  # (b, m, e)
     s = _check_degrees(d).rsqrt()
-    return _read(lambda v: s * product(s * v), readout.weights(d), operator, H, W_star)
+    return _read(lambda v: s * product(s * v), readout.weights(d), operator, H, theta)
 
 
-def remove_edge(
-    H: Tensor,
-    graph: RegionGraph,
-    operator: DiffusionOperator,
-    readout: GraphReadout,
-    W_star: Tensor,
-    i: int,
-    j: int,
-) -> Tensor:
-    """Logits after cutting the edge between i and j: ``(b, k)``, without intercept."""
-    return remove_edges(H, graph, operator, readout, W_star, [(i, j)])[:, 0]
-
-
-def _read(
-    product, weights: Tensor, operator: DiffusionOperator, H: Tensor, W_star: Tensor
-) -> Tensor:
+def _read(product, weights: Tensor, operator, H: Tensor, theta: Tensor) -> Tensor:
     """One column of readout weights per choice, all diffused together, then read against the head:
     ``(b, r, k)``.
     """
     omega = exp_action(product, weights, operator.t)  # (b, m, r)
-    return omega.transpose(1, 2) @ (H.to(omega) @ W_star.to(omega))  # (b, r, k)
+    return einsum(omega, H.to(omega) @ theta.to(omega), "b m r, b m k -> b r k")
 
 
-def _once(
-    W: Tensor, H: Tensor, operator: DiffusionOperator, readout: GraphReadout, W_star: Tensor
-) -> Tensor:
+def _once(W: Tensor, H: Tensor, operator, readout, theta: Tensor) -> Tensor:
     """Logits ``(b, k)`` of graphs given by their weights, the long way."""
     graph, H = RegionGraph.from_weights(W), H.to(W)
-    return readout(operator(graph, H), H, graph) @ W_star.to(W)
+    return readout(operator(H, graph), H, graph) @ theta.to(W)
 
 
-def _rebuilt(
-    H: Tensor, graph: RegionGraph, operator, readout, W_star: Tensor, keep: Tensor
-) -> Tensor:
+def _rebuilt(H, graph: RegionGraph, operator, readout, theta: Tensor, keep: Tensor) -> Tensor:
     """The reduced graphs one by one in memory, in batches of equal size: for readouts that need
     every diffused token.
     """
-    sizes, logits = (
-        keep.sum(1).long(),
-        graph.W.new_empty(keep.shape[0], keep.shape[2], W_star.shape[1]),
-    )  # (b, r), (b, r, k)
+    b, _, r = keep.shape
+    sizes, logits = keep.sum(1).long(), graph.W.new_empty(b, r, theta.shape[1])  # (b, r), (b, r, k)
     for size in sizes.unique().tolist():
         for part in (sizes == size).nonzero().split(max(1, CHUNK_BYTES // (8 * size**2))):
             image, choice = part.unbind(1)
             nodes = keep[image, :, choice].nonzero()[:, 1].unflatten(0, (-1, size))  # (q, size)
             W = graph.W[image[:, None, None], nodes[:, :, None], nodes[:, None, :]]
-            logits[image, choice] = _once(W, H[image[:, None], nodes], operator, readout, W_star)
+            logits[image, choice] = _once(W, H[image[:, None], nodes], operator, readout, theta)
     return logits
-
-
-def _without_edge(W: Tensor, i: int, j: int) -> Tensor:
-    W = W.clone()
-    W[:, i, j] = W[:, j, i] = 0
-    return W
 
 
 def _check_degrees(d: Tensor) -> Tensor:
     if not bool((d > 0).all()):
-        raise ValueError(
-            "a region is left without any weight, not even to itself, and has no place in a normalised Laplacian. "
-            "Give every region a weight to itself, as RegionGraphBuilder does."
-        )
+        raise ValueError("a region is left without any weight. Give each one to itself.")
     return d
 
 
-def _check_keep(keep: Tensor, W: Tensor) -> Tensor:
+def _check_keep(keep, W: Tensor) -> Tensor:
     b, m, _ = W.shape
     keep = torch.as_tensor(keep, device=W.device).to(W.dtype)
     keep = keep.expand(b, -1, -1) if keep.ndim == 2 else keep
-    if keep.ndim != 3 or keep.shape[:2] != (b, m) or not bool(((keep == 0) | (keep == 1)).all()):
+    fits = keep.ndim == 3 and keep.shape[:2] == (b, m) and ((keep == 0) | (keep == 1)).all()
+    if not fits or not keep.any(1).all():
         raise ValueError(
-            f"keep: expected zeros and ones ({m}, r) or ({b}, {m}, r), one column per choice, received {tuple(keep.shape)}."
-        )
-    if bool((keep.sum(1) == 0).any()):
-        raise ValueError(
-            "keep: a choice removes every region, and nothing is left to read. Keep at least one."
+            f"keep: expected zeros and ones ({m}, r) or ({b}, {m}, r), one column per choice, "
+            f"received {(*keep.shape,)}; or a choice removes every region: keep at least one."
         )
     return keep
 
 
 def _check_edges(edges, W: Tensor) -> Tensor:
-    edges = torch.as_tensor(edges, device=W.device)
-    if edges.ndim != 2 or edges.shape[1] != 2 or edges.is_floating_point():
+    edges, m = torch.as_tensor(edges, device=W.device), W.shape[-1]
+    pairs = edges.ndim == 2 and edges.shape[1] == 2 and not edges.is_floating_point()
+    if not pairs or (edges[:, 0] == edges[:, 1]).any() or ((edges < 0) | (edges >= m)).any():
         raise ValueError(
-            f"edges: expected pairs of region numbers (e, 2), received {tuple(edges.shape)} {edges.dtype}."
-        )
-    if (
-        bool((edges[:, 0] == edges[:, 1]).any())
-        or int(edges.min()) < 0
-        or int(edges.max()) >= W.shape[-1]
-    ):
-        raise ValueError(
-            f"edges: expected two different regions in 0 ... {W.shape[-1] - 1}; a region's tie to itself is no edge."
+            f"edges: expected pairs (e, 2) of two different regions in 0 ... {m - 1}, received "
+            f"{(*edges.shape,)} {edges.dtype}; a region's tie to itself is no edge."
         )
     return edges

@@ -1,26 +1,127 @@
-"""From regions to a graph: how much each region is tied to each other, by place and by features."""
-
-from __future__ import annotations
+"""Regions of an image and the graph over them: how much each is tied to each other, by place and by
+features.
+"""
 
 import warnings
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
-from ctrace.carrot.regions import RegionSet
+from ctrace.check import check_number
 from ctrace.cut.graph import Graph
-
-__all__ = ["RegionGraph", "RegionGraphBuilder"]
+from ctrace.cut.kway import kway_ncut
+from ctrace.cut.ncut import Ncut
 
 NO_TIES = 1e-6  # mean off-diagonal weight below which exp(-tL) is the identity to the eye
 SAMPLE = 1000  # regions whose distances a large graph's bandwidths are read from
 
 
+@dataclass(eq=False)
+class RegionSet:
+    """The regions of a batch of images: groups of patches, the nodes of the graph.
+
+    Attributes:
+        features: ``H (b, m, c)``, the mean over a region's patches; ``(m, c)`` is a batch of one.
+        positions: ``P (b, m, 2)``, the mean of its patches' centres, x then y in [-1, 1]; one ``(m,
+            2)`` serves every image.
+        members: the region of each patch ``(b, n)``, in 0 ... m - 1; by default each is its own.
+        grid_hw: rows and columns of patches, ``n = h * w``; one row by default.
+
+    Raises:
+        ValueError: shapes that contradict each other.
+    """
+
+    features: Tensor
+    positions: Tensor
+    members: Tensor | None = None
+    grid_hw: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        self.features = self.features if self.features.ndim == 3 else self.features[None]
+        b, m, _ = self.H.shape
+        self.positions = self.P.expand(b, -1, -1) if self.P.ndim == 2 else self.P
+        if self.members is None:
+            self.members = torch.arange(m, device=self.H.device).expand(b, m)
+        h, w = self.grid_hw = self.grid_hw or (1, self.members.shape[1])
+        if self.P.shape != (b, m, 2) or self.members.shape != (b, h * w):
+            raise ValueError(
+                f"regions: expected P {(b, m, 2)} and members {(b, h * w)} on a {h} x {w} grid, "
+                f"received {(*self.P.shape,)} and {(*self.members.shape,)}."
+            )
+
+    @property
+    def H(self) -> Tensor:
+        """Features ``(b, m, c)``."""
+        return self.features
+
+    @property
+    def P(self) -> Tensor:
+        """Centres ``(b, m, 2)``."""
+        return self.positions
+
+    @property
+    def m(self) -> int:
+        """Regions per image."""
+        return self.H.shape[1]
+
+    @classmethod
+    def from_patches(cls, out) -> "RegionSet":
+        """Every patch of a `PatchOutput` is its own region, m = n."""
+        return cls(out.H, out.P, grid_hw=out.grid_hw)
+
+    @classmethod
+    def pooled(cls, out, size: int = 2) -> "RegionSet":
+        """Blocks of ``size`` x ``size`` patches; smaller ones at the right and lower edge where the
+        grid is no multiple.
+        """
+        (h, w), device = out.grid_hw, out.H.device
+        check_number("size", size, whole=True, at_least=1, at_most=max(h, w))
+        row, column = (torch.arange(side, device=device) // size for side in (h, w))
+        block = (row[:, None] * (int(column[-1]) + 1) + column).flatten()  # (n,)
+        return cls.grouped(out, block.expand(len(out.H), -1), int(block[-1]) + 1)
+
+    @classmethod
+    def segmented(cls, out, k: int) -> "RegionSet":
+        """The k segments of each image's own normalised cut, see `ctrace.cut.kway.kway_ncut`.
+
+        Raises:
+            ArithmeticError: a segment came out empty, which a smaller ``k`` avoids.
+        """
+        labels = [kway_ncut(Ncut(n_eig=k).fit_transform(H)).argmax(1) for H in out.H]
+        return cls.grouped(out, torch.stack(labels), k)
+
+    @classmethod
+    def grouped(cls, out, members: Tensor, m: int) -> "RegionSet":
+        """Regions from the number of each patch's region, ``members (b, n)`` in 0 ... m - 1."""
+        belongs = F.one_hot(members, m).to(out.H.dtype)  # (b, n, m)
+        size = belongs.sum(1)  # (b, m)
+        if bool((size == 0).any()):
+            image, empty = (size == 0).nonzero()[0].tolist()
+            raise ArithmeticError(
+                f"regions: region {empty} of image {image} has no patch. Ask for fewer than {m}."
+            )
+        share = rearrange(belongs / size[:, None], "b n m -> b m n")
+        return cls(share @ out.H, share @ out.P.to(out.H), members, out.grid_hw)
+
+    def on_grid(self, values: Tensor) -> Tensor:
+        """One value per region ``(b, m)`` laid on the patches ``(b, h, w)``; with channels ``(b, m,
+        k)`` to ``(b, h, w, k)``.
+        """
+        if values.shape[:2] != self.H.shape[:2]:
+            raise ValueError(
+                f"values: expected one per region, {(*self.H.shape[:2],)}, got {(*values.shape,)}."
+            )
+        rows = torch.arange(len(values), device=values.device)[:, None]
+        on_patches = values[rows, self.members.to(values.device)]  # (b, n, ...)
+        return rearrange(on_patches, "b (h w) ... -> b h w ...", h=self.grid_hw[0])
+
+
 @dataclass(frozen=True, eq=False)
 class RegionGraph:
-    """The graph of each image, float64.
+    """The graph of each image, float64; ``W, L = graph`` unpacks it.
 
     Attributes:
         W: weights ``(b, m, m)``, symmetric, between 0 and 1, with ones on the diagonal.
@@ -35,67 +136,55 @@ class RegionGraph:
     sigma_s: Tensor | None = None
     sigma_f: Tensor | None = None
 
+    def __iter__(self):
+        return iter((self.W, self.L))
+
     @classmethod
-    def from_weights(
-        cls, W: Tensor, sigma_s: Tensor | None = None, sigma_f: Tensor | None = None
-    ) -> RegionGraph:
-        """A graph from symmetric non-negative weights ``(b, m, m)`` (a single ``(m, m)`` becomes a
-        batch of one).
+    def from_weights(cls, W: Tensor, sigma_s=None, sigma_f=None) -> "RegionGraph":
+        """A graph from symmetric non-negative weights ``(b, m, m)``; ``(m, m)`` becomes a batch of
+        one.
 
         Raises:
             ValueError: weights that are not square, symmetric, finite and non-negative, or a node
                 without any weight.
         """
-        W = _check_weights(W[None] if W.ndim == 2 else W)
-        d = W.sum(-1)  # (b, m)
-        if not bool((d > 0).all()):
+        W = (W if W.ndim == 3 else W[None]).double()
+        square = W.ndim == 3 and W.shape[1] == W.shape[2]
+        if not square or not (W >= 0).all() or not torch.allclose(W, W.mT, rtol=1e-9, atol=1e-12):
             raise ValueError(
-                f"graph: {int((d <= 0).sum())} nodes have no weight, not even to themselves; exp(-tL) would fade them away."
+                f"weights: expected (b, m, m), finite, >= 0, symmetric, received {tuple(W.shape)}. "
+                "NaN comes from the tokens; (W + W.mT) / 2 is symmetric."
+            )
+        d = W.sum(-1)  # (b, m)
+        if lonely := int((d == 0).sum()):
+            raise ValueError(
+                f"graph: {lonely} nodes have no weight. Give every node one to itself, or drop it."
             )
         s = d.rsqrt()
-        L = (
-            torch.eye(W.shape[-1], dtype=W.dtype, device=W.device)
-            - s[..., None] * W * s[..., None, :]
-        )  # (b, m, m)
+        L = torch.eye(W.shape[-1], dtype=W.dtype, device=W.device) - s[..., None] * W * s[:, None]
         return cls(W, d, L, sigma_s, sigma_f)
 
 
+@dataclass(eq=False)
 class RegionGraphBuilder:
-    """``W_ij = exp(-|p_i - p_j|^2 / sigma_s^2) exp(-d_f(h_i, h_j)^2 / sigma_f^2)``, full unless
-    ``knn`` is given.
+    """``W_ij = exp(-|p_i - p_j|^2 / sigma_s^2) exp(-|h_i - h_j|^2 / sigma_f^2)``, every pair tied.
 
     Args:
         sigma_s, sigma_f: bandwidths of place (in units of half an image side) and of features: a
             number, one per image ``(b,)``, or None, which takes the ``quantile`` of each image's
             distances between different regions.
-        quantile: between 0 and 1; the median by default.
-        metric: ``"l2"`` for ``d_f = |h_i - h_j|``, ``"cosine"`` for ``d_f = 1 - cos(h_i, h_j)``.
-        knn: keep an edge if either end has it among its ``knn`` strongest; None keeps all.
+        quantile: above 0 and up to 1; the median by default.
 
     Raises:
         ValueError: a setting outside its range.
     """
 
-    def __init__(
-        self,
-        sigma_s=None,
-        sigma_f=None,
-        quantile: float = 0.5,
-        metric: str = "l2",
-        knn: int | None = None,
-    ):
-        if metric not in ("l2", "cosine"):
-            raise ValueError(f"metric: expected 'l2' or 'cosine', received {metric!r}.")
-        if not 0 < quantile <= 1:
-            raise ValueError(
-                f"quantile: expected a number above 0 and up to 1, received {quantile!r}. The median is 0.5."
-            )
-        if knn is not None and (not isinstance(knn, int) or knn < 1):
-            raise ValueError(
-                f"knn: expected None or a whole number of neighbours of at least 1, received {knn!r}."
-            )
-        self.sigma_s, self.sigma_f = sigma_s, sigma_f
-        self.quantile, self.metric, self.knn = quantile, metric, knn
+    sigma_s: float | Tensor | None = None
+    sigma_f: float | Tensor | None = None
+    quantile: float = 0.5
+
+    def __post_init__(self):
+        check_number("quantile", self.quantile, above=0, at_most=1)
 
     def build(self, regions: RegionSet) -> RegionGraph:
         """The graph of each image, computed in float64 whatever the precision of the tokens.
@@ -106,127 +195,70 @@ class RegionGraphBuilder:
         Warns when a graph ties nothing to anything (mean weight between different regions below
         1e-6): diffusion is then the identity, whatever t.
         """
-        by_place = _distances(regions.P.double())  # (b, m, m)
-        by_feature = _distances(regions.H.double(), self.metric)  # (b, m, m)
-        sigma_s = _bandwidths(self.sigma_s, by_place, self.quantile, "sigma_s")
-        sigma_f = _bandwidths(self.sigma_f, by_feature, self.quantile, "sigma_f")
-        W = torch.exp(
-            -((by_place / sigma_s[:, None, None]) ** 2) - (by_feature / sigma_f[:, None, None]) ** 2
-        )
+        by_place, by_feature = _distances(regions.P), _distances(regions.H)  # (b, m, m)
+        sigma_s = self._bandwidth("sigma_s", by_place)
+        sigma_f = self._bandwidth("sigma_f", by_feature)
+        near, alike = by_place / sigma_s[:, None, None], by_feature / sigma_f[:, None, None]
+        W = torch.exp(-near.square() - alike.square())
         _warn_if_cut_off(W)
-        return RegionGraph.from_weights(
-            W if self.knn is None else _nearest(W, self.knn), sigma_s, sigma_f
-        )
+        return RegionGraph.from_weights(W, sigma_s, sigma_f)
 
     def points(self, regions: RegionSet) -> list[Graph]:
-        """The same graphs as `ctrace.cut.graph.Graph`, one per image, for more regions than an ``(m,
-        m)`` matrix allows.
+        """The same graphs as `ctrace.cut.graph.Graph`, one per image, for more regions than a
+        matrix allows.
 
         Their products are computed tile by tile. Bandwidths are read from up to 1,000 regions.
-
-        Raises:
-            ValueError: a cosine metric or ``knn``, neither of which is a Gaussian of differences.
         """
-        if self.metric != "l2" or self.knn is not None:
-            raise ValueError(
-                "points: needs metric='l2' and no knn: only a full Gaussian graph can be multiplied without its weights."
-            )
-        pick = torch.randperm(regions.m, generator=torch.Generator().manual_seed(0))[:SAMPLE].to(
-            regions.H.device
-        )
+        pick = torch.randperm(regions.m, generator=torch.Generator().manual_seed(0))[:SAMPLE]
         P, H = regions.P.double(), regions.H.double()
-        sigma_s = _bandwidths(self.sigma_s, _distances(P[:, pick]), self.quantile, "sigma_s")
-        sigma_f = _bandwidths(self.sigma_f, _distances(H[:, pick]), self.quantile, "sigma_f")
-        # exp(-|a|^2) is the rbf kernel of bandwidth 1/sqrt(2).
-        scaled = torch.cat(
-            [P / sigma_s[:, None, None], H / sigma_f[:, None, None]], 2
-        )  # (b, m, 2 + c)
+        sigma_s = self._bandwidth("sigma_s", _distances(P[:, pick]))
+        sigma_f = self._bandwidth("sigma_f", _distances(H[:, pick]))
+        scaled = torch.cat([P / sigma_s[:, None, None], H / sigma_f[:, None, None]], 2)
+        # exp(-|a|^2) is the rbf kernel of bandwidth 1/sqrt(2)
         return [Graph(x, sigma=0.5**0.5) for x in scaled]
 
-
-def _check_weights(W: Tensor) -> Tensor:
-    if W.ndim != 3 or W.shape[1] != W.shape[2]:
-        raise ValueError(f"weights: expected (b, m, m) or (m, m), received {tuple(W.shape)}.")
-    W = W.double()
-    if not bool(torch.isfinite(W).all()) or bool((W < 0).any()):
-        raise ValueError(
-            "weights: expected finite numbers >= 0. NaN or infinity comes from tokens that hold them: look upstream."
-        )
-    if not torch.allclose(W, W.transpose(1, 2), rtol=1e-9, atol=1e-12):
-        raise ValueError("weights: expected a symmetric matrix. Use (W + W.transpose(-1, -2)) / 2.")
-    return W
-
-
-def _distances(x: Tensor, metric: str = "l2") -> Tensor:
-    """Distances between the rows of ``x (b, m, c)``: ``(b, m, m)``, symmetric, exactly 0 on the
-    diagonal.
-    """
-    if metric == "cosine":
-        if bool((x == 0).all(-1).any()):
-            raise ValueError("metric='cosine': a token of zeros has no direction. Use metric='l2'.")
-        unit = F.normalize(x, dim=-1)
-        distance = 1 - unit @ unit.transpose(1, 2)  # (b, m, m)
-    else:
-        # Only differences matter; without the mean the squares of cdist's matrix product cancel
-        # less.
-        distance = torch.cdist(
-            x - x.mean(1, keepdim=True), x - x.mean(1, keepdim=True)
-        )  # (b, m, m)
-    distance = (distance + distance.transpose(1, 2)) / 2
-    return distance.masked_fill(torch.eye(x.shape[1], dtype=torch.bool, device=x.device), 0)
-
-
-def _bandwidths(sigma, distance: Tensor, quantile: float, name: str) -> Tensor:
-    """One bandwidth per image ``(b,)``: as given, or the quantile of the distances between
-    different regions.
-    """
-    b, m, _ = distance.shape
-    if sigma is not None:
-        sigma = torch.as_tensor(sigma, dtype=distance.dtype, device=distance.device).expand(b)
-        if not bool((sigma > 0).all()) or not bool(torch.isfinite(sigma).all()):
-            raise ValueError(
-                f"{name}: expected positive numbers, received {sigma.tolist()}. None adapts it to each image."
+    def _bandwidth(self, name: str, distance: Tensor) -> Tensor:
+        """One per image ``(b,)``: as given, or a quantile of the distances between different
+        regions.
+        """
+        (b, m, _), sigma = distance.shape, getattr(self, name)
+        if sigma is not None:
+            sigma = torch.as_tensor(sigma, dtype=distance.dtype, device=distance.device).expand(b)
+            if not bool(((sigma > 0) & torch.isfinite(sigma)).all()):
+                raise ValueError(f"{name}: expected positive numbers, received {sigma.tolist()}.")
+            return sigma
+        if m < 2:
+            raise ValueError(f"{name}: an image of one region has no distances. Pass a number.")
+        upper = torch.triu_indices(m, m, 1, device=distance.device)
+        pairs = distance[:, upper[0], upper[1]].sort(1).values  # (b, m (m - 1) / 2)
+        sigma = pairs[:, max(0, round(self.quantile * pairs.shape[1]) - 1)]  # (b,)
+        if not bool((sigma > 0).all()):
+            value, image = sigma.min(0)
+            raise ArithmeticError(
+                f"{name}: the {self.quantile:g} quantile of the distances is {value:g} in image "
+                f"{image}: a blank image, or NaN? Pass {name}, or a larger quantile."
             )
         return sigma
-    if m < 2:
-        raise ValueError(
-            f"{name}: an image of one region has no distances to adapt to. Pass a number, or use more regions."
-        )
-    upper = torch.triu_indices(m, m, 1, device=distance.device)
-    sigma = (
-        distance[:, upper[0], upper[1]]
-        .sort(1)
-        .values[:, max(0, round(quantile * m * (m - 1) / 2) - 1)]
-    )  # (b,)
-    if not bool((sigma > 0).all()):
-        raise ArithmeticError(
-            f"{name}: the {quantile:g} quantile of the distances is 0 in image {int((sigma == 0).nonzero()[0])}: most regions coincide (a blank "
-            f"image?). Pass {name} as a number, or a larger quantile."
-        )
-    return sigma
+
+
+def _distances(x: Tensor) -> Tensor:
+    """Distances between the rows of ``x (b, m, c)``: ``(b, m, m)``, float64, symmetric, exactly 0
+    on the diagonal.
+    """
+    # only differences matter; about the mean the squares of cdist's matrix product cancel less
+    x = x.double() - x.double().mean(1, keepdim=True)
+    distance = torch.cdist(x, x)
+    itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+    return ((distance + distance.mT) / 2).masked_fill(itself, 0)
 
 
 def _warn_if_cut_off(W: Tensor) -> None:
     m = W.shape[-1]
     ties = (W.sum((1, 2)) - m) / max(1, m * (m - 1))  # (b,), the diagonal is 1
-    if bool((ties < NO_TIES).any()):
+    if cut_off := int((ties < NO_TIES).sum()):
         warnings.warn(
-            f"graph: in {int((ties < NO_TIES).sum())} of {len(W)} images the mean weight between different regions is below {NO_TIES:g} "
-            f"(smallest {float(ties.min()):.1e}): the bandwidth is far below the distances, W is the identity and diffusion does nothing. "
-            "Leave sigma_s and sigma_f at None to adapt them to each image.",
+            f"graph: in {cut_off} of {len(W)} images the mean weight between different regions is "
+            f"below {NO_TIES:g}: the bandwidth is far below the distances, W is the identity and "
+            "diffusion does nothing. Leave sigma_s and sigma_f at None to adapt them.",
             stacklevel=3,
         )
-
-
-def _nearest(W: Tensor, k: int) -> Tensor:
-    """``W`` with the edges that are among the ``k`` strongest of either end, and its diagonal."""
-    m = W.shape[-1]
-    if k >= m:
-        raise ValueError(
-            f"knn: expected fewer neighbours than the {m - 1} other regions, received {k}. None keeps all edges."
-        )
-    own = torch.eye(m, dtype=torch.bool, device=W.device)
-    keep = torch.zeros_like(W, dtype=torch.bool).scatter(
-        2, W.masked_fill(own, -1).topk(k, dim=2).indices, True
-    )
-    return W * (keep | keep.transpose(1, 2) | own)

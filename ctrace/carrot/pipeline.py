@@ -2,25 +2,42 @@
 diffusion, readout, ridge head.
 """
 
-from collections.abc import Callable, Sequence
+import os
+import pickle
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from ctrace.carrot.attribution import centrality, region_contributions, remove_nodes
-from ctrace.carrot.embeddings import Embeddings, cache_key, embed
-from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder
+from ctrace.carrot.diffusion import DiffusionOperator, GraphReadout
+from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder, RegionSet
 from ctrace.carrot.head import RidgeHead
-from ctrace.carrot.operator import DiffusionOperator
-from ctrace.carrot.readout import GraphReadout
-from ctrace.carrot.regions import RegionSet
-from ctrace.carrot.ridge_path import leave_one_out_path
-
-__all__ = ["Carrot", "Explanation"]
+from ctrace.carrot.ridge import leave_one_out_path
+from ctrace.check import check_classes
 
 LAMS = tuple(10.0 ** (e / 2) for e in range(-12, 9))
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """One row per image, in the order of the data.
+
+    Attributes:
+        G: ``(n, c)``.
+        labels: class numbers ``(n,)``.
+    """
+
+    G: Tensor
+    labels: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +98,7 @@ class Carrot:
     Args:
         backbone: a `TimmViTPatchBackbone`.
         t: diffusion time; 0 leaves the graph out.
-        readout: one of `ctrace.carrot.readout.READOUTS`, or a `GraphReadout`.
+        readout: one of `ctrace.carrot.diffusion.READOUTS`, or a `GraphReadout`.
         lam: penalty of the head; None chooses it by leave-one-out on the training images.
         scale, intercept: of the `RidgeHead`.
         graph: a `RegionGraphBuilder`; bandwidths adapted to each image by default.
@@ -97,7 +114,7 @@ class Carrot:
 
     def __init__(
         self,
-        backbone,
+        backbone: nn.Module,
         t: float = 2.0,
         readout: str | GraphReadout = "degree",
         lam: float | None = None,
@@ -110,24 +127,15 @@ class Carrot:
         info = getattr(backbone.model, "info", None)
         if preprocess is None and info is None:
             raise ValueError(
-                "preprocess: the model carries no info that says how to prepare images. Get it from load_model, or pass preprocess."
+                "preprocess: the model has no info that says how to prepare images. Pass it, or "
+                "take the model from load_model."
             )
         self.backbone, self.preprocess = backbone, preprocess or info.preprocess
         self.graph, self.regions = graph or RegionGraphBuilder(), regions or RegionSet.from_patches
-        self.operator = DiffusionOperator(t, "action")
-        self.readout = readout if isinstance(readout, GraphReadout) else GraphReadout(readout)
+        self.operator = DiffusionOperator(t)
+        self.readout = GraphReadout(readout) if isinstance(readout, str) else readout
         self.lam, self.scale, self.intercept = lam, scale, intercept
         self.head, self.path, self.train = None, None, None
-
-    def settings(self) -> dict[str, str]:
-        """Everything but weights and images that an embedding depends on, for its cache."""
-        named = {"regions": self.regions, "preprocess": self.preprocess}
-        return {
-            name: _in_words(value)
-            for name, value in (
-                vars(self.graph) | vars(self.operator) | vars(self.readout) | named
-            ).items()
-        }
 
     def regions_of(self, images: Tensor) -> RegionSet:
         """Regions of images ``(b, 3, height, width)`` in [0, 1]."""
@@ -139,7 +147,7 @@ class Carrot:
 
     def read(self, regions: RegionSet, graph: RegionGraph) -> Tensor:
         """Embeddings ``(b, c)``, float64."""
-        return self.readout(self.operator(graph, regions.H), regions.H, graph)
+        return self.readout(self.operator(regions.H, graph), regions.H, graph)
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
@@ -147,51 +155,59 @@ class Carrot:
         regions = self.regions_of(images)
         return self.read(regions, self.graph_of(regions))
 
-    def embeddings(self, data, cache=None, progress: bool = True) -> Embeddings:
-        """Embeddings of a whole data set, see `ctrace.carrot.embeddings.embed`.
+    def embeddings(self, data: Dataset | Iterable, cache=None, progress=True) -> Embeddings:
+        """Embeddings of a whole data set.
 
         Args:
-            data: a `Split`, or any iterable of batches ``(images, labels)``.
-            cache: a folder where they are kept from run to run.
+            data: a data set of (image, class number), or batches ``(images, labels)``.
+            cache: a folder where they are kept from run to run, one file for each batch under a
+                name that its pixels, the weights and the settings decide.
             progress: a bar on stderr.
+
+        Raises:
+            ValueError: no image, embeddings that are not finite, or a damaged file.
         """
-        key = None if cache is None else cache_key(self.backbone.model, self.settings(), data)
-        return embed(self.embed, data, cache, key, progress=progress)
+        key = None if cache is None else self._key()
+        loader = DataLoader(data, 64) if isinstance(data, Dataset) else data
+        rows, labels = [], []
+        for images, y in tqdm(loader, desc="embedding", unit="batch", disable=not progress):
+            rows.append(self._kept(images, cache, key) if cache else self.embed(images).cpu())
+            labels.append(torch.as_tensor(y).cpu())
+        if not rows:
+            raise ValueError("data: no batch came out of it. A used iterator, or no images?")
+        G, y = torch.cat(rows), torch.cat(labels).long()
+        if len(G) != len(y) or not bool(torch.isfinite(G).all()):
+            raise ValueError(
+                f"embeddings: expected finite rows, one for each of the {len(y)} labels; received "
+                f"{len(G)}, {int((~torch.isfinite(G)).any(1).sum())} not finite. Half precision?"
+            )
+        return Embeddings(G, y)
 
     def fit(
-        self,
-        data,
-        num_classes: int | None = None,
-        cache=None,
-        progress: bool = True,
-        lams: Sequence[float] = LAMS,
+        self, data, num_classes=None, cache=None, progress=True, lams: Sequence[float] = LAMS
     ) -> "Carrot":
         """Embeds the training images, chooses lam by leave-one-out among ``lams`` unless it was
         given, and solves for the head.
 
         Args:
-            data: a `Split`, an iterable of batches, or `Embeddings`.
+            data: a data set, an iterable of batches, or `Embeddings`.
             num_classes: of the class map; the largest training label plus one by default.
+            cache, progress: as in `embeddings`.
 
         Raises:
             ValueError: no lam under ``torch.distributed``, where no process has all images;
                 otherwise as `RidgeHead.fit`.
         """
-        self.train = (
-            data if isinstance(data, Embeddings) else self.embeddings(data, cache, progress)
-        )
-        G, y = self.train.G, self.train.labels
         if self.lam is None and dist.is_available() and dist.is_initialized():
             raise ValueError(
-                "lam: choosing it by leave-one-out needs all training images in one process. Pass lam under torch.distributed."
+                "lam: leave-one-out needs all images in one process. With torch.distributed, give it."
             )
-        self.path = (
-            leave_one_out_path(G, y, lams, self.scale, self.intercept, num_classes)
-            if self.lam is None
-            else None
-        )
-        lam = self.lam if self.path is None else self.path.best
-        self.head = RidgeHead(lam, self.scale, self.intercept).fit(G, y, num_classes)
+        train = data if isinstance(data, Embeddings) else self.embeddings(data, cache, progress)
+        settings, path = (self.scale, self.intercept), None
+        if self.lam is None:
+            path = leave_one_out_path(train.G, train.labels, lams, *settings, num_classes)
+        head = RidgeHead(path.best if path else self.lam, *settings)
+        self.head, self.path, self.train = head.fit(train.G, train.labels, num_classes), path, train
         return self
 
     def predict(self, images: Tensor) -> Tensor:
@@ -199,9 +215,7 @@ class Carrot:
         return self._fitted().predict(self.embed(images).cpu())
 
     @torch.no_grad()
-    def explain(
-        self, image: Tensor, target: int | None = None, versus: int | None = None
-    ) -> Explanation:
+    def explain(self, image: Tensor, target=None, versus: int | None = None) -> Explanation:
         """Everything this pipeline knows about one answer.
 
         Args:
@@ -214,43 +228,81 @@ class Carrot:
         """
         if image.ndim != 3:
             raise ValueError(
-                f"image: expected one image (3, height, width), received {tuple(image.shape)}. Explain images one at a time."
+                f"image: expected one image (3, height, width), received {tuple(image.shape)}."
             )
         head, regions = self._fitted(), self.regions_of(image[None])
         graph = self.graph_of(regions)
-        g = self.read(regions, graph).cpu()[0]  # (c,)
-        logits = head.predict(g)  # (k,)
+        g = self.read(regions, graph)  # (1, c)
+        logits = head.predict(g.cpu()[0])  # (k,)
         target = int(logits.argmax()) if target is None else target
         v = _direction(target, versus, logits)
-        split, removal = self._by_region(regions, graph, head.weights @ v)
-        views = (head.training_contributions(g, view) @ v for view in ("weight", "dual"))
-        bias = float(head.bias @ v)
+        split, removal = self.by_region(regions, graph, (head.theta @ v)[:, None], g)
+        g = g.cpu()[0]
         return Explanation(
             target,
             versus,
             logits,
-            float(logits @ v),
-            head.leave_one_out(g) @ v,
-            *views,
-            split,
-            removal,
-            bias,
-            regions,
+            score=float(logits @ v),
+            leave_one_out=head.leave_one_out(g) @ v,
+            weight_view=head.training_contributions(g, "weight") @ v,
+            dual_view=head.training_contributions(g, "dual") @ v,
+            region_split=None if split is None else split[0, :, 0].cpu(),
+            region_removal=removal[0, :, 0].cpu(),
+            bias=float(head.bias @ v),
+            regions=regions,
         )
 
-    def _by_region(
-        self, regions: RegionSet, graph: RegionGraph, w: Tensor
+    def by_region(
+        self, regions: RegionSet, graph: RegionGraph, theta: Tensor, g: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor]:
-        """Additive split, where there is one, and the drop without each region ``(m,)``, for
-        weights ``(c,)``.
+        """What each region is said to add to logits with weights ``theta (p, k)``, two ways.
+
+        Args:
+            g: embeddings ``(b, p)``, where they were read already.
+
+        Returns:
+            The additive split ``(b, m, k)``, None for a readout that is no weighted sum; and the
+            drop without each region ``(b, m, k)``.
         """
-        W = w[:, None].to(graph.W)
-        parts = (regions.H, graph, self.operator, self.readout)
-        drop = self.read(regions, graph) @ W - remove_nodes(*parts, W)[0, :, 0]  # (1, m)
+        theta = theta.to(graph.W)
+        whole = (self.read(regions, graph) if g is None else g) @ theta  # (b, k)
+        without = remove_nodes(regions.H, graph, self.operator, self.readout, theta)
         if not self.readout.is_linear:
-            return None, drop[0].cpu()
+            return None, whole[:, None] - without
         omega = centrality(graph, self.operator, self.readout)
-        return region_contributions(omega, regions.H, W)[0, :, 0].cpu(), drop[0].cpu()
+        return region_contributions(omega, regions.H, theta), whole[:, None] - without
+
+    def _key(self):
+        """A hash of everything but the pixels that an embedding depends on."""
+        settings = (self.graph, self.operator, self.readout, self.regions, self.preprocess)
+        try:
+            digest = blake2b(pickle.dumps(settings) + str(self.backbone.model).encode())
+        except (pickle.PicklingError, AttributeError) as error:
+            raise ValueError(
+                f"cache: {error}, so it cannot be told from another function after a restart. "
+                "Define it by name in a module, or pass cache=None."
+            ) from error
+        model = self.backbone.model  # its buffers decide too, also those that no state dict holds
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            digest.update(name.encode() + _bytes(tensor))
+        return digest
+
+    def _kept(self, images: Tensor, folder, key) -> Tensor:
+        """The embeddings of a batch, from a file where they were computed before."""
+        key = key.copy()
+        key.update(str(tuple(images.shape)).encode() + _bytes(images))
+        path = Path(folder, f"{key.hexdigest()[:24]}.safetensors")
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(f".{os.getpid()}")
+            save_file({"G": self.embed(images).cpu().contiguous()}, unfinished)
+            os.replace(unfinished, path)  # whole or not at all
+        try:
+            return load_file(path)["G"]
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(
+                f"cache: {path} is damaged or no file of embeddings. Delete the file."
+            ) from error
 
     def _fitted(self) -> RidgeHead:
         if self.head is None:
@@ -258,31 +310,18 @@ class Carrot:
         return self.head
 
 
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
 def _direction(target: int, versus: int | None, logits: Tensor) -> Tensor:
     """What to multiply the logits ``(k,)`` with to get the score."""
     k = len(logits)
-    if not 0 <= target < k or (versus is not None and (not 0 <= versus < k or versus == target)):
-        raise ValueError(
-            f"target, versus: expected two different classes from 0 to {k - 1}, received {target} and {versus}."
-        )
+    check_classes([target] if versus is None else [target, versus], 1 + (versus is not None), k)
+    if target == versus:
+        raise ValueError(f"versus: expected two different classes, received {target} twice.")
     v = torch.zeros_like(logits)
     v[target] = 1
     if versus is not None:
         v[versus] = -1
     return v
-
-
-def _in_words(value) -> str:
-    """A setting for the name of a cache."""
-    if isinstance(value, Tensor):
-        return str(value.tolist())
-    words = (
-        f"{value.__module__}.{value.__qualname__}"
-        if hasattr(value, "__qualname__") and not hasattr(value, "__self__")
-        else repr(value)
-    )
-    if " at 0x" in words or "<lambda>" in words or "<locals>" in words:
-        raise ValueError(
-            f"cache: {words} cannot be told from another function after a restart. Define it by name in a module, or pass cache=None."
-        )
-    return words

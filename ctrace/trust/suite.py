@@ -150,9 +150,9 @@ class CarrotClassifier(nn.Module):
     def __init__(self, carrot: Carrot):
         super().__init__()
         self.carrot, self.vit = carrot, carrot.backbone.model
-        self.fc = nn.Linear(*carrot.head.weights.shape).double()
+        self.fc = nn.Linear(*carrot.head.theta.shape).double()
         with torch.no_grad():
-            self.fc.weight.copy_(carrot.head.weights.T)
+            self.fc.weight.copy_(carrot.head.theta.T)
             self.fc.bias.copy_(carrot.head.bias)
         self.info = self.vit.info
         self.eval()
@@ -180,7 +180,7 @@ def _carrot(split: bool, model: CarrotClassifier, images: Tensor, targets: Tenso
             centrality(graph, carrot.operator, carrot.readout), H, weights
         )  # (b, m, k)
     else:
-        whole = carrot.readout(carrot.operator(graph, H), H, graph) @ weights  # (b, k)
+        whole = carrot.readout(carrot.operator(H, graph), H, graph) @ weights  # (b, k)
         shares = whole[:, None] - remove_nodes(H, graph, carrot.operator, carrot.readout, weights)
     shares = shares - shares.mean(2, keepdim=True)  # about the centred logit
     side = round(H.shape[1] ** 0.5)
