@@ -499,16 +499,20 @@ def test_wheel_carries_the_data_files_at_any_depth(tmp_path):
         "ctrace/data/a.safetensors",
         "ctrace/data/deep/b.json",
         "ctrace/data/deep/deeper/c.png",
-        "ctrace/viz/book.mplstyle",
-        "ctrace/viz/gallery.css",
     ]
-    (tmp_path / "ctrace" / "viz").mkdir()
-    for name in ["ctrace/__init__.py", "ctrace/viz/__init__.py", *planted]:
+    for name in ["ctrace/__init__.py", *planted]:
         (tmp_path / name).touch()
     build = "from setuptools.build_meta import build_wheel; build_wheel('out')"
     subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
     wheel = next((tmp_path / "out").glob("ctrace-*.whl"))
     assert set(planted) <= set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_what_is_no_module_stands_under_data():
+    listed = subprocess.check_output(["git", "ls-files", "ctrace"], cwd=ROOT, text=True).split()
+    assert listed and not [
+        name for name in listed if not name.endswith(".py") and not name.startswith("ctrace/data/")
+    ]
 
 
 def test_readme_example_runs(capsys):
