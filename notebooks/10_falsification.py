@@ -520,7 +520,7 @@ for title, v in lines.items():  # (methods, stages, birds) each
     curves[title] = dict(zip(fading.methods, mean))
     bands[title] = dict(zip(fading.methods, zip(mean - error, mean + error)))
 at = np.arange(len(fading.stages) + 1)
-ylabel = "likeness to the trained model's map"
+ylabel = "likeness to the trained map"
 figure = viz.show_curves(at, curves, "random down to", ylabel, bands=bands)
 for ax in figure.axes:
     ax.set_xticks(at, ["nothing", *fading.stages], rotation=55, ha="right")
