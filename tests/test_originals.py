@@ -272,3 +272,90 @@ def test_code_of_parchgrad_runs_from_the_model_to_the_attribution(birds, tmp_pat
     assert attr.shape == (4, *x.shape[2:]) and bool((attr >= 0).all()) and bool(attr.any())
     plain = input_attrib(wrapper, x, y, modify_gradient=False)
     assert torch.equal(attr, plain) == (method == "normal")
+
+
+# ---- CARROT ----
+
+TINY = ("vit_tiny_patch16_224", dict(pretrained=False, img_size=48))
+BUNDLED = ("aviary-vit-0", dict(pretrained=True))
+
+
+@pytest.mark.parametrize("name, options", [TINY, BUNDLED])
+def test_backbone_is_a_frozen_module_that_gives_tokens_and_their_centres(name, options):
+    from ctrace.world.tokens import TimmViTPatchBackbone
+
+    backbone = TimmViTPatchBackbone(name, freeze=True, out_norm=True, **options)
+    assert isinstance(backbone, nn.Module)
+    assert not any(p.requires_grad for p in backbone.parameters())
+    size = options.get("img_size", 96)
+    images = torch.rand(2, 3, size, size)
+    out = backbone(images)
+    H = out.H  # (B, N, D)
+    P = out.P  # (N, 2)
+    gh, gw = out.grid_hw
+    assert H.shape[:2] == (2, gh * gw) and P.shape == (gh * gw, 2)
+    assert (gh * out.patch_hw[0], gw * out.patch_hw[1]) == (size, size)
+    torch.testing.assert_close(P[0], torch.tensor([1 / gw - 1, 1 / gh - 1]).to(P))
+
+
+@pytest.fixture
+def tokens():
+    from ctrace.world.tokens import TimmViTPatchBackbone
+
+    backbone = TimmViTPatchBackbone(TINY[0], freeze=True, out_norm=True, **TINY[1])
+    out = backbone(torch.rand(2, 3, 48, 48))
+    return out.H.double(), out.P.double()
+
+
+def test_pipeline_of_carrot_runs_as_written(tokens):
+    from ctrace.carrot import DiffusionOperator, GraphReadout, RegionGraphBuilder, RegionSet
+
+    H, P = tokens
+    graph_builder, operator, readout = (
+        RegionGraphBuilder(),
+        DiffusionOperator(t=0.5),
+        GraphReadout(),
+    )
+    regions = RegionSet(H, P)
+    W, L = graph_builder.build(regions)
+    H_ = operator(H, L)
+    g = readout(H_)
+    assert W.shape == L.shape == (2, 9, 9) and g.shape == (2, 192)
+    torch.testing.assert_close(H_, torch.matrix_exp(-0.5 * L) @ H)
+    torch.testing.assert_close(g, H_.mean(1))
+    d = W.sum(-1)
+    normalised = W / (d[:, :, None] * d[:, None, :]).sqrt()
+    torch.testing.assert_close(L, torch.eye(9).to(L) - normalised)
+    assert torch.equal(operator.forward(H, L), H_) and torch.equal(readout.forward(H_), g)
+
+
+def test_region_set_has_the_fields_of_the_text_and_both_kernels_of_the_graph(tokens):
+    from ctrace.carrot import RegionGraphBuilder, RegionSet
+
+    H, P = tokens
+    regions = RegionSet(features=H, positions=P)
+    assert torch.equal(regions.features, H) and torch.equal(
+        regions.positions.expand(2, -1, -1)[0], P
+    )
+    W, _ = RegionGraphBuilder(sigma_s=0.7, sigma_f=20.0).build(regions)
+    spatial, feature = torch.cdist(P, P), torch.cdist(H, H)
+    torch.testing.assert_close(
+        W, torch.exp(-((spatial / 0.7) ** 2)) * torch.exp(-((feature / 20) ** 2))
+    )
+
+
+def test_ridge_head_of_the_text_is_solved_in_closed_form_and_named_by_its_training_images():
+    from ctrace.carrot import RidgeHead, training_contribution
+
+    G_train, Y_train = torch.randn(30, 8).double(), torch.eye(3).double().repeat(10, 1)
+    g_test = torch.randn(8).double()
+    head = RidgeHead()
+    head.fit(G_train, Y_train)
+    logits = head.predict(g_test)
+    gram = G_train.T @ G_train + head.lam * torch.eye(8).double()
+    theta = torch.linalg.solve(gram, G_train.T @ Y_train)
+    torch.testing.assert_close(logits, g_test @ theta)
+    alpha = torch.linalg.solve(G_train @ G_train.T + head.lam * torch.eye(30).double(), Y_train)
+    contributions = training_contribution(g_test, G_train, alpha)
+    assert contributions.shape == (30, 3)
+    torch.testing.assert_close(contributions.sum(0), logits)
