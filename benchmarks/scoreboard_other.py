@@ -7,9 +7,9 @@ import torch
 from tqdm import tqdm
 
 from ctrace.aviary import PARTS, Aviary, render, sample_scene
+from ctrace.carrot.evaluate import linear_datamodeling_scores, training_scores
 from ctrace.carrot.head import RidgeHead
 from ctrace.carrot.pipeline import Carrot
-from ctrace.carrot.evaluate import linear_datamodeling_scores, training_scores
 from ctrace.cut.tracing import ablate, best_overlap, trace_channels
 from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.look.gradcam import GradCAM

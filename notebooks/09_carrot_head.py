@@ -163,9 +163,7 @@ with viz.style():
     for i, (name, weights) in enumerate(borders.items()):
         u, v = weights[:, 1] - weights[:, 0]  # the border is where u x + v y = 0
         look = viz.line_look(i) | {"marker": "", "linewidth": 1.5 if i else 2.4}
-        ax.plot(
-            across, -u / v * across, label=name, linewidth=1.5 if i else 2.4, **look
-        )
+        ax.plot(across, -u / v * across, label=name, **look)
     for c, (marker, colour) in enumerate((("o", viz.NEGATIVE), ("s", viz.POSITIVE))):
         points = G[Y.argmax(1) == c].T
         ax.plot(*points, marker, color=colour, markersize=9, label=f"class {c}")
