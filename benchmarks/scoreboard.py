@@ -1,11 +1,11 @@
 """Scores of every method of the book on the bundled models, over held-out birds; read by the
 scoreboard page.
 
-    python benchmarks/scoreboard.py                          # everything that is not there yet,
+    python -m benchmarks.scoreboard                          # everything that is not there yet,
         then the table
-    python benchmarks/scoreboard.py --model aviary-resnet-0  # one model's share: several such calls
+    python -m benchmarks.scoreboard --model aviary-resnet-0  # one model's share: several such calls
         may run side by side
-    python benchmarks/scoreboard.py --write                  # the table only, from what is there
+    python -m benchmarks.scoreboard --write                  # the table only, from what is there
 
 Each row of each model is kept under _build/scoreboard as soon as it is scored, and is not scored
 again. About forty minutes of one core. Use one thread per process; where page faults are dear
@@ -20,20 +20,23 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import scoreboard_other
 import torch
-from scoreboard_other import CNNS, VITS, aviary_images
 from tqdm import tqdm
 
-from ctrace.aviary import PARTS, Aviary
+from benchmarks import scoreboard_other
+from benchmarks.scoreboard_other import CNNS, VITS, aviary_images
+from ctrace.aviary import MARKED, PARTS, SPECIES, Aviary, render
 from ctrace.carrot.pipeline import Carrot
 from ctrace.trust import scoreboard as board
-from ctrace.trust.suite import CarrotClassifier, cnn_methods, token_methods
+from ctrace.trust.localize import Scores, positive_mass_inside
+from ctrace.trust.methods import CarrotClassifier, cnn_methods, token_methods
+from ctrace.trust.randomize import cascade, stages
 from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone
 
 KEPT = Path("_build/scoreboard")
 CHEATING = "aviary-cheating"
+RANDOMISED, MARKED_BIRDS = 24, 60  # birds of the two columns that ask a method again
 STATISTICS, HEAD = 560, 1400  # training images of ParchGrad's statistics and of CARROT's head
 CARROT_BIRDS, CARROT_SIZES = (
     100,
@@ -96,7 +99,42 @@ def cost(method, model, birds, turns=5, n=8):
         with torch.no_grad():
             bare = seconds(lambda: [model(images) for _ in range(4)]) / 4
         ratios.append(seconds(lambda: method(model, images, targets)) / bare)
-    return {"cost": (np.array(ratios), np.zeros(turns, bool))}
+    return {"cost": Scores(torch.tensor(ratios), torch.zeros(turns, dtype=torch.bool))}
+
+
+def dependence_scores(model, method, birds, n=RANDOMISED):
+    """Likeness (Spearman, signed) of the maps to those of the same model with random weights: in
+    its later half, and throughout.
+    """
+    depths, few = (len(stages(model)) // 2, len(stages(model))), birds.first(n)
+    found = cascade(model, {"method": method}, few.images, few.targets, depths)
+    likeness, failed = (torch.from_numpy(table[0]) for table in (found.spearman, found.failed))
+    names = ("kept at half", "kept at all")
+    return {name: Scores(likeness[j], failed[j]) for j, name in enumerate(names)}
+
+
+def marked_birds(model, n=MARKED_BIRDS):
+    """Birds beside the mark that the cheating model learned to go by: images, species and the
+    mark's mask.
+    """
+    data = Aviary("test", 30 * n, spurious="tied")
+    indices = [i for i in range(len(data)) if SPECIES[data.label(i)].name in MARKED][:n]
+    drawn = [render(data.scene(i)) for i in indices]
+    images = model.info.preprocess(torch.stack([picture.image for picture in drawn]))
+    mark = torch.stack([picture.masks["mark"] for picture in drawn])
+    return images, torch.tensor([data.label(i) for i in indices]), mark
+
+
+def mark_scores(method, cheating, honest, n=MARKED_BIRDS):
+    """How much more of its mass a method puts on the mark for the model that cheats than for one
+    that does not.
+    """
+    images, targets, mark = marked_birds(cheating, n)
+    cheats, is_honest = (
+        positive_mass_inside(method(model, images, targets), mark) for model in (cheating, honest)
+    )
+    failed = cheats.failed | is_honest.failed
+    return {"mark": Scores(cheats.values - is_honest.values, failed)}
 
 
 def score_rows(name):
@@ -104,7 +142,7 @@ def score_rows(name):
     folder, on_carrot = KEPT / name, name in VITS
     folder.mkdir(parents=True, exist_ok=True)
     model = carrot(name) if on_carrot else cnn(name)
-    birds = birds_of(model, folder, CARROT_BIRDS if on_carrot else board.BIRDS)
+    birds = birds_of(model, folder, CARROT_BIRDS if on_carrot else 300)
     methods = (
         token_methods() if on_carrot else cnn_methods(aviary_images(model, "train", STATISTICS))
     )
@@ -126,11 +164,8 @@ def score_rows(name):
             scored |= board.mark_scores(method, cheating, model) if cheating else {}
         keep(
             path,
-            **{
-                f"{kind} {column}": value
-                for column, pair in scored.items()
-                for kind, value in zip(("score", "failed"), pair)
-            },
+            **{f"score {column}": scores.values.numpy() for column, scores in scored.items()},
+            **{f"failed {column}": scores.failed.numpy() for column, scores in scored.items()},
         )
 
 

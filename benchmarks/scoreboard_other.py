@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.planted import GROUPS, channel_groups, paint, planted_images, planted_network
 from ctrace.aviary import PARTS, Aviary, render, sample_scene
 from ctrace.carrot.evaluate import linear_datamodeling_scores, training_scores
 from ctrace.carrot.head import RidgeHead
@@ -16,7 +17,6 @@ from ctrace.look.gradcam import GradCAM
 from ctrace.look.hooks import capture
 from ctrace.look.partition import ClassTest, InstanceTest
 from ctrace.stats import spearman
-from ctrace.trust.planted import GROUPS, channel_groups, paint, planted_images, planted_network
 from ctrace.trust.scoreboard import Scoreboard
 from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone

@@ -19,7 +19,8 @@ from ctrace.published import (
     rank_channels,
     reshape_for_view,
 )
-from ctrace.trust.masking_curves import masking_curve, mass_inside
+from ctrace.trust.hide import masking_curve
+from ctrace.trust.localize import mass_inside
 from ctrace.world.features import GridFeatures, prepare_grid_features, timm_features
 from ctrace.world.filterbank import filter_bank
 from ctrace.world.models import load_model

@@ -52,7 +52,8 @@ from ctrace.look.parchgrad import ParchGrad
 from ctrace.look.partition import reweigh
 from ctrace.published import STATISTICS_FILE, get_hook_wrapper, get_input_attrib
 from ctrace.stats import mean_intervals, spearman
-from ctrace.trust.masking_curves import masking_curve, mass_inside
+from ctrace.trust.hide import masking_curve
+from ctrace.trust.localize import mass_inside
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.world.models import load_model
 from PIL import Image

@@ -39,6 +39,7 @@ from html import escape
 import numpy as np
 import torch
 from ctrace import viz
+from ctrace.trust.methods import cnn_methods
 from ctrace.trust.scoreboard import (
     COLUMNS,
     FOLDER,
@@ -48,10 +49,9 @@ from ctrace.trust.scoreboard import (
     map_scores,
     read_scoreboard,
 )
-from ctrace.trust.suite import cnn_methods
 from ctrace.viz.gallery import Gallery
 from ctrace.world.models import load_model
-from IPython.display import HTML
+from IPython.display import display
 
 board = read_scoreboard()
 model = load_model("aviary-resnet-0", device="cpu")
@@ -179,48 +179,61 @@ STYLE = """<style>
 .ctrace-board { overflow-x: auto; margin: 1em 0; }
 .ctrace-board table { border-collapse: collapse; font-size: .82em; line-height: 1.25;
   background: #fff; color: #22262B; margin: 0; }
-.ctrace-board caption { caption-side: bottom; text-align: left; padding: .6em .2em; }
+.ctrace-board caption { caption-side: bottom; text-align: left; padding: .6em .2em;
+  color: inherit; }
 .ctrace-board th, .ctrace-board td { padding: .25em .55em; text-align: right;
   white-space: nowrap; border-bottom: 1px solid #E3E6EA; }
-.ctrace-board thead th { vertical-align: bottom; white-space: normal;
-  max-width: 6.5em; border-bottom: 2px solid #8A9099; }
-.ctrace-board tbody th { text-align: left; font-weight: 500; position: sticky;
-  left: 0; background: #fff; }
-.ctrace-board tr.group th { font-weight: 700; padding-top: .9em; }
+.ctrace-board thead th { vertical-align: bottom; white-space: normal; max-width: 6.5em;
+  border-bottom: 2px solid #8A9099; }
+.ctrace-board thead th:first-child { text-align: left; }
+.ctrace-board tbody th { text-align: left; font-weight: 500; position: sticky; left: 0;
+  background: #fff; }
+.ctrace-board tr.group th { font-weight: 700; padding-top: .9em;
+  border-bottom: 1px solid #8A9099; }
 .ctrace-board small { display: block; color: #4A4F57; font-size: .85em; }
-.ctrace-board .better { background: #D6E8F4; }
-.ctrace-board .worse { background: #FAE2D0; }
+.ctrace-board td.better { background: rgb(214, 232, 244); }
+.ctrace-board td.worse { background: rgb(250, 226, 208); }
 </style>"""
+TINT = {1: ' class="better"', 0: "", -1: ' class="worse"'}
 
 
-def table_cell(cell):
-    """A value over its interval, tinted by its verdict."""
-    if cell is None:
+def td(found_cell):
+    """A value over its interval, tinted by its verdict; blank where there is none."""
+    if found_cell is None:
         return "<td></td>"
-    value, low, high = (f"{round(v, 2) + 0.0:.2f}" for v in cell[:3])  # never -0.00
-    tint = {1: "better", 0: "same", -1: "worse"}[cell[3]]
-    return f'<td class="{tint}">{value}<small>{low} to {high}</small></td>'
+    *numbers, verdict = found_cell
+    value, low, high = (f"{round(v, 2) + 0.0:.2f}" for v in numbers)  # no minus zero
+    return f"<td{TINT[verdict]}>{value}<small>{low} to {high}</small></td>"
 
 
 # %% tags=["hide-input"]
-def score_table(groups, columns, cells, caption):
-    """Rows in groups under their headings; a missing cell is blank."""
-    head = "".join(f'<th scope="col">{escape(c)}</th>' for c in columns.values())
-    body = ""
+def show_table(groups, columns, cells, caption):
+    """Rows in groups, an interval in each cell; as plain text where there is no HTML."""
+    th = '<th scope="{}"{}>{}</th>'
+    head = "".join(th.format("col", "", escape(label)) for label in columns.values())
+    body, lines = [], ["\t".join(["", *columns.values()])]
     for heading, rows in groups.items():
-        span = f'scope="rowgroup" colspan="{len(columns) + 1}"'
-        body += f'<tr class="group"><th {span}>{escape(heading)}</th></tr>'
+        wide = f' colspan="{len(columns) + 1}"'
+        name = th.format("rowgroup", wide, escape(heading))
+        body.append(f'<tr class="group">{name}</tr>')
         for row in rows:
-            drawn = "".join(table_cell(cells.get((row, c))) for c in columns)
-            body += f'<tr><th scope="row">{escape(row)}</th>{drawn}</tr>'
-    return HTML(
-        f'{STYLE}<div class="ctrace-board" tabindex="0" role="region" '
-        f'aria-label="Scores"><table><caption>{escape(caption)}</caption><thead><tr>'
-        f'<th scope="col">method</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+            drawn = "".join(td(cells.get((row, column))) for column in columns)
+            body.append(f"<tr>{th.format('row', '', escape(row))}{drawn}</tr>")
+            values = [
+                f"{cells[row, c][0]:.2f}" if (row, c) in cells else "" for c in columns
+            ]
+            lines.append("\t".join([row, *values]))
+    frame = '<div class="ctrace-board" tabindex="0" role="region" aria-label="Scores">'
+    table = (
+        f"{STYLE}{frame}<table><caption>{escape(caption)}</caption>"
+        f"<thead><tr>{th.format('col', '', 'method')}{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
     )
+    display({"text/html": table, "text/plain": "\n".join(lines)}, raw=True)
 
 
-score_table(
+# %% tags=["hide-input"]
+show_table(
     GROUPS,
     {c: c for c in AGREE},
     found,
@@ -229,7 +242,7 @@ score_table(
 )
 
 # %% tags=["hide-input"]
-score_table(
+show_table(
     GROUPS,
     {c: c for c in TESTS},
     found,
@@ -282,17 +295,22 @@ print(
 
 # %%
 def panel(columns, rows):
-    drawn = {c: {} for c in columns}
-    for c in columns:
-        for row in board.ranking(c, rows):
-            i = board.interval(row, c)
-            drawn[c][row] = [[i.value, i.low, i.high]]
+    drawn = {
+        c: {
+            r: [[i.value, i.low, i.high]]
+            for r in board.ranking(c, rows)
+            for i in [board.interval(r, c)]
+        }
+        for c in columns
+    }
     figure = viz.show_intervals(
-        drawn, ["all birds"], "mean", reference=None, quiet=opponents("parts")
+        drawn, ["mean"], "mean and 95% interval", None, quiet=opponents("parts")
     )
-    for ax, c in zip(figure.axes, columns):
-        best = board.interval(board.ranking(c, opponents(c))[0], c)
-        ax.axvline(best.value, color=viz.POSITIVE, linewidth=0.9, linestyle="--")
+    for ax, column in zip(figure.axes, columns):
+        best = board.ranking(column, opponents(column))[0]
+        ax.axvline(
+            board.interval(best, column).value, color=viz.POSITIVE, ls="--", lw=1
+        )
     return figure
 
 
@@ -361,7 +379,7 @@ CHANNEL = {
     "planted channels": "planted channels found",
 }
 chance = ["channels: random"]
-score_table(
+show_table(
     ranked("channels", "logit ablation"),
     CHANNEL,
     cells(ROW["channels"], CHANNEL, lambda c: chance),
@@ -400,7 +418,7 @@ DATA = {
     "own class among the top 5": "own class in the top 5",
 }
 nothing = ["training images: random"]
-score_table(
+show_table(
     ranked("training", "LDS, 50% removed"),
     DATA,
     cells(ROW["training"], DATA, lambda c: nothing),
@@ -589,7 +607,7 @@ carrot_opponents = lambda column: (
     + ["area" + SUFFIX] * column.startswith("parts")
 )
 shown = AGREE + TESTS[:4] + ["kept at all", "cost"]
-score_table(
+show_table(
     CARROT,
     {c: c for c in shown},
     cells([r for rows in CARROT.values() for r in rows], shown, carrot_opponents),
@@ -637,9 +655,9 @@ live = {
 # %%
 worst, apart, count = 0.0, 0, 0
 for name, scored in live.items():
-    for column, (values, _) in scored.items():
-        stored = board.values[name, column][0, : len(values)]
-        gap = np.abs(values - stored)
+    for column, scores in scored.items():
+        stored = board.values[name, column][0, : len(scores.values)]
+        gap = np.abs(scores.values.numpy() - stored)
         worst, apart, count = (
             max(worst, gap.max()),
             apart + int((gap > 1e-3).sum()),
@@ -670,7 +688,7 @@ except ValueError as error:
 # ## Your own model and method
 #
 # A method is a function from a model, images and classes to maps. `map_scores` gives it every column that its maps allow. With masks of what should matter and no renderer, leave the truth empty: the place, curve and
-# falsification columns remain. `python benchmarks/scoreboard.py` scores everything again and rewrites the files.
+# falsification columns remain. `python -m benchmarks.scoreboard` scores everything again and rewrites the files.
 
 
 # %%
@@ -693,7 +711,7 @@ mine = map_scores(
     curves=0,
     tested=0,
 )
-print({column: f"{values.mean():.2f}" for column, (values, _) in mine.items()})
+print({column: f"{scores.mean:.2f}" for column, scores in mine.items()})
 
 # %% [markdown]
 # ## Exercises

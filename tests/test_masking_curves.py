@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ctrace.look.layers import fingerprint
-from ctrace.trust.masking_curves import box_mask, masking_curve, mass_inside
+from ctrace.trust.hide import masking_curve
+from ctrace.trust.localize import mass_inside
 
 
 @pytest.fixture
@@ -97,8 +98,18 @@ def test_model_and_images_are_left_as_found(model, images):
     assert fingerprint(model) == before and torch.equal(images, pixels)
 
 
-def test_mass_inside_counts_both_signs_and_a_uniform_map_has_one_per_area():
-    mask = torch.stack([box_mask((0, 0, 3, 6), 6, 6), box_mask((2, 1, 5, 3), 6, 6)])
+def test_share_zero_is_asked_once_and_every_share_only_once(model, images):
+    seen = []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    curve = masking_curve(model, images, left_map(), 0, ratios=(0.0, 0.5, 0.0, 0.5))
+    assert len(seen) == 2 and torch.equal(seen[0], images)
+    assert torch.equal(curve.values[:, :2], curve.values[:, 2:])
+    assert torch.equal(curve.values[:, 0], curve.whole.exp())
+
+
+def test_mass_inside_counts_both_signs():
+    mask = torch.zeros(2, 6, 6, dtype=torch.bool)
+    mask[0, :, :3] = mask[1, 1:3, 2:5] = True
     maps = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0))
     inside = [
         sum(abs(maps[i, y, x].item()) for y in range(6) for x in range(6) if mask[i, y, x])
@@ -110,9 +121,6 @@ def test_mass_inside_counts_both_signs_and_a_uniform_map_has_one_per_area():
     )
     torch.testing.assert_close(mass_inside(-2 * maps, mask), mass_inside(maps, mask))
     torch.testing.assert_close(
-        mass_inside(torch.ones(2, 6, 6), mask, per_area=True), torch.ones(2, dtype=torch.float64)
-    )
-    torch.testing.assert_close(
         mass_inside(torch.ones(2, 6, 6), mask * 0.5),
         torch.tensor([0.25, 1 / 12], dtype=torch.float64),
     )
@@ -121,31 +129,37 @@ def test_mass_inside_counts_both_signs_and_a_uniform_map_has_one_per_area():
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda m, x: masking_curve(m, x, torch.zeros(3, 3, 6, 6), 0), "Sum the colour channels"),
+        (
+            lambda m, x: masking_curve(m, x, torch.zeros(3, 3, 6, 6), 0),
+            "sum an input attribution over its colours",
+        ),
         (
             lambda m, x: masking_curve(m, x, torch.zeros(2, 6, 6), 0),
             r"expected \(b, height, width\) equal to \(3, 6, 6\)",
         ),
         (lambda m, x: masking_curve(m, x, torch.full((3, 6, 6), math.nan), 0), "has no rank"),
-        (lambda m, x: masking_curve(m, x, left_map(), 0, "best"), "order 'morf' or 'lerf'"),
-        (lambda m, x: masking_curve(m, x, left_map(), 0, ratios=(0.5, 1.5)), r"ratios in \[0, 1\]"),
-        (lambda m, x: masking_curve(m, x, left_map(), [0, 1]), "one for each of 3 images"),
-        (lambda m, x: masking_curve(m, x, left_map(), 0.5), "got torch.float32"),
+        (
+            lambda m, x: masking_curve(m, x, left_map(), 0, "best"),
+            "order: expected one of morf, lerf",
+        ),
+        (lambda m, x: masking_curve(m, x, left_map(), 0, ratios=(0.5, 1.5)), "ratios: expected"),
+        (
+            lambda m, x: masking_curve(m, x, left_map(), [0, 1]),
+            "one class for each of the 3 images",
+        ),
+        (lambda m, x: masking_curve(m, x, left_map(), 2), "classes run from 0 to 1"),
+        (lambda m, x: masking_curve(m, x, left_map(), -1), "classes run from 0"),
+        (lambda m, x: masking_curve(m, x, left_map(), True), "received torch.bool"),
+        (lambda m, x: masking_curve(m, x, left_map(), 0.5), "received torch.float32"),
         (lambda m, x: mass_inside(torch.zeros(1, 6, 6), torch.ones(1, 6, 6)), "map 0 has no mass"),
         (
             lambda m, x: mass_inside(torch.ones(1, 6, 6), torch.zeros(1, 6, 6)),
             "mask 0 covers nothing",
         ),
         (
-            lambda m, x: mass_inside(torch.ones(1, 6, 6), torch.ones(1, 6, 6), per_area=True),
-            "covers the whole image",
-        ),
-        (
             lambda m, x: mass_inside(torch.ones(1, 6, 6), torch.full((1, 6, 6), 255.0)),
             r"weights in \[0, 1\]",
         ),
-        (lambda m, x: box_mask((3, 0, 3, 2), 6, 6), "box: expected"),
-        (lambda m, x: box_mask((0, 0, 7, 2), 6, 6), "box: expected"),
     ],
 )
 def test_a_wrong_call_is_said(model, images, call, words):

@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy import stats
 
-from ctrace.trust import (
+from ctrace.trust.localize import (
     controls,
-    mass_inside,
     part_correlation,
     planted_lie,
     planted_truth,
     pointing_game,
+    positive_mass_inside,
 )
 
 
@@ -58,7 +58,7 @@ def test_the_planted_lie_points_beside_the_parts_and_orders_them_backwards():
     )
     assert (
         pointing_game(lie, parts).mean == 0
-        and mass_inside(lie, parts).mean < 0.01
+        and positive_mass_inside(lie, parts).mean < 0.01
         and lie.amax() == pytest.approx(1, abs=0.01)
     )
 
@@ -73,12 +73,6 @@ def test_pointing_hits_ties_by_their_share_and_a_constant_map_scores_the_area_an
         score.values, torch.tensor([1, 1 / 3, 0.5], dtype=torch.float64)
     ) and score.failed.tolist() == [0, 0, 1]
     assert score.mean == pytest.approx((1 + 1 / 3 + 0.5) / 3)
-    far = torch.zeros(1, 4, 4)
-    far[0, 3, 0] = 1
-    assert (
-        pointing_game(far, mask[:1]).mean == 0
-        and pointing_game(far, mask[:1], tolerance=2).mean == 1
-    )
 
 
 def test_a_random_map_points_and_weighs_as_often_as_the_area_says():
@@ -90,7 +84,7 @@ def test_a_random_map_points_and_weighs_as_often_as_the_area_says():
         )
         < 0.02
     )
-    assert mass_inside(noise(400), masks().sum(1).repeat(100, 1, 1)).mean == pytest.approx(
+    assert positive_mass_inside(noise(400), masks().sum(1).repeat(100, 1, 1)).mean == pytest.approx(
         area, abs=0.005
     )
 
@@ -100,7 +94,7 @@ def test_mass_counts_positive_values_and_a_map_without_any_scores_the_area():
     mask[:, 0] = 1
     maps[0, 0, 0], maps[0, 3, 3], maps[0, 2, 2] = 3, 1, -5
     maps[1, 0, 0] = -1
-    score = mass_inside(maps, mask)
+    score = positive_mass_inside(maps, mask)
     assert torch.allclose(
         score.values, torch.tensor([0.75, 0.25, 0.25], dtype=torch.float64)
     ) and score.failed.tolist() == [0, 1, 1]
@@ -156,7 +150,7 @@ def test_controls_ignore_the_model_and_are_what_they_are_called():
 def test_shapes_and_nan_are_refused():
     for call in (
         lambda: pointing_game(noise(2), noise(3)),
-        lambda: mass_inside(noise(1) * torch.nan, noise(1)),
+        lambda: positive_mass_inside(noise(1) * torch.nan, noise(1)),
         lambda: part_correlation(noise(4), masks(), importance(3)),
         lambda: part_correlation(noise(4), masks(p=2), importance(p=2)),
         lambda: part_correlation(noise(4), masks().sum(1), importance()),

@@ -7,7 +7,8 @@ from scipy.sparse import lil_matrix
 from scipy.sparse.linalg import spsolve
 from torch import nn
 
-from ctrace.trust import deletion, filled, impute, insertion, road
+from ctrace.trust.hide import deletion, filled, insertion
+from ctrace.trust.road import impute, road
 
 
 @pytest.fixture
@@ -76,7 +77,8 @@ def test_a_constant_map_has_the_road_score_of_a_random_one_and_removes_what_is_a
     seen = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     road(model, x[:1], sparse, 0, shares=(0.1, 0.5), noise=0)
-    assert [int((shown != x[:1]).any(1).sum()) for shown in seen] == [6, 32] * 2
+    removed = [int((shown != x[:1]).any(1).sum()) for shown in seen]
+    assert removed == [0, 6, 32] * 2  # what nothing was removed from is asked once in each order
 
 
 def test_imputed_pixels_equal_the_direct_solve_of_the_published_system():
@@ -128,7 +130,9 @@ def test_batches_equal_single_images(model):
             f(model, x[1:2], maps[1:2], 1, fill="noise").values,
         )
     assert torch.allclose(
-        road(model, x, maps, 0).morf[1:2], road(model, x[1:2], maps[1:2], 0).morf, atol=1e-5
+        road(model, x, maps, 0).morf.values[1:2],
+        road(model, x[1:2], maps[1:2], 0).morf.values,
+        atol=1e-5,
     )
 
 
@@ -138,9 +142,19 @@ def test_bad_input_is_refused_in_words(model):
         (lambda: deletion(model, images(), left_map(), 0, steps=0), "steps"),
         (lambda: insertion(model, images(), left_map(), [0, 1]), "class"),
         (lambda: road(model, images(), left_map(), 0, shares=(0.5, 1.0)), "nothing to impute"),
+        (lambda: road(model, images(), left_map(), -1), "classes run from 0"),
         (lambda: impute(images(1), torch.ones(1, 8, 8, dtype=torch.bool)), "hidden completely"),
     ):
         with pytest.raises(ValueError, match=words):
             call()
-    with pytest.raises(ArithmeticError, match="convergence"):
-        impute(images(1), torch.eye(8, dtype=torch.bool).logical_not()[None], max_iter=1)
+    with pytest.raises(ArithmeticError, match="after 1 steps"):
+        impute(images(1), torch.eye(8, dtype=torch.bool).logical_not()[None], max_steps=1)
+
+
+def test_a_model_in_training_mode_is_refused_and_its_statistics_stay_as_they_were():
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 2)).double().train()
+    before = net[0].running_mean.clone()
+    for test in (road, deletion, insertion):
+        with pytest.raises(ValueError, match="training mode"):
+            test(net, images(), left_map(), 0)
+    assert torch.equal(net[0].running_mean, before)

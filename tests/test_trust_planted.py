@@ -5,6 +5,7 @@ last digit.
 import pytest
 import torch
 
+from benchmarks.planted import GROUPS, channel_groups, paint, planted_images, planted_network
 from ctrace.aviary import PARTS, importance_table, render, sample_scene
 from ctrace.carrot.attribution import centrality, region_contributions
 from ctrace.carrot.diffusion import DiffusionOperator
@@ -13,7 +14,6 @@ from ctrace.cut.tracing import trace_channels
 from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.look.gradcam import GradCAM
 from ctrace.look.parchgrad import ParchGrad
-from ctrace.trust.planted import GROUPS, channel_groups, paint, planted_images, planted_network
 from ctrace.world.tokens import PatchOutput, patch_centers
 
 SCENES = [sample_scene(i) for i in range(12)]

@@ -11,7 +11,9 @@ from ctrace.aviary import Aviary
 from ctrace.look.layers import fingerprint
 from ctrace.look.saliency import gradient, integrated_gradients
 from ctrace.stats import spearman
-from ctrace.trust import cascade, controls, guided_backpropagation, randomize, stages
+from ctrace.trust.localize import controls
+from ctrace.trust.methods import guided_backpropagation
+from ctrace.trust.randomize import cascade, own_scale, randomize, stages
 from ctrace.world.models import load_model
 
 
@@ -71,7 +73,7 @@ def test_depths_share_their_random_weights_and_seeds_do_not(resnet):
 
 def test_the_model_and_the_random_state_are_left_as_found_also_after_a_failure(resnet, birds):
     before, state = fingerprint(resnet), torch.random.get_rng_state()
-    with pytest.raises(ValueError, match="Sum over colours"):
+    with pytest.raises(ValueError, match="over its colours"):
         cascade(resnet, {"raw": gradient}, *birds)
     randomize(resnet, 7)
     assert fingerprint(resnet) == before and torch.equal(state, torch.random.get_rng_state())
@@ -103,6 +105,15 @@ def test_guided_backpropagation_is_the_gradient_with_negatives_cut_at_every_relu
             torch.rand(1, 3, 2, 2),
             0,
         )
+
+
+def test_maps_are_scaled_by_themselves_with_zero_at_zero():
+    values = np.random.default_rng(0).normal(size=(20, 20))
+    values[0, 0] = 1e6
+    assert np.allclose(own_scale(values), own_scale(1000 * values)) and own_scale(values).max() == 1
+    assert np.abs(own_scale(values)[1:]).mean() > 0.1  # one outlier does not blank the rest
+    assert not own_scale(np.zeros((3, 3))).any()
+    assert np.array_equal(np.sign(own_scale(values)), np.sign(values))
 
 
 def test_likenesses_equal_direct_calls_and_a_constant_map_is_counted(resnet, birds):

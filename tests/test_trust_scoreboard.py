@@ -7,23 +7,23 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from benchmarks.scoreboard import dependence_scores, mark_scores
 from ctrace.aviary import Aviary
+from ctrace.carrot.attribution import centrality
 from ctrace.carrot.pipeline import Carrot
 from ctrace.stats import bootstrap
-from ctrace.trust.controls import controls
+from ctrace.trust.localize import controls
+from ctrace.trust.methods import CarrotClassifier, cnn_methods, enlarge, token_methods
 from ctrace.trust.scoreboard import (
     COLUMNS,
     Scoreboard,
     control_maps,
-    dependence_scores,
     held_out,
     map_scores,
-    mark_scores,
     read_scoreboard,
 )
-from ctrace.trust.suite import CarrotClassifier, cnn_methods, enlarge, token_methods
 from ctrace.world.models import load_model
-from ctrace.world.tokens import TimmViTPatchBackbone
+from ctrace.world.tokens import PatchOutput, TimmViTPatchBackbone, patch_centers
 
 pytestmark = pytest.mark.filterwarnings("ignore:image .*integrated gradients sum to")
 
@@ -100,35 +100,52 @@ def test_the_maps_of_a_carrot_are_what_its_explanation_says(carrot):
         assert float((maps - small).abs().max()) <= 1e-5 * float(small.abs().max()), name
 
 
+def test_maps_of_tokens_lie_on_their_own_grid_which_need_not_be_square(carrot):
+    wrapped, (h, w) = CarrotClassifier(carrot), (2, 4)
+    H = torch.rand(1, h * w, wrapped.fc.in_features, generator=torch.Generator().manual_seed(0))
+    regions = carrot.regions(PatchOutput(H, patch_centers((h, w)), (h, w), (8, 8)))
+    graph = carrot.graph.build(regions)
+    wrapped.regions = lambda images: (regions, graph)
+    omega = centrality(graph, carrot.operator, carrot.readout)  # (1, m)
+    shares = omega[0, :, None] * (H[0].double() @ wrapped.fc.weight.T)  # (m, k)
+    own = (shares - shares.mean(1, keepdim=True))[:, 5].view(h, w).float()
+    asked = wrapped, torch.zeros(1, 3, 16, 32), torch.tensor([5])
+    split = token_methods()["CARROT region split"](*asked)[0]
+    corners = ([0, 0, -1, -1], [0, -1, 0, -1])
+    assert split.shape == (16, 32) and torch.allclose(split[corners], own[corners], rtol=1e-4)
+
+
 def test_the_planted_truth_scores_best_and_the_lie_worst(model, birds):
     maps = control_maps(birds)
     truth, lie = (
         map_scores(model, birds, maps[name], curves=4, tested=2)
         for name in ("planted truth", "planted lie")
     )
-    assert np.allclose(truth["parts: removal"][0], 1) and np.allclose(lie["parts: removal"][0], -1)
-    assert truth["pointing"][0].all() and not lie["pointing"][0].any()
-    assert truth["survived"][0].all() and not lie["survived"][0].any()
-    assert (truth["deletion"][0] < lie["deletion"][0]).all() and (
-        truth["insertion"][0] > lie["insertion"][0]
+    assert np.allclose(truth["parts: removal"].values, 1) and np.allclose(
+        lie["parts: removal"].values, -1
+    )
+    assert truth["pointing"].values.all() and not lie["pointing"].values.any()
+    assert truth["survived"].values.all() and not lie["survived"].values.any()
+    assert (truth["deletion"].values < lie["deletion"].values).all() and (
+        truth["insertion"].values > lie["insertion"].values
     ).all()
 
 
 def test_a_map_that_ignores_the_model_depends_on_none_and_sees_no_mark(model, birds):
     kept = dependence_scores(model, edges, birds, n=2)
-    assert all(np.allclose(kept[column][0], 1) for column in ("kept at half", "kept at all"))
+    assert all(np.allclose(kept[column].values, 1) for column in ("kept at half", "kept at all"))
     cheating = load_model("aviary-cheating", device="cpu")
-    assert not mark_scores(edges, cheating, model, n=4)["mark"][0].any()
+    assert not mark_scores(edges, cheating, model, n=4)["mark"].values.any()
 
 
 def test_a_failed_map_is_counted_and_scored_as_chance(model, birds):
     scored = map_scores(model, birds, torch.zeros(4, 96, 96), curves=0, tested=2)
-    assert scored["parts: swap"][1].all() and not scored["parts: swap"][0].any()
-    assert scored["pointing"][1].all() and 0 < scored["pointing"][0].mean() < 0.3
+    assert scored["parts: swap"].failed.all() and not scored["parts: swap"].values.any()
+    assert scored["pointing"].failed.all() and 0 < scored["pointing"].values.mean() < 0.3
     assert (
-        scored["survived"][1].all()
-        and not scored["survived"][0].any()
-        and not scored["falsified"][0].any()
+        scored["survived"].failed.all()
+        and not scored["survived"].values.any()
+        and not scored["falsified"].values.any()
     )
 
 
@@ -189,9 +206,14 @@ def test_what_is_saved_is_read_back_and_the_table_is_made_of_it(tmp_path):
     assert all(np.array_equal(again.values[key], value) for key, value in scores.values.items())
     lines = (tmp_path / "scores.csv").read_text().splitlines()
     assert lines[0] == "# torch: x"
+    renamed = Scoreboard(scores.values, dict.fromkeys(scores.values, 3), scores.models)
+    renamed.save(tmp_path)  # what is saved later is what is read
+    assert read_scoreboard(tmp_path).failures == renamed.failures
+    with np.load(tmp_path / "birds.npz") as stored:
+        assert not any("\t" in name or " " in name for name in stored.files)
     for line in csv.DictReader(lines[1:]):
         interval = scores.interval(line["row"], line["column"])
         assert [float(line[k]) for k in ("value", "low", "high")] == pytest.approx(
             [interval.value, interval.low, interval.high], abs=1e-4
         )
-        assert (line["n"], line["failures"], line["models"]) == ("120", "2", "m0 m1 m2")
+        assert (line["n"], line["failures"], line["models"]) == ("120", "2", "m0; m1; m2")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ctrace.aviary import PARTS, Aviary, part_importance, render
-from ctrace.trust.shapley import EXACT_UP_TO, part_regions, shap, superpixels
+from ctrace.trust.shapley import kernel_shap, sample_coalitions, shap, superpixels
 from ctrace.world.models import load_model
 
 
@@ -24,6 +24,11 @@ def bird(model, index):
     whole, bare = render(scene), render(scene.without(*PARTS))
     x, start = (model.info.preprocess(r.image)[0] for r in (whole, bare))
     return x, start, torch.stack([whole.masks[p] for p in PARTS]), scene, data.label(index)
+
+
+def part_regions(masks):
+    """Region 0 shows no part, region j the j-th mask, whichever covers most of a pixel."""
+    return torch.where(masks.amax(0) > 0, masks.argmax(0) + 1, 0)
 
 
 def additive(r, seed=0):
@@ -48,7 +53,7 @@ def test_an_additive_model_gives_each_region_its_own_share(r):
     weight = (net[1].weight[1] - net[1].weight.mean(0)).view(3, 12, 12)
     share = (weight * (x - start)).sum(0).flatten().detach()
     own = torch.zeros(r, dtype=torch.double).index_add_(0, regions.flatten(), share)
-    assert torch.allclose(got.values, own, atol=1e-9 if r <= EXACT_UP_TO else 1e-4)
+    assert torch.allclose(got.values, own, atol=1e-9)
 
 
 @pytest.mark.parametrize("index", range(3))
@@ -58,8 +63,8 @@ def test_values_sum_to_the_logit_of_all_minus_that_of_none(model, index):
         shap(model, x, target, part_regions(masks), start[None]),
         shap(model, x, target, superpixels(x), samples=128),
     ):
-        assert abs(float(result.values.sum()) - (result.all - result.none)) <= 1e-4
-        assert abs(float(result.map.sum()) - (result.all - result.none)) <= 1e-4
+        assert abs(float(result.values.sum()) - (result.all - result.none)) <= 1e-10
+        assert abs(float(result.map.sum()) - (result.all - result.none)) <= 1e-10
         assert abs(result.all - result.none) > 1
 
 
@@ -90,6 +95,26 @@ def test_values_of_the_true_parts_equal_captum(model):
         )[0, 0]
     ours = shap(model, x, target, ids, start[None]).values[ids]
     assert float((theirs - ours).abs().max()) <= 1e-5
+
+
+def test_kernel_shap_is_the_least_squares_solution_under_its_constraint():
+    present, r, total = sample_coalitions(12, 60, 0), 12, 1.7
+    value = torch.randn(60, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    A = present.double()
+    ones = torch.ones(r, 1, dtype=torch.double)
+    left = torch.cat([torch.cat([A.T @ A, ones], 1), torch.cat([ones.T, torch.zeros(1, 1)], 1)])
+    right = torch.cat([A.T @ value, torch.tensor([total])])
+    lagrange = torch.linalg.solve(left, right)[:r]
+    assert torch.allclose(kernel_shap(present, value, total), lagrange, atol=1e-10)
+
+
+def test_coalitions_come_in_pairs_as_often_as_the_kernel_weighs_their_size():
+    present = sample_coalitions(7, 20_000, 0)
+    assert torch.equal(present[::2], ~present[1::2])
+    size = torch.bincount(present.sum(1), minlength=8) / len(present)
+    kernel = torch.tensor([0.0, *(1 / (s * (7 - s)) for s in range(1, 7)), 0.0])
+    assert torch.allclose(size, kernel / kernel.sum(), atol=0.01)
+    assert torch.allclose(present.double().mean(0), torch.full((7,), 0.5).double(), atol=0.01)
 
 
 def test_more_samples_of_kernel_shap_come_closer_to_the_exact_values(model, monkeypatch):
@@ -126,12 +151,8 @@ def test_refuses_what_has_no_answer(model):
         shap(net, x, 1, regions * 2, start[None])
     with pytest.raises(ValueError, match="cannot tell 24 regions apart"):
         shap(net, x, 1, regions, start[None], samples=24)
+    for target, words in ((-1, "classes run from 0 to 1"), (True, "bool"), (2, "from 0 to 1")):
+        with pytest.raises(ValueError, match=words):
+            shap(net, x, target, regions % 3, start[None])
     with pytest.raises(ValueError, match="finite image"):
         superpixels(x * torch.nan)
-
-
-def test_part_regions_leave_out_only_pixels_without_any_part(model):
-    _, _, masks, _, _ = bird(model, 0)
-    regions = part_regions(masks)
-    assert torch.equal(regions == 0, (masks == 0).all(0))
-    assert all(bool((masks[j][regions == j + 1] > 0).all()) for j in range(len(PARTS)))

@@ -8,19 +8,16 @@ a map that knows nothing survives no more often than the significance level says
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ctrace.check import check_ready, prepare_images
-from ctrace.trust.fills import filled, hide
-from ctrace.trust.masking_curves import rank_pixels
+from ctrace.check import check_classes, check_maps, check_number, check_ready, prepare_images
+from ctrace.trust.hide import AT_ONCE, filled, rank_pixels
 
-__all__ = ["Falsification", "angle_between", "falsify", "logit_drop"]
-
-AT_ONCE = 64  # images per forward pass; more are slower on a CPU
 # radians, or shares of the spread of the logits: below, float32 cannot tell a reaction from
 # rounding
 ROUNDING = 1e-4
@@ -38,9 +35,9 @@ class Falsification:
         p: share of places at which a region of this shape moves the answer at least as much, the
             map's own counted as one of them.
         p_inside: the same among regions inside the object; ``None`` when no object was given.
-        null, null_inside: what hiding the copies did.
         area: share of the image that was hidden.
         fill, distance: what hidden pixels showed, and how the movement was measured.
+        null, null_inside: what hiding the copies did.
     """
 
     verdict: str
@@ -67,7 +64,7 @@ def falsify(
     images: Tensor,
     model: nn.Module,
     target=None,
-    distance: str | Callable | None = None,
+    distance: Callable | None = None,
     fill: str | Tensor = "blur",
     area: float = 0.05,
     copies: int = 99,
@@ -91,9 +88,9 @@ def falsify(
         model: in eval mode.
         target: a class, or one per image ``(b,)``. Then the distance is the drop of its centred
             logit, else the angle between outputs.
-        distance: ``"angle"``, ``"logit"``, or a function of outputs ``(1, d)`` and ``(n, d)`` to
-            ``(n,)``, for example the loss of likeness to a reference embedding.
-        fill: see `filled`.
+        distance: another one, a function of outputs ``(1, d)`` and ``(n, d)`` to ``(n,)``, for
+            example the loss of likeness to a reference embedding.
+        fill: see `ctrace.trust.hide.filled`.
         area: share of the image in each region.
         copies: how many moved copies; the smallest p is ``1 / (copies + 1)``.
         min_shift: pixels that a copy moves at least, around the edges; by default a twelfth of the
@@ -108,35 +105,35 @@ def falsify(
         ValueError: shapes that do not match, NaN, or settings under which no map could survive.
     """
     check_ready(model)
-    images = prepare_images(model, images)
-    maps = torch.as_tensor(attribution, device=images.device).detach()
-    single, maps = maps.ndim == 2, maps if maps.ndim == 3 else maps[None]
-    inside = inside if inside is None or inside.ndim == 3 else inside[None]
-    _check(maps, images, inside, area, copies, alpha)
+    images, single = prepare_images(model, images), torch.as_tensor(attribution).ndim == 2
+    maps = _checked(attribution, images, "attribution")
+    inside = None if inside is None else _checked(inside, images, "inside") > 0.5
+    check_number("area (above one half, top and bottom overlap)", area, above=0, at_most=0.5)
+    check_number("alpha", alpha, above=0, below=1)
+    if copies + 1 < round(1 / alpha, 9):
+        best = f"with {copies} copies p is at least 1/{copies + 1}, and no map can have"
+        raise ValueError(f"{best} p <= {alpha}. Take more copies.")
     name, measures = _measures(distance, target, len(images))
-    fills, pixels = filled(images, fill, seed), max(1, round(area * maps[0].numel()))
-    shifts = shift_places(
-        images.shape[2:],
-        copies,
-        max(images.shape[2:]) // 12 if min_shift is None else min_shift,
-        seed,
-    )
-    results = []
+    size, pixels = images.shape[2:], max(1, round(area * maps[0].numel()))
+    shifts = shift_places(size, copies, max(size) // 12 if min_shift is None else min_shift, seed)
+    fills, results = filled(images, fill, seed), []
     for i in tqdm(range(len(images)), desc="falsification", unit="image", disable=not progress):
         masks = [extremes(maps[i], pixels, seed)]  # (2, height, width)
         masks.append(shifted(masks[0][0], shifts))
         if inside is not None:
-            masks.append(
-                inside_regions(maps[i], inside[i].to(maps.device) > 0.5, pixels, copies, seed)
-            )
+            masks.append(inside_regions(maps[i], inside[i], pixels, copies, seed))
         moved, noise = _movements(model, images[i], fills[i], torch.cat(masks), measures[i])
-        words = {
-            "area": pixels / maps[i].numel(),
-            "fill": fill if isinstance(fill, str) else "images",
-            "distance": name,
-        }
         results.append(
-            _judge(moved, noise, bool(maps[i].amax() == maps[i].amin()), copies, alpha, words)
+            _judge(
+                moved,
+                noise,
+                alpha,
+                moved_copies=copies,
+                constant=bool(maps[i].amax() == maps[i].amin()),
+                area=pixels / maps[i].numel(),
+                fill=fill if isinstance(fill, str) else "images",
+                distance=name,
+            )
         )
     return results[0] if single else results
 
@@ -151,16 +148,6 @@ def angle_between(a: Tensor, b: Tensor) -> Tensor:
     """
     a, b = (v / v.norm(dim=-1, keepdim=True) for v in (a, b))
     return 2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1))
-
-
-def logit_drop(whole: Tensor, hidden: Tensor, target: int) -> Tensor:
-    """By how much the logit of a class, minus the mean over classes, has fallen ``(n,)``."""
-    if whole.shape[1] < 2:
-        raise ValueError(
-            "logit_drop: a single output minus its own mean is always 0. Use a function of the output as the distance."
-        )
-    before, after = (z[:, target] - z.mean(1) for z in (whole, hidden))
-    return before - after
 
 
 def extremes(scores: Tensor, pixels: int, seed: int) -> Tensor:
@@ -184,16 +171,14 @@ def shift_places(size, copies: int, min_shift: int, seed: int) -> np.ndarray:
     places = np.stack([y, x], 1)[far]
     if len(places) < copies:
         raise ValueError(
-            f"{height} x {width} pixels have {len(places)} places at least {min_shift} pixels away; {copies} were asked for. "
-            "Use larger images, a smaller min_shift, or fewer copies."
+            f"{height} x {width} pixels have {len(places)} places at least {min_shift} away, not "
+            f"{copies}. Use larger images, a smaller min_shift, or fewer copies."
         )
     return places[np.random.default_rng(seed).permutation(len(places))[:copies]]
 
 
 def shifted(scores: Tensor, shifts: np.ndarray) -> Tensor:
-    """The map ``(height, width)`` moved to each of the places, around the edges ``(copies, height,
-    width)``.
-    """
+    """The map moved to each of the places, around the edges ``(copies, height, width)``."""
     return torch.stack([scores.roll((int(y), int(x)), (0, 1)) for y, x in shifts])
 
 
@@ -207,138 +192,82 @@ def inside_regions(scores: Tensor, mask: Tensor, pixels: int, copies: int, seed:
     Raises:
         ValueError: an object too small to move anything in.
     """
-    rows, columns = (mask.any(axis).nonzero()[:, 0] for axis in (1, 0))
-    if len(rows) == 0:
+    if not mask.any():
         raise ValueError("inside: the mask of the object is empty.")
-    box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    box = tuple(slice(int(at.min()), int(at.max()) + 1) for at in mask.nonzero(as_tuple=True))
     crop = scores[box].double()
-    moved = torch.cat(
-        [crop[None], shifted(crop, shift_places(crop.shape, copies, max(crop.shape) // 12, seed))]
-    )
-    moved = torch.where(mask[box], moved, -torch.inf)
+    places = shift_places(crop.shape, copies, max(crop.shape) // 12, seed)
+    moved = torch.where(mask[box], torch.cat([crop[None], shifted(crop, places)]), -torch.inf)
     regions = torch.zeros(len(moved), *mask.shape, dtype=torch.bool, device=mask.device)
-    regions[:, box[0], box[1]] = rank_pixels(moved, True, seed) < min(pixels, int(mask.sum()) // 2)
+    regions[:, *box] = rank_pixels(moved, True, seed) < min(pixels, int(mask.sum()) // 2)
     return regions
 
 
-def _movements(
-    model: nn.Module, image: Tensor, fill: Tensor, masks: Tensor, measure: Callable
-) -> tuple[Tensor, float]:
+def _checked(maps, images: Tensor, what: str) -> Tensor:
+    maps = torch.as_tensor(maps)
+    return check_maps(maps if maps.ndim == 3 else maps[None], images, what)
+
+
+def _measures(distance: Callable | None, target, b: int) -> tuple[str, list[Callable]]:
+    """The distance's name, and per image how far outputs moved ``(n,)`` and the natural unit."""
+    if distance is not None:
+        return getattr(distance, "__name__", "function"), [lambda a, z: (distance(a, z), 1.0)] * b
+    if target is None:
+        return "angle", [lambda a, z: (angle_between(a, z), 1.0)] * b
+    return "logit", [partial(_logit_drop, target=k) for k in check_classes(target, b)]
+
+
+def _logit_drop(whole: Tensor, hidden: Tensor, target: Tensor) -> tuple[Tensor, float]:
+    """By how much the logit of a class, minus the mean over classes, has fallen ``(n,)``."""
+    alone = "classes (a single output minus its own mean is always 0)"
+    check_number(alone, whole.shape[1], at_least=2)
+    target = int(check_classes(target, 1, whole.shape[1]))
+    before, after = (z[:, target] - z.mean(1) for z in (whole, hidden))
+    return before - after, float(whole.std())
+
+
+def _movements(model, image: Tensor, fill: Tensor, masks: Tensor, measure: Callable):
     """How far each hidden region moves the answer ``(n,)``, and what rounding alone could do."""
-    whole = model(image[None]).double()
-    hidden = (hide(image, chunk, fill) for chunk in masks.split(AT_ONCE))
-    outputs = torch.cat(
-        [model(x.contiguous(memory_format=torch.channels_last)) for x in hidden]
-    ).double()  # twice as fast on a CPU
+    hidden = (torch.where(mask[:, None], fill, image) for mask in masks.split(AT_ONCE))
+    # channels last: twice as fast on a CPU
+    outputs = [model(x.contiguous(memory_format=torch.channels_last)) for x in hidden]
+    outputs = torch.cat(outputs).double()
     if outputs.ndim != 2 or not bool(torch.isfinite(outputs).all()):
         raise ValueError(
-            f"the model returned {tuple(outputs.shape)}; expected finite rows of logits or embeddings (n, d)."
+            f"the model returned {tuple(outputs.shape)}; expected finite rows of logits or "
+            "embeddings (n, d)."
         )
-    moved, unit = measure(whole, outputs)
+    moved, unit = measure(model(image[None]).double(), outputs)
+    if not isinstance(moved, Tensor) or moved.shape != (len(outputs),):
+        raise ValueError(f"distance: expected one number for each of {len(outputs)} outputs.")
     return moved.cpu(), ROUNDING * unit
 
 
-def _measures(distance, target, b: int) -> tuple[str, list[Callable]]:
-    """The distance's name, and per image a function to movements ``(n,)`` and their natural unit."""
-    name = ("angle" if target is None else "logit") if distance is None else distance
-    if callable(name):
-        return getattr(name, "__name__", "function"), [lambda a, z: (_row(name(a, z), z), 1.0)] * b
-    if name == "angle":
-        return name, [lambda a, z: (angle_between(a, z), 1.0)] * b
-    if name != "logit" or target is None:
-        raise ValueError(
-            f"distance: expected 'angle', 'logit' (with a target) or a function, received {distance!r}, target {target!r}."
-        )
-    classes = torch.as_tensor(target)
-    if classes.is_floating_point() or classes.shape not in ((), (b,)):
-        raise ValueError(
-            f"target: expected a class or one for each of {b} images, received {classes.dtype} {tuple(classes.shape)}."
-        )
-    return name, [
-        lambda a, z, k=k: (logit_drop(a, z, k), float(a.std())) for k in classes.expand(b).tolist()
-    ]
-
-
-def _row(moved: Tensor, outputs: Tensor) -> Tensor:
-    if not isinstance(moved, Tensor) or moved.shape != (len(outputs),):
-        raise ValueError(
-            f"distance: the function must return one number for each of {len(outputs)} outputs."
-        )
-    return moved
-
-
 def _judge(
-    moved: Tensor, noise: float, constant: bool, copies: int, alpha: float, words: dict
+    moved: Tensor, noise: float, alpha: float, moved_copies: int, constant: bool, **record
 ) -> Falsification:
     d_high, d_low = moved[:2].tolist()
-    null, rest = moved[2 : 2 + copies], moved[2 + copies :]
-    p, p_inside = (
-        _p(d_high - noise, null),
-        _p(float(rest[0]) - noise, rest[1:]) if len(rest) else None,
-    )
+    null, rest = moved[2 : 2 + moved_copies], moved[2 + moved_copies :]
+    p, as_good = _rank(d_high - noise, null)
+    p_inside, as_good_inside = _rank(rest[0] - noise, rest[1:]) if len(rest) else (None, 0)
+    elsewhere = f"{as_good} of {len(null)} copies of the region, moved elsewhere, do as much."
+    verdict, reason = "falsified", elsewhere
     if constant:
         verdict, reason = "inconclusive", "the map is constant: it names no region."
     elif float(moved.abs().max()) <= noise:
-        verdict, reason = (
-            "inconclusive",
-            "hiding regions of this size with this fill does not move the model's answer anywhere.",
-        )
+        verdict = "inconclusive"
+        reason = "hiding regions of this size with this fill does not move the answer anywhere."
     elif d_high <= d_low + noise:
-        verdict, reason = (
-            "falsified",
-            "hiding the top of the map moves the answer no more than hiding its bottom.",
-        )
-    elif p > alpha:
-        verdict, reason = (
-            "falsified",
-            f"{round(p * (copies + 1)) - 1} of {copies} copies of the region, moved elsewhere, do as much.",
-        )
-    elif p_inside is not None and p_inside > alpha:
-        verdict, reason = (
-            "falsified",
-            f"inside the object {round(p_inside * (copies + 1)) - 1} of {copies} other regions do as much.",
-        )
-    else:
-        verdict, reason = (
-            "survived",
-            f"{round(p * (copies + 1)) - 1} of {copies} copies of the region, moved elsewhere, do as much.",
-        )
-    return Falsification(
-        verdict,
-        reason,
-        d_high,
-        d_low,
-        p,
-        p_inside,
-        null=tuple(null.tolist()),
-        null_inside=tuple(rest[1:].tolist()),
-        **words,
-    )
+        reason = "hiding the top of the map moves the answer no more than hiding its bottom."
+    elif p <= alpha and p_inside is not None and p_inside > alpha:
+        reason = f"inside the object {as_good_inside} of {len(null)} other regions do as much."
+    elif p <= alpha:
+        verdict = "survived"
+    nulls = {"null": tuple(null.tolist()), "null_inside": tuple(rest[1:].tolist())}
+    return Falsification(verdict, reason, d_high, d_low, p, p_inside, **record, **nulls)
 
 
-def _p(least: float, null: Tensor) -> float:
-    return (1 + int((null >= least).sum())) / (len(null) + 1)
-
-
-def _check(
-    maps: Tensor, images: Tensor, inside: Tensor | None, area: float, copies: int, alpha: float
-) -> None:
-    shape = (len(images), *images.shape[2:])
-    for name, given in (("attribution", maps), ("inside", inside)):
-        if given is not None and tuple(given.shape) != shape:
-            raise ValueError(
-                f"{name}: expected (b, height, width) equal to {shape}, received {tuple(given.shape)}. Enlarge a grid to the image first; "
-                "sum an input attribution over its colours."
-            )
-    if not bool(torch.isfinite(maps).all()):
-        raise ValueError(
-            "attribution: NaN or infinity has no rank. Count the failure: a constant map is judged inconclusive."
-        )
-    if not 0 < area <= 0.5:
-        raise ValueError(
-            f"area: expected a share in (0, 0.5], so that top and bottom do not overlap; received {area}."
-        )
-    if not 0 < alpha < 1 or copies + 1 < round(1 / alpha, 9):
-        raise ValueError(
-            f"with {copies} copies p is at least 1/{copies + 1}, and no map could have p <= {alpha}. Take more copies."
-        )
+def _rank(least, null: Tensor) -> tuple[float, int]:
+    """The share of places that do at least as much, the map's own counted, and how many others."""
+    as_good = int((null >= least).sum())
+    return (1 + as_good) / (len(null) + 1), as_good

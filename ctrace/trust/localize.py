@@ -1,18 +1,21 @@
-"""Is the map where the truth is? Scores per image; a map that cannot be scored is counted, and
-given the score of chance.
+"""Is the map where the truth is? Scores per image, and the controls they are read beside: maps that
+know nothing of the model, one right by construction and one wrong.
+
+A map that cannot be scored is counted, and given the score of chance. What a control reaches, a
+method has not earned.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from einops import einsum, rearrange, reduce
+from scipy.ndimage import distance_transform_edt, sobel
 from torch import Tensor
 
+from ctrace.check import check_maps
 from ctrace.stats import spearman
-from ctrace.trust.masking_curves import mass_inside as share_inside
-
-__all__ = ["Scores", "mass_inside", "part_correlation", "pointing_game"]
+from ctrace.trust.hide import blurred
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +37,7 @@ class Scores:
         return float(self.values.mean())
 
 
-def pointing_game(maps: Tensor, masks: Tensor, tolerance: int = 0) -> Scores:
+def pointing_game(maps: Tensor, masks: Tensor) -> Scores:
     """Does the largest value lie in the mask? 1 or 0; where several are largest, the share of them
     that do (Zhang et al. 2018).
 
@@ -44,33 +47,55 @@ def pointing_game(maps: Tensor, masks: Tensor, tolerance: int = 0) -> Scores:
     Args:
         maps: ``(b, height, width)``.
         masks: ``(b, height, width)``, boolean or weights, of which those over one half count.
-        tolerance: pixels by which the mask is widened on all sides.
 
-    >>> pointing_game(torch.tensor([[[0.0, 3.0], [1.0, 0.0]]]), torch.tensor([[[0, 1], [0, 0]]])).values
+    >>> mask = torch.tensor([[[0, 1], [0, 0]]])
+    >>> pointing_game(torch.tensor([[[0.0, 3.0], [1.0, 0.0]]]), mask).values
     tensor([1.], dtype=torch.float64)
     """
-    maps, masks = _checked(maps, masks)
-    masks = (masks > 0.5).double()
-    if tolerance:
-        masks = F.max_pool2d(masks[:, None], 2 * tolerance + 1, 1, tolerance)[:, 0]
+    maps, masks = _matched(maps, masks)
     largest = (maps == maps.amax((1, 2), keepdim=True)).double()
-    hits = (largest * masks).sum((1, 2)) / largest.sum((1, 2))
-    return Scores(hits, maps.amax((1, 2)) == maps.amin((1, 2)))
+    hits = (largest * (masks > 0.5)).sum((1, 2)) / largest.sum((1, 2))
+    return Scores(hits, _constant(maps))
 
 
-def mass_inside(maps: Tensor, masks: Tensor) -> Scores:
-    """Share of a map's positive values that lies in the mask. A map with none scores the area of
-    the mask, as a constant one does.
+def mass_inside(maps: Tensor, mask: Tensor) -> Tensor:
+    """Share of a map's absolute mass that lies inside a mask ``(b,)``; of positive evidence alone:
+    pass ``maps.clamp_min(0)``, or see `positive_mass_inside`.
 
     Args:
         maps: ``(b, height, width)``.
-        masks: ``(b, height, width)``, boolean or weights in [0, 1].
+        mask: ``(b, height, width)``, boolean or weights in [0, 1].
+
+    Raises:
+        ValueError: shapes that do not match, a map without mass, a mask that covers nothing.
+
+    >>> mask = torch.tensor([[[True, False], [False, False]]])
+    >>> mass_inside(torch.tensor([[[3.0, 0.0], [0.0, 1.0]]]), mask)
+    tensor([0.7500], dtype=torch.float64)
     """
-    maps, masks = _checked(maps, masks)
+    maps, mask = _matched(maps, mask)
+    if bool(((mask < 0) | (mask > 1)).any()):
+        raise ValueError(f"mask: expected weights in [0, 1], got {mask.min()} to {mask.max()}.")
+    mass, area = maps.abs().sum((1, 2)), mask.mean((1, 2))
+    if bool((mass == 0).any()):
+        i = int(mass.argmin())
+        raise ValueError(
+            f"map {i} has no mass, so no share is anywhere. Count it, pass the others."
+        )
+    if bool((area == 0).any()):
+        raise ValueError(f"mask {int(area.argmin())} covers nothing: it can tell no map apart.")
+    return (maps.abs() * mask).sum((1, 2)) / mass
+
+
+def positive_mass_inside(maps: Tensor, masks: Tensor) -> Scores:
+    """`mass_inside` of the positive values. A map with none scores the area of the mask, as a
+    constant one does.
+    """
+    maps, masks = _matched(maps, masks)
     positive = maps.clamp_min(0)
-    failed = positive.amax((1, 2)) == 0
-    positive[failed] = 1.0
-    return Scores(share_inside(positive, masks), failed | (maps.amax((1, 2)) == maps.amin((1, 2))))
+    nothing = positive.amax((1, 2)) == 0
+    positive = torch.where(nothing[:, None, None], 1.0, positive)
+    return Scores(mass_inside(positive, masks), nothing | _constant(maps))
 
 
 def part_correlation(maps: Tensor, masks: Tensor, importance) -> Scores:
@@ -90,29 +115,98 @@ def part_correlation(maps: Tensor, masks: Tensor, importance) -> Scores:
     Raises:
         ValueError: shapes that do not match, or fewer than three parts, which have hardly an order.
     """
-    masks = torch.as_tensor(masks)
-    maps, _ = _checked(maps, masks[:, 0] if masks.ndim == 4 else masks)
-    truth = np.asarray(importance, float)
+    masks, truth = torch.as_tensor(masks), np.asarray(importance, float)
     if masks.ndim != 4 or truth.shape != tuple(masks.shape[:2]) or truth.shape[1] < 3:
         raise ValueError(
-            f"expected masks (b, p, height, width) and importance (b, p) with at least 3 parts, received {tuple(masks.shape)}, {truth.shape}."
+            "expected masks (b, p, height, width) and importance (b, p) with at least 3 parts, "
+            f"received {tuple(masks.shape)}, {truth.shape}."
         )
-    sums = torch.einsum("bhw,bphw->bp", maps, masks.to(maps)).cpu().numpy()
-    values = spearman(sums, truth)
-    values[(maps.amax((1, 2)) == maps.amin((1, 2))).cpu().numpy()] = np.nan
-    failed = np.isnan(values)
-    return Scores(torch.from_numpy(np.where(failed, 0.0, values)), torch.from_numpy(failed))
+    maps = check_maps(maps, masks).double()
+    sums = einsum(maps, masks.double(), "b h w, b p h w -> b p")
+    values = torch.from_numpy(spearman(sums.cpu(), truth))
+    failed = values.isnan() | _constant(maps).cpu()
+    return Scores(torch.where(failed, 0.0, values), failed)
 
 
-def _checked(maps, masks) -> tuple[Tensor, Tensor]:
-    maps = torch.as_tensor(maps).detach().double().clone()
-    masks = torch.as_tensor(masks).detach().double().to(maps.device)
-    if maps.ndim != 3 or maps.shape != masks.shape:
-        raise ValueError(
-            f"expected maps and masks of one shape (b, height, width), received {tuple(maps.shape)} and {tuple(masks.shape)}."
-        )
-    if not bool(torch.isfinite(maps).all()):
-        raise ValueError(
-            "maps: NaN or infinity. A map that could not be made is scored as a constant one, and counted: pass zeros."
-        )
-    return maps, masks
+def controls(images: Tensor, masks: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """Five maps ``(b, height, width)`` that look at the image or at nothing, never at the model.
+
+    ``"random"``: independent noise. ``"smooth random"``: the same, blurred to blobs. ``"edges"``:
+    Sobel magnitude of the brightness. ``"centre"``: a Gaussian in the middle, a quarter of the
+    image wide. ``"area"``: 1 on the true parts and 0 elsewhere, so that its sum over a part is the
+    part's area.
+
+    Args:
+        images: ``(b, c, height, width)``.
+        masks: true parts ``(b, p, height, width)``, or the object ``(b, height, width)``.
+        seed: of the noise, which differs from image to image.
+    """
+    generator, grey = (
+        torch.Generator().manual_seed(seed),
+        reduce(images, "b c h w -> b h w", "mean"),
+    )
+    noise = torch.randn(grey.shape, generator=generator).to(images.device)
+    edges = [np.hypot(*(sobel(one, axis, mode="nearest") for axis in (0, 1))) for one in grey.cpu()]
+    masks = masks.to(images)
+    return {
+        "random": noise,
+        "smooth random": blurred(noise),
+        "edges": torch.from_numpy(np.stack(edges)).to(images),
+        "centre": _gaussian(grey.shape[1:], (0.5, 0.5), 0.25).to(images).repeat(len(grey), 1, 1),
+        "area": masks.sum(1).clamp(max=1) if masks.ndim == 4 else masks,
+    }
+
+
+def planted_truth(masks: Tensor, importance) -> Tensor:
+    """What a perfect method would draw ``(b, height, width)``: each part's importance, spread
+    evenly over the part and nothing elsewhere.
+
+    Its sum over each part is exactly that part's importance, also where two parts share the pixels
+    of a border.
+
+    Args:
+        masks: ``(b, p, height, width)``, weights in [0, 1].
+        importance: ``(b, p)``.
+
+    Raises:
+        ValueError: a part without a pixel, whose importance no map could show.
+    """
+    if bool((masks.amax((2, 3)) == 0).any()):
+        raise ValueError("planted_truth: a part has no pixel. Leave such images out, count them.")
+    parts = masks.double()
+    importance = torch.as_tensor(np.asarray(importance), dtype=parts.dtype, device=masks.device)
+    shared = einsum(parts, parts, "b p h w, b q h w -> b p q")
+    return einsum(torch.linalg.solve(shared, importance), parts, "b p, b p h w -> b h w")
+
+
+def planted_lie(masks: Tensor, importance) -> Tensor:
+    """A convincing wrong map ``(b, height, width)``: a smooth blob as far from every part as the
+    image allows, and the parts in reverse.
+
+    It looks like any other heat map. No part of it is true.
+    """
+    wrong, bird, blobs = -planted_truth(masks, importance), masks.sum(1) > 0, []
+    for empty in (~bird).cpu().numpy():
+        # the image's edge counts as something to stay away from
+        away = distance_transform_edt(np.pad(empty, 1))[1:-1, 1:-1]
+        place = np.unravel_index(away.argmax(), away.shape)
+        place = [(at + 0.5) / side for at, side in zip(place, away.shape)]
+        blobs.append(_gaussian(away.shape, place, 0.08))
+    largest = reduce(wrong.abs(), "b h w -> b 1 1", "max").clamp_min(1e-300)
+    return torch.stack(blobs).to(wrong) * ~bird + 1e-3 * wrong / largest
+
+
+def _gaussian(size, place, sigma: float) -> Tensor:
+    """Peak 1 at ``place`` ``(y, x)``; place and width in shares of the sides."""
+    y, x = (((torch.arange(n) + 0.5) / n - at) ** 2 for n, at in zip(size, place))
+    return torch.exp(-(rearrange(y, "h -> h 1") + x) / (2 * sigma**2))
+
+
+def _constant(maps: Tensor) -> Tensor:
+    return maps.amax((1, 2)) == maps.amin((1, 2))
+
+
+def _matched(maps, masks) -> tuple[Tensor, Tensor]:
+    """Maps and masks of one shape ``(b, height, width)`` in float64."""
+    masks = torch.as_tensor(masks).detach().double()
+    return check_maps(maps, masks).double(), masks

@@ -1,4 +1,4 @@
-"""Does a map depend on the model? Give the model random weights, from the head down, and see
+"""Does the map depend on the model? Give the model random weights, from the head down, and see
 whether the map changes.
 
 The test of Adebayo et al. (2018, section 3.1). A method whose map survives the loss of all that the
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ctrace.check import check_classes, check_maps, check_number
 from ctrace.stats import spearman
-
-__all__ = ["Cascade", "cascade", "randomize", "stages"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,8 +31,7 @@ class Cascade:
         spearman: rank correlation of the signed maps.
         spearman_abs: of their magnitudes, which keep a residue where bright places give large
             values whatever the weights are.
-        ssim: structural similarity of the maps as they are drawn: divided by the 99th percentile of
-            their magnitude.
+        ssim: structural similarity of the maps on their `own_scale`.
         failed: one of the two maps is constant. Its likeness is then 0, and it is counted here.
     """
 
@@ -59,18 +58,15 @@ def stages(model: nn.Module) -> list[str]:
         name for name, child in model.named_children() if any(True for _ in child.parameters())
     ]
     if not names:
-        raise ValueError(
-            "the model has no module with parameters, so there is nothing to randomise."
-        )
+        raise ValueError("the model has no module with parameters: there is nothing to randomise.")
     found = []
     for name in reversed(names):
         child = model.get_submodule(name)
-        kinds = {type(block) for block in child.children()}
-        chain = (
-            isinstance(child, (nn.Sequential, nn.ModuleList)) and len(child) > 1 and len(kinds) == 1
-        )
-        alone = len(names) == 1 and any(True for _ in child.children())
-        found += [f"{name}.{inner}" for inner in stages(child)] if chain or alone else [name]
+        inner = list(child.children())
+        one_kind = len(inner) > 1 and len(set(map(type, inner))) == 1
+        chain = one_kind and isinstance(child, nn.Sequential | nn.ModuleList)
+        apart = chain or (len(names) == 1 and inner)
+        found += [f"{name}.{piece}" for piece in stages(child)] if apart else [name]
     return found
 
 
@@ -86,22 +82,19 @@ def randomize(model: nn.Module, depth: int, seed: int = 0) -> nn.Module:
     Raises:
         ValueError: a depth that the model does not have.
     """
-    order = stages(model)
-    if not 0 <= depth <= len(order):
-        raise ValueError(
-            f"depth: expected 0 to {len(order)} ({', '.join(order)}), received {depth}."
-        )
-    copied, done = copy.deepcopy(model), set()
+    order, copied = stages(model), copy.deepcopy(model)
+    check_number("depth", depth, whole=True, at_least=0, at_most=len(order))
+    pieces = [copied.get_submodule(name) for name in order[:depth]]
+    pieces += [copied] * (depth == len(order))
     devices = {p.device for p in copied.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)
-        pieces = [copied.get_submodule(name) for name in order[:depth]] + [copied] * (
-            depth == len(order)
-        )
-        for module in (module for piece in pieces for module in piece.modules()):
-            if module not in done:
-                _reset(module)
-            done.add(module)
+        for module in dict.fromkeys(module for piece in pieces for module in piece.modules()):
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+                continue
+            for p in module.parameters(recurse=False):
+                p.normal_(float(p.mean()), float(p.std()) if p.numel() > 1 else 0.0)
     return copied
 
 
@@ -129,71 +122,38 @@ def cascade(
     Raises:
         ValueError: a method that returns another shape or NaN.
     """
-    order = stages(model)
+    order, targets = stages(model), check_classes(targets, len(images))
     depths = tuple(range(1, len(order) + 1)) if depths is None else tuple(depths)
-    targets = torch.as_tensor(targets).expand(len(images))
-    before = {
-        name: _maps(name, method(model, images, targets), images)
-        for name, method in methods.items()
-    }
-    shape = (len(methods), len(depths), len(images))
-    found = {key: np.empty(shape) for key in ("spearman", "spearman_abs", "ssim")} | {
-        "failed": np.empty(shape, bool)
-    }
-    for j, depth in enumerate(
-        tqdm(depths, desc="randomisation", unit="model", disable=not progress)
-    ):
-        random = randomize(model, depth, seed)
-        for i, (name, method) in enumerate(methods.items()):
-            for key, value in _alike(
-                before[name], _maps(name, method(random, images, targets), images)
-            ).items():
-                found[key][i, j] = value
-    return Cascade(
-        tuple(methods), tuple(order[depth - 1] if depth else "none" for depth in depths), **found
-    )
+
+    def maps_of(net):
+        drawn = {name: method(net, images, targets) for name, method in methods.items()}
+        return [
+            check_maps(maps, images, name).double().cpu().numpy() for name, maps in drawn.items()
+        ]
+
+    before, found = maps_of(model), []
+    for depth in tqdm(depths, desc="randomisation", unit="model", disable=not progress):
+        after = maps_of(randomize(model, depth, seed))
+        found.append([_alike(*pair) for pair in zip(before, after)])
+    likeness = rearrange(np.array(found), "d m kind b -> kind m d b")
+    names = tuple(order[depth - 1] if depth else "none" for depth in depths)
+    return Cascade(tuple(methods), names, *likeness[:3], likeness[3] > 0)
 
 
-def _alike(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
-    """Three likenesses of two stacks of maps ``(b, height, width)``, and where they do not exist."""
-    flat = [m.reshape(len(m), -1) for m in (a, b)]
-    failed = np.logical_or(*((m.max(1) == m.min(1)) for m in flat))
-    likeness = {
-        "spearman": spearman(*flat),
-        "spearman_abs": spearman(*map(np.abs, flat)),
-        "ssim": _ssim(a, b),
-    }
-    return {
-        key: np.where(failed | np.isnan(value), 0.0, value) for key, value in likeness.items()
-    } | {"failed": failed}
-
-
-def _ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.array(
-        [structural_similarity(_drawn(x), _drawn(y), data_range=2.0) for x, y in zip(a, b)]
-    )
-
-
-def _drawn(values: np.ndarray) -> np.ndarray:
-    """In [-1, 1], zero at zero: outliers are cut, because a division by one of them would make all
-    maps alike.
+def own_scale(values: np.ndarray) -> np.ndarray:
+    """A map in [-1, 1], zero at zero, in units of the 99th percentile of its magnitude: a division
+    by an outlier would make all maps alike.
     """
     scale = np.quantile(np.abs(values), 0.99) or np.abs(values).max() or 1.0
     return np.clip(values / scale, -1, 1)
 
 
-def _maps(name: str, maps, images: Tensor) -> np.ndarray:
-    maps = torch.as_tensor(maps).detach().double().cpu().numpy()
-    if maps.shape != (len(images), *images.shape[2:]) or not np.isfinite(maps).all():
-        raise ValueError(
-            f"{name}: expected finite maps {(len(images), *images.shape[2:])}, received {maps.shape}. Sum over colours first."
-        )
-    return maps
-
-
-def _reset(module: nn.Module) -> None:
-    if hasattr(module, "reset_parameters"):
-        return module.reset_parameters()
-    for parameter in module.parameters(recurse=False):
-        spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
-        parameter.normal_(float(parameter.mean()), spread)
+def _alike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Three likenesses of two stacks of maps ``(b, height, width)``, and where they do not exist
+    ``(4, b)``.
+    """
+    flat = [rearrange(m, "b h w -> b (h w)") for m in (a, b)]
+    failed = np.logical_or(*(m.max(1) == m.min(1) for m in flat))
+    alike = [structural_similarity(*map(own_scale, pair), data_range=2.0) for pair in zip(a, b)]
+    likeness = np.stack([spearman(*flat, constant=0), spearman(*np.abs(flat), constant=0), alike])
+    return np.vstack([np.where(failed, 0.0, likeness), failed])

@@ -8,47 +8,29 @@ difference excludes zero.
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ctrace.aviary import KINDS, MARKED, PARTS, SPECIES, Aviary, importance_table, render
+from ctrace.aviary import KINDS, PARTS, Aviary, importance_table, render
 from ctrace.stats import Interval, bootstrap
-from ctrace.trust.controls import controls, planted_lie, planted_truth
 from ctrace.trust.falsify import falsify
-from ctrace.trust.localize import mass_inside, part_correlation, pointing_game
-from ctrace.trust.perturb import deletion, insertion
-from ctrace.trust.randomize import cascade, stages
-from ctrace.trust.suite import Maps
-
-__all__ = [
-    "COLUMNS",
-    "Birds",
-    "Scoreboard",
-    "Scored",
-    "control_maps",
-    "dependence_scores",
-    "held_out",
-    "map_scores",
-    "mark_scores",
-    "marked_birds",
-    "read_scoreboard",
-]
+from ctrace.trust.hide import deletion, insertion
+from ctrace.trust.localize import (
+    Scores,
+    controls,
+    part_correlation,
+    planted_lie,
+    planted_truth,
+    pointing_game,
+    positive_mass_inside,
+)
 
 FOLDER = Path(__file__).parents[1] / "data" / "scoreboard"
-BIRDS, CURVES, TESTED, RANDOMISED, MARKED_BIRDS = (
-    300,
-    48,
-    24,
-    24,
-    60,
-)  # images of the cheap columns and of the dear ones
 STEPS = 10  # of the deletion and insertion curves
-Scored = dict[str, tuple[np.ndarray, np.ndarray]]  # by column, values and failures of each bird
 
 # What a column says, and whether more of it is better (None: neither).
 COLUMNS = {
@@ -86,16 +68,13 @@ class Birds:
     bird: Tensor
     truth: dict[str, np.ndarray]
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     def first(self, n: int) -> "Birds":
         """The first n birds."""
-        truth = {kind: table[:n] for kind, table in self.truth.items()}
-        return Birds(self.images[:n], self.targets[:n], self.parts[:n], self.bird[:n], truth)
+        rows = {f.name: getattr(self, f.name)[:n] for f in fields(self) if f.name != "truth"}
+        return Birds(**rows, truth={kind: table[:n] for kind, table in self.truth.items()})
 
 
-def held_out(model: nn.Module, n: int = BIRDS, kinds: Sequence[str] = KINDS) -> Birds:
+def held_out(model: nn.Module, n: int = 300, kinds: Sequence[str] = KINDS) -> Birds:
     """The first ``n`` birds of the test split, with the parts' importance to this model measured by
     rendering them anew.
     """
@@ -103,122 +82,50 @@ def held_out(model: nn.Module, n: int = BIRDS, kinds: Sequence[str] = KINDS) -> 
     scenes, targets = [data.scene(i) for i in range(n)], [data.label(i) for i in range(n)]
     drawn = [render(scene) for scene in scenes]
     return Birds(
-        images=model.info.preprocess(torch.stack([picture.image for picture in drawn])),
+        images=model.info.preprocess(torch.stack([d.image for d in drawn])),
         targets=torch.tensor(targets),
-        parts=torch.stack(
-            [torch.stack([picture.masks[part] for part in PARTS]) for picture in drawn]
-        ),
-        bird=torch.stack([picture.bird for picture in drawn]),
+        parts=torch.stack([torch.stack([d.masks[part] for part in PARTS]) for d in drawn]),
+        bird=torch.stack([d.bird for d in drawn]),
         truth={kind: importance_table(model, scenes, targets, kind) for kind in kinds},
     )
 
 
 def control_maps(birds: Birds) -> dict[str, Tensor]:
     """Maps that ignore the model, and two made from the truth about it ``(n, height, width)``."""
-    known = birds.truth["removal"]
-    made = {
-        "planted truth": planted_truth(birds.parts, known),
-        "planted lie": planted_lie(birds.parts, known),
-    }
-    return made | controls(birds.images, birds.parts)
+    known = (birds.parts, birds.truth["removal"])
+    planted = {"planted truth": planted_truth(*known), "planted lie": planted_lie(*known)}
+    return planted | controls(birds.images, birds.parts)
 
 
 def map_scores(
-    model: nn.Module, birds: Birds, maps: Tensor, curves: int = CURVES, tested: int = TESTED
-) -> Scored:
+    model: nn.Module, birds: Birds, maps: Tensor, curves: int = 48, tested: int = 24
+) -> dict[str, Scores]:
     """Every column that needs nothing but maps ``(n, height, width)`` of one method.
 
     Args:
         curves, tested: how many of the birds get deletion and insertion curves, and the
             falsification test.
     """
-    maps, on_part = maps.double(), birds.parts.sum(1).clamp(max=1)
+    on_part, truth = birds.parts.sum(1).clamp(max=1), birds.truth.items()
     scored = {
-        "pointing": _of(pointing_game(maps, on_part)),
-        "mass inside": _of(mass_inside(maps, on_part)),
+        "pointing": pointing_game(maps, on_part),
+        "mass inside": positive_mass_inside(maps, on_part),
     }
-    for kind, table in birds.truth.items():
-        scored[f"parts: {'Shapley' if kind == 'shapley' else kind}"] = _of(
-            part_correlation(maps, birds.parts, table)
-        )
+    for kind, table in truth:
+        name = f"parts: {'Shapley' if kind == 'shapley' else kind}"
+        scored[name] = part_correlation(maps, birds.parts, table)
     few = birds.first(curves)
-    for name, curve in (("deletion", deletion), ("insertion", insertion)):
-        if curves:
-            scored[name] = _sound(
-                curve(model, few.images, maps[:curves], few.targets, "blur", STEPS).auc
-            )
+    for name, curve in {"deletion": deletion, "insertion": insertion}.items() if curves else ():
+        auc = curve(model, few.images, maps[:curves], few.targets, "blur", STEPS).auc.double()
+        scored[name] = Scores(auc, torch.zeros(len(auc), dtype=torch.bool))
+    few = birds.first(tested)
     if tested:
-        few = birds.first(tested)
-        verdicts = [
-            r.verdict
-            for r in falsify(
-                maps[:tested], few.images, model, few.targets, fill="blur", inside=few.bird
-            )
-        ]
-        unclear = np.array([v == "inconclusive" for v in verdicts])
-        scored |= {
-            name: (np.array([float(v == name) for v in verdicts]), unclear)
-            for name in ("survived", "falsified")
-        }
+        found = falsify(maps[:tested], few.images, model, few.targets, inside=few.bird)
+        verdicts = np.array([result.verdict for result in found])
+        unclear = torch.from_numpy(verdicts == "inconclusive")
+        for name in ("survived", "falsified"):
+            scored[name] = Scores(torch.from_numpy(verdicts == name).double(), unclear)
     return scored
-
-
-def dependence_scores(model: nn.Module, method: Maps, birds: Birds, n: int = RANDOMISED) -> Scored:
-    """Likeness (Spearman, signed) of the maps to those of the same model with random weights: in
-    its later half, and throughout.
-    """
-    depths, few = (len(stages(model)) // 2, len(stages(model))), birds.first(n)
-    found = cascade(model, {"method": method}, few.images, few.targets, depths)
-    return {
-        name: (found.spearman[0, j], found.failed[0, j])
-        for j, name in enumerate(("kept at half", "kept at all"))
-    }
-
-
-def marked_birds(model: nn.Module, n: int = MARKED_BIRDS) -> tuple[Tensor, Tensor, Tensor]:
-    """Birds beside the mark that the cheating model learned to go by: images, species and the
-    mark's mask.
-    """
-    marked, data = (
-        [i for i, s in enumerate(SPECIES) if s.name in MARKED],
-        Aviary("test", 30 * n, spurious="tied"),
-    )
-    indices = [i for i in range(len(data)) if data.label(i) in marked][:n]
-    drawn = [render(data.scene(i)) for i in indices]
-    images = model.info.preprocess(torch.stack([picture.image for picture in drawn]))
-    return (
-        images,
-        torch.tensor([data.label(i) for i in indices]),
-        torch.stack([picture.masks["mark"] for picture in drawn]),
-    )
-
-
-def mark_scores(
-    method: Maps, cheating: nn.Module, honest: nn.Module, n: int = MARKED_BIRDS
-) -> Scored:
-    """How much more of its mass a method puts on the mark for the model that cheats than for one
-    that does not.
-    """
-    images, targets, mark = marked_birds(cheating, n)
-    shares = [mass_inside(method(model, images, targets), mark) for model in (cheating, honest)]
-    return {
-        "mark": (
-            (shares[0].values - shares[1].values).numpy(),
-            (shares[0].failed | shares[1].failed).numpy(),
-        )
-    }
-
-
-def _of(scores) -> tuple[np.ndarray, np.ndarray]:
-    return scores.values.cpu().numpy(), scores.failed.cpu().numpy()
-
-
-def _sound(values: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    return values.double().cpu().numpy(), np.zeros(len(values), bool)
-
-
-# ----------------------------------------------------------------------------------------------------------
-# stored scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,11 +147,6 @@ class Scoreboard:
         """Methods, in the order in which they were scored."""
         return list(dict.fromkeys(row for row, _ in self.values))
 
-    @property
-    def columns(self) -> list[str]:
-        """Questions, in the same way."""
-        return list(dict.fromkeys(column for _, column in self.values))
-
     def interval(self, row: str, column: str) -> Interval:
         """Mean and 95% interval, birds and models drawn again."""
         return bootstrap(self.values[row, column], axes=2)
@@ -259,7 +161,8 @@ class Scoreboard:
         a, b = self.values[first, column], self.values[second, column]
         if self.models[first, column] != self.models[second, column]:
             raise ValueError(
-                f"{first} and {second} were scored on different models in {column!r}: no difference bird by bird exists."
+                f"{first} and {second} were scored on different models in {column!r}: no "
+                "difference bird by bird exists. Compare each with the controls on its own models."
             )
         n = min(a.shape[1], b.shape[1])
         return bootstrap(a[:, :n] - b[:, :n], axes=2)
@@ -270,54 +173,43 @@ class Scoreboard:
 
         "Really": the interval of the difference, bird by bird, excludes 0.
         """
-        best = self.ranking(column, controls)[0]
-        difference = self.difference(row, best, column)
-        better = 1 if COLUMNS.get(column, ("", True))[1] else -1
-        return better * ((difference.low > 0) - (difference.high < 0))
+        difference = self.difference(row, self.ranking(column, controls)[0], column)
+        return _sign(column) * ((difference.low > 0) - (difference.high < 0))
 
     def ranking(self, column: str, rows: Sequence[str] | None = None) -> list[str]:
         """Rows from the best to the worst mean."""
-        better = COLUMNS[column][1] if column in COLUMNS else True
-        rows = [r for r in (self.rows if rows is None else rows) if (r, column) in self.values]
-        return sorted(rows, key=lambda row: self.values[row, column].mean() * (-1 if better else 1))
+        rows = [r for r in rows or self.rows if (r, column) in self.values]
+        return sorted(rows, key=lambda row: -_sign(column) * self.values[row, column].mean())
 
-    def save(self, folder: Path | None = None, **versions: str) -> None:
+    def save(self, folder: Path = FOLDER, **versions: str) -> None:
         """``scores.csv``, one line per cell with its interval, and ``birds.npz``, every single
-        score.
+        score: array i belongs to line i.
         """
-        folder = folder or FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {
-            "\t".join([*key, str(self.failures[key]), *self.models[key]]): value
-            for key, value in self.values.items()
-        }
-        np.savez_compressed(folder / "birds.npz", **arrays)
+        np.savez_compressed(folder / "birds.npz", *self.values.values())
         with open(folder / "scores.csv", "w", newline="") as file:
             file.write("".join(f"# {name}: {text}\n" for name, text in versions.items()))
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["row", "column", "value", "low", "high", "n", "failures", "models"])
-            for (row, column), values in self.values.items():
-                interval = self.interval(row, column)
-                numbers = [f"{v:.4f}" for v in (interval.value, interval.low, interval.high)]
-                table.writerow(
-                    [
-                        row,
-                        column,
-                        *numbers,
-                        values.size,
-                        self.failures[row, column],
-                        " ".join(self.models[row, column]),
-                    ]
-                )
+            for key, values in self.values.items():
+                mean = self.interval(*key)
+                numbers = [f"{v:.4f}" for v in (mean.value, mean.low, mean.high)]
+                rest = [values.size, self.failures[key], "; ".join(self.models[key])]
+                table.writerow([*key, *numbers, *rest])
 
 
-@cache
-def read_scoreboard(folder: Path | None = None) -> Scoreboard:
+def read_scoreboard(folder: Path = FOLDER) -> Scoreboard:
     """The stored scores of the scoreboard page."""
-    values, failures, models = {}, {}, {}
-    with np.load((folder or FOLDER) / "birds.npz") as stored:
-        for name in stored.files:
-            row, column, failed, *names = name.split("\t")
-            values[row, column], failures[row, column] = stored[name], int(failed)
-            models[row, column] = tuple(names)
+    with open(folder / "scores.csv", newline="") as file:
+        lines = list(csv.DictReader(line for line in file if not line.startswith("# ")))
+    keys = [(line["row"], line["column"]) for line in lines]
+    with np.load(folder / "birds.npz") as stored:
+        values = {key: stored[f"arr_{i}"] for i, key in enumerate(keys)}
+    failures = {key: int(line["failures"]) for key, line in zip(keys, lines)}
+    models = {key: tuple(line["models"].split("; ")) for key, line in zip(keys, lines)}
     return Scoreboard(values, failures, models)
+
+
+def _sign(column: str) -> int:
+    """1 where more is better, as in columns that say nothing of it; -1 where less is."""
+    return 1 if column not in COLUMNS or COLUMNS[column][1] else -1

@@ -1,24 +1,22 @@
 """Shapley values of regions of an image: what each adds to a logit, averaged over all orders in
 which the regions could appear.
 
-With few regions all coalitions are asked, and the values are exact. With many, Kernel SHAP
-(Lundberg and Lee 2017) asks a sample of them; captum does this. Either way the values sum to f(all)
-- f(none), the logit of the image minus that of the baseline.
+With few regions all coalitions are asked, and the values are exact. With many, Kernel SHAP asks a
+sample of them (Lundberg and Lee 2017). Either way the values sum to f(all) - f(none), the logit of
+the image minus that of the baseline, up to rounding.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from skimage.segmentation import slic
 from torch import Tensor, nn
 
-from ctrace.check import check_ready, prepare_images
+from ctrace.check import check_classes, check_ready, prepare_images
 from ctrace.stats import exact_shapley
-from ctrace.trust.fills import filled
-
-__all__ = ["EXACT_UP_TO", "Shapley", "part_regions", "shap", "superpixels"]
+from ctrace.trust.hide import filled
 
 EXACT_UP_TO = 10  # regions; 1,024 coalitions
 AT_ONCE = 128  # images per forward pass
@@ -66,12 +64,11 @@ def shap(
         model: a classifier in eval mode.
         image: ``(3, height, width)``, prepared as for training.
         target: class.
-        regions: a number from 0 for each pixel ``(height, width)``, see `superpixels` and
-            `part_regions`.
-        baseline: what an absent region shows, see `ctrace.trust.filled`; for the parts of a bird,
-            the bird drawn without them.
+        regions: a number from 0 for each pixel ``(height, width)``, such as `superpixels`.
+        baseline: what an absent region shows, see `ctrace.trust.hide.filled`; for the parts of a
+            bird, the bird drawn without them.
         samples: coalitions that Kernel SHAP asks, beyond `EXACT_UP_TO` regions.
-        seed: of these; the global random state is left as it was.
+        seed: of these, and of noise.
 
     Raises:
         ValueError: shapes or numbers that do not fit, fewer samples than the regression has
@@ -79,46 +76,55 @@ def shap(
     """
     check_ready(model)
     x = prepare_images(model, image)
-    start = filled(x, baseline, seed)
-    _check(x, regions, samples)
-    regions, r = regions.to(x.device), int(regions.max()) + 1
+    start, regions = filled(x, baseline, seed), regions.to(x.device)
+    r = _count(x, regions, samples)
 
     def value(present: Tensor) -> Tensor:
         """Centred logit of each coalition ``(m,)``, from which regions it has ``(m, r)``."""
-        shown = (
-            torch.where(chunk[:, regions][:, None], x, start)
-            for chunk in present.to(x.device).split(AT_ONCE)
-        )
-        z = torch.cat([model(images).double() for images in shown])
-        return z[:, target] - z.mean(1)
+        chunks = present.to(x.device).split(AT_ONCE)
+        shown = (torch.where(chunk[:, regions][:, None], x, start) for chunk in chunks)
+        z = torch.cat([model(images).double() for images in shown]).cpu()
+        return z[:, int(check_classes(target, 1, z.shape[1]))] - z.mean(1)
 
-    none, whole = value(torch.tensor([[False], [True]]).expand(2, r)).tolist()
     if r <= EXACT_UP_TO:
-        number = torch.arange(2**r)
-        asked = value((number[:, None] >> torch.arange(r)) % 2 == 1)  # (2^r,)
-        values = torch.from_numpy(exact_shapley(asked.cpu()))
+        asked = value(torch.arange(2**r)[:, None] >> torch.arange(r) & 1 == 1)  # (2^r,)
+        none, *_, whole = asked.tolist()
+        values = torch.from_numpy(exact_shapley(asked))
         return Shapley(values, regions.cpu(), whole, none, 2**r)
-    return Shapley(_kernel_shap(value, r, samples, seed), regions.cpu(), whole, none, samples)
+    none, whole = value(torch.tensor([[False], [True]]).expand(2, r)).tolist()
+    present = sample_coalitions(r, samples, seed)
+    values = kernel_shap(present, value(present) - none, whole - none)
+    return Shapley(values, regions.cpu(), whole, none, samples + 2)
 
 
-def _kernel_shap(value: Callable[[Tensor], Tensor], r: int, samples: int, seed: int) -> Tensor:
-    from captum.attr import KernelShap  # the import takes seconds
+def sample_coalitions(r: int, samples: int, seed: int) -> Tensor:
+    """Coalitions ``(samples, r)``, boolean, drawn as often as the Shapley kernel weighs them, each
+    followed by its complement; never all and never nobody.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = np.arange(1, r)
+    weight = 1 / (sizes * (r - sizes))  # of all coalitions of a size together
+    drawn = rng.choice(sizes, (samples + 1) // 2, p=weight / weight.sum())
+    first = rng.permuted(np.arange(r) < drawn[:, None], axis=1)
+    pairs = rearrange([first, ~first], "two m r -> (m two) r")
+    return torch.from_numpy(pairs[:samples])
 
-    # captum draws from the global generators of torch and numpy
-    state = np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            np.random.seed(seed)
-            explained = KernelShap(lambda present: value(present > 0.5))
-            found = explained.attribute(
-                torch.ones(1, r, dtype=torch.float64),
-                n_samples=samples,
-                perturbations_per_eval=AT_ONCE,
-            )
-    finally:
-        np.random.set_state(state)
-    return found[0].double()
+
+def kernel_shap(present: Tensor, value: Tensor, total: float) -> Tensor:
+    """Least squares of coalition values on who is present, under the constraint that the
+    coefficients ``(r,)`` sum to ``total`` (Lundberg and Lee 2017, theorem 2).
+
+    The constraint is built in: the last player's coefficient is what the others leave.
+
+    Args:
+        present: coalitions drawn by the Shapley kernel ``(m, r)``, boolean.
+        value: theirs ``(m,)``, minus that of nobody.
+    """
+    present, value = present.double(), value.double()
+    last = present[:, -1:]
+    fit = torch.linalg.lstsq(present[:, :-1] - last, value[:, None] - total * last)
+    first = fit.solution[:, 0]
+    return torch.cat([first, total - first.sum(0, keepdim=True)])
 
 
 def superpixels(image: Tensor, n: int = 36) -> Tensor:
@@ -131,43 +137,25 @@ def superpixels(image: Tensor, n: int = 36) -> Tensor:
     tensor([0, 1, 2, 3])
     """
     if image.ndim != 3 or not bool(torch.isfinite(image).all()):
-        raise ValueError(
-            f"superpixels: expected one finite image (3, height, width), received {tuple(image.shape)}."
-        )
+        shape = tuple(image.shape)
+        raise ValueError(f"superpixels: expected one finite image (3, height, width), got {shape}.")
     scaled = (image - image.min()) / (image.max() - image.min()).clamp_min(1e-12)
-    labels = slic(
-        scaled.double().permute(1, 2, 0).cpu().numpy(),
-        n_segments=n,
-        compactness=10,
-        sigma=1,
-        start_label=0,
-    )
+    pixels = rearrange(scaled, "c h w -> h w c").double().cpu().numpy()
+    labels = slic(pixels, n_segments=n, compactness=10, sigma=1, start_label=0)
     return torch.from_numpy(np.unique(labels, return_inverse=True)[1].reshape(labels.shape))
 
 
-def part_regions(masks: Tensor) -> Tensor:
-    """Region 0 shows no part, region j the j-th mask, whichever part covers most of a pixel
-    ``(height, width)``.
-
-    Args:
-        masks: ``(p, height, width)``, the share of each pixel that shows the part.
-    """
-    return torch.cat(
-        [torch.where(masks.amax(0, keepdim=True) > 0, -1.0, 1.0).to(masks), masks]
-    ).argmax(0)
-
-
-def _check(x: Tensor, regions: Tensor, samples: int) -> None:
+def _count(x: Tensor, regions: Tensor, samples: int) -> int:
+    """The number of regions, if they fit the image and the samples."""
     if len(x) != 1 or regions.shape != x.shape[2:] or regions.is_floating_point():
+        got = f"{tuple(x.shape)} and {regions.dtype} {tuple(regions.shape)}"
+        raise ValueError(f"shap: expected one image and a whole number for each pixel, got {got}.")
+    found = regions.unique()
+    if not torch.equal(found, torch.arange(len(found)).to(found)):
+        raise ValueError("shap: regions must be numbered from 0 without gaps. Use torch.unique.")
+    if len(found) > EXACT_UP_TO and samples < 2 * len(found):
         raise ValueError(
-            f"shap: expected one image and a whole number for each of its pixels, received {tuple(x.shape)} and {regions.dtype} {tuple(regions.shape)}."
+            f"samples: {samples} coalitions cannot tell {len(found)} regions apart. "
+            f"Take at least {2 * len(found)}."
         )
-    count = torch.bincount(regions.flatten().cpu()) if int(regions.min()) >= 0 else torch.zeros(1)
-    if bool((count == 0).any()):
-        raise ValueError(
-            "shap: regions must be numbered from 0 without gaps; a region without pixels has no value."
-        )
-    if len(count) > EXACT_UP_TO and samples < 2 * len(count):
-        raise ValueError(
-            f"samples: {samples} coalitions cannot tell {len(count)} regions apart. Take at least {2 * len(count)}."
-        )
+    return len(found)

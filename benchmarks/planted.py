@@ -41,7 +41,7 @@ def paint(scene: Scene) -> Scene:
 
 
 def planted_images(scenes: list[Scene], size: int = 96) -> Tensor:
-    """The painted scenes as a planted network takes them: ``(n, 3, size, size)`` float64 in [0, 1]."""
+    """The painted scenes for a planted network: ``(n, 3, size, size)`` float64 in [0, 1]."""
     return (
         torch.stack(
             [torch.from_numpy(render_levels(paint(scene), size)) for scene in scenes]
@@ -84,5 +84,5 @@ def planted_network(copies: int = 1) -> nn.Sequential:
 
 
 def channel_groups(copies: int = 1) -> Tensor:
-    """For each channel of a planted network the index into `GROUPS` of what it detects, ``(c,)``."""
+    """For each channel of a planted network the index into `GROUPS` of what it detects."""
     return torch.arange(len(GROUPS)).repeat_interleave(copies)
