@@ -150,7 +150,7 @@ class Carrot:
         """
         if self.lam is None and dist.is_available() and dist.is_initialized():
             raise ValueError(
-                "lam: leave-one-out needs all images in one process. With torch.distributed pass it."
+                "lam: leave-one-out needs all images in one process. Pass lam where there are more."
             )
         train = data if isinstance(data, Embeddings) else self.embeddings(data, cache, progress)
         settings, path = (self.scale, self.intercept), None
