@@ -45,7 +45,7 @@ def ours(model, images, targets):
 
 def peer(model, images, targets):
     """The same layer, device and targets, through the package's own public call."""
-    layer = dict(model.named_modules())[GradCAM(model).target_layer]
+    layer = dict(model.named_modules())[GradCAM(model).target_layer_name]
     turn = (
         (lambda tokens: tokens_to_map(tokens, model, images.shape[2:]))
         if hasattr(model, "num_prefix_tokens")

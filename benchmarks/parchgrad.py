@@ -15,10 +15,11 @@ import torch
 from scipy import stats
 from turns import machine, medians, parser, ratios, spread, take_turns, timed, verdict
 
+from ctrace.look.activations import Moments, welch_greater
 from ctrace.look.channel_statistics import ChannelStatistics
-from ctrace.look.convs import conv_layers, default_convs
-from ctrace.look.moments import Moments, welch_greater
+from ctrace.look.layers import find_layers
 from ctrace.look.parchgrad import ParchGrad
+from ctrace.look.partition import default_convs
 from ctrace.world.models import BUNDLED, build_bundled
 
 
@@ -38,8 +39,9 @@ def statistics_row(name, model, images, labels, turns, device, batches=6):
                 model(images)
 
     collect = lambda: ChannelStatistics.collect(model, [(images, labels)] * batches, progress=False)
+    layers = len(find_layers(model, kind=torch.nn.Conv2d))
     return row(
-        f"{name}, {len(conv_layers(model))} layers, {batches * len(images)} images",
+        f"{name}, {layers} layers, {batches * len(images)} images",
         take_turns([bare, collect], turns, device),
         at_most=1.2,
     )

@@ -58,7 +58,7 @@ def channel_rankings(model, images, targets, statistics, acts):
     generator, c = torch.Generator().manual_seed(0), acts.shape[1]
     return {
         "channels: Grad-CAM weights": GradCAM(model, LAYER)
-        .explain(images, targets)
+        .explain(images, target=targets)
         .ranking("support"),
         "channels: ParchGrad class test": ClassTest(statistics, CONV, "cpu")(targets)[1],
         "channels: ParchGrad instance test": InstanceTest(statistics, CONV, "cpu")(
@@ -128,7 +128,7 @@ def planted_recovery(copies=4, birds=20):
     found["channels: ParchGrad class test"] = hits(order, labels, groups, copies)
     order = torch.cat(
         [
-            GradCAM(net, "relu").explain(planted_images(scenes), k).ranking("support")
+            GradCAM(net, "relu").explain(planted_images(scenes), target=k).ranking("support")
             for k in range(len(PARTS))
         ]
     )

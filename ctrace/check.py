@@ -132,7 +132,8 @@ def check_classes(target, b: int, n_classes: int | None = None, what: str = "tar
     """Class numbers ``(b,)``, int64, from one for all images or one for each."""
     classes = torch.as_tensor(target)
     if classes.dtype.is_floating_point or classes.dtype in (torch.bool, torch.complex64):
-        raise ValueError(f"{what}: expected whole class numbers, received {classes.dtype}.")
+        got = f"{classes.dtype}. Embeddings and soft labels are no classes"
+        raise ValueError(f"{what}: expected whole class numbers, received {got}.")
     if classes.shape not in ((), (b,)):
         raise ValueError(
             f"{what}: expected one class for each of the {b} images, received shape "
@@ -146,6 +147,15 @@ def check_classes(target, b: int, n_classes: int | None = None, what: str = "tar
             "its classes as the model does?"
         )
     return classes.long().expand(b)
+
+
+def check_batch(batch) -> tuple[Tensor, Tensor]:
+    """Images and labels, the two halves of what a data loader yields."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        count = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+        got = f"{type(batch).__name__}{count}"
+        raise ValueError(f"loader: expected batches (images, labels), received a {got}.")
+    return batch[0], torch.as_tensor(batch[1])
 
 
 # --- models and images

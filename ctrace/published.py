@@ -23,6 +23,7 @@ averaged with their sign.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -36,8 +37,8 @@ from ctrace.check import one_of
 from ctrace.cut.kway import kway_ncut
 from ctrace.cut.ncut import Ncut
 from ctrace.look.channel_statistics import ChannelStatistics
-from ctrace.look.convs import default_convs
-from ctrace.look.parchgrad import ATTRIBUTIONS, METHODS, ParchGrad
+from ctrace.look.parchgrad import ATTRIBUTIONS, ParchGrad
+from ctrace.look.partition import METHODS, default_convs
 from ctrace.world.models import load_model
 
 ORDERS = ("effect", "literal")  # the slope of raising a channel, or the published recipe's negative
@@ -150,6 +151,7 @@ def input_attrib(
     gamma_infinity: bool = True,
     gamma: float = 1.0,
     enable_forward_hook: bool | None = None,
+    p_value_threshold: float | None = None,
     **selection,
 ) -> Tensor:
     """Absolute attribution averaged over colours ``(b, height, width)``.
@@ -164,11 +166,16 @@ def input_attrib(
             code leaves undefined.
         enable_forward_hook: changes nothing: the activation that instance masks need is always at
             hand.
-        **selection: quantile, alpha, p_value_threshold, variance_conservation, exact_variance.
+        p_value_threshold: left out with a warning, unless 1: with many images every channel passes
+            the test of normality that it asks for.
+        **selection: quantile, alpha, variance_conservation, exact_variance.
 
     Raises:
         ValueError: a wrapper without layers, or a class for each image that is not its own.
     """
+    if p_value_threshold is not None and p_value_threshold < 1:
+        words = "with many images every channel passes that gate"
+        warnings.warn(f"p_value_threshold is left out: {words}.", stacklevel=2)
     if not modify_gradient:
         return ATTRIBUTIONS[name](wrapper.model, x, y).abs().mean(1)
     if wrapper.parchgrad is None:

@@ -90,7 +90,7 @@ labels = torch.arange(14)
 
 def explain(model, images, target, layer=None, method="gradcam"):
     with GradCAM(model, layer, method=method) as cam:
-        return cam.explain(model.info.preprocess(images), target)
+        return cam.explain(model.info.preprocess(images), target=target)
 
 
 # %% tags=["hide-input"]
@@ -994,7 +994,7 @@ def check_hirescam(own):
     x = resnet.info.preprocess(images[3:4]).to(device)
     got, want = (
         own(resnet, "layer2", x, 3),
-        GradCAM(resnet, "layer2", method="hirescam").explain(x, 3).raw[0],
+        GradCAM(resnet, "layer2", method="hirescam").explain(x, target=3).raw[0],
     )
     if tuple(got.shape) != tuple(want.shape):
         print(

@@ -492,7 +492,7 @@ asked = {
     "another bird": g.roll(28, 0),
 }
 maps = {
-    (kind, who): cam.explain(x, kind, target_embedding=r).raw.flatten(1).cpu()
+    (kind, who): cam.explain(x, target=kind, target_embedding=r).raw.flatten(1).cpu()
     for kind in ("cosine", "dot")
     for who, r in asked.items()
 }

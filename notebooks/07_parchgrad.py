@@ -46,10 +46,10 @@ import torch
 from ctrace import saliency, viz
 from ctrace.aviary import PARTS, SPECIES, Aviary, Cached, render
 from ctrace.look.channel_statistics import ChannelStatistics
-from ctrace.look.convs import channel_means, conv_layers, default_convs
+from ctrace.look.activations import channel_means
 from ctrace.look.hooks import capture
 from ctrace.look.parchgrad import ParchGrad
-from ctrace.look.partition import reweigh
+from ctrace.look.partition import default_convs, reweigh
 from ctrace.published import STATISTICS_FILE, get_hook_wrapper, get_input_attrib
 from ctrace.stats import mean_intervals, spearman
 from ctrace.trust.hide import masking_curve
@@ -200,7 +200,7 @@ assert statistics.count.tolist() == [20] * 14
 
 # %%
 LAYER = "layer4.0.conv1"
-with torch.no_grad(), channel_means(model, conv_layers(model, LAYER)) as run:
+with torch.no_grad(), channel_means(model, LAYER) as run:
     fired = torch.cat(
         [run(model.info.preprocess(x.to(device)))[1] for x, _ in DataLoader(train, 56)]
     ).cpu()  # (n, c)
@@ -260,7 +260,7 @@ print(
 # %%
 def fires(scenes_):
     """Mean activation of the layer's channels (n, c)."""
-    with torch.no_grad(), channel_means(model, conv_layers(model, LAYER)) as run:
+    with torch.no_grad(), channel_means(model, LAYER) as run:
         return run(
             model.info.preprocess(
                 torch.stack([render(s).image for s in scenes_]).to(device)

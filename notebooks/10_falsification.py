@@ -320,7 +320,7 @@ def by_threshold(scores, x, model, high=0.7, low=0.3, copies=100, noise=0.02):
 
 
 # %%
-cam = GradCAM(net, "layer3").explain(x, target).heatmap(relu=False)[0]
+cam = GradCAM(net, "layer3").explain(x, target=target).heatmap(relu=False)[0]
 cam = torch.from_numpy((cam - cam.min()) / (cam.max() - cam.min()))
 exponents = np.geomspace(0.1, 8, 11)
 ruled = [by_threshold(cam**e, x, net) for e in exponents]

@@ -5,6 +5,7 @@ instead of a silent zero.
 import copy
 import re
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_every_method_equals_its_literal_formula(method):
         )  # gradients of about 1, so that powers of g matter
     acts, grads = seen["stem"].activation, seen["stem"].gradient
     assert (acts >= 0).all() and grads.std((2, 3)).min() > 0.01 and grads.min() < 0 < grads.max()
-    result = GradCAM(model, "stem", method=method).explain(image, lambda out: out[:, 2] * 20)
+    result = GradCAM(model, "stem", method=method).explain(image, target=lambda out: out[:, 2] * 20)
     for i in range(2):
         expected = reference.METHODS[method](acts[i], grads[i])
         torch.testing.assert_close(
@@ -93,7 +94,7 @@ def test_gradcam_plus_plus_refuses_a_denominator_its_derivation_excludes():
 def test_raw_maps_equal_captum(resnet, layer):
     attr = pytest.importorskip("captum.attr")
     cam = GradCAM(resnet, layer)
-    module = dict(resnet.named_modules())[cam.target_layer]
+    module = dict(resnet.named_modules())[cam.target_layer_name]
     theirs = attr.LayerGradCam(resnet, module).attribute(batch(), target=TARGETS)[:, 0]
     ours = cam.explain(batch(), target=TARGETS).raw
     torch.testing.assert_close(ours, theirs.detach(), rtol=0, atol=1e-6 * theirs.abs().max().item())
@@ -432,7 +433,7 @@ def test_a_shut_network_is_a_dead_layer():
 def test_a_weak_image_keeps_its_scale_in_the_raw_map_and_its_shape_in_the_display():
     model = Residual()
     result = GradCAM(model, "relu").explain(
-        batch(), lambda out: out[:, 0] * torch.tensor([1.0, 1e-3, 1])
+        batch(), target=lambda out: out[:, 0] * torch.tensor([1.0, 1e-3, 1])
     )
     strong = GradCAM(model, "relu").explain(batch(), target=0)
     torch.testing.assert_close(result.raw[1], strong.raw[1] * 1e-3)
@@ -446,7 +447,7 @@ def test_shapes_range_and_repeatability(resnet):
     ask = dict(target_embedding=torch.ones(10))
     for image, shape in [
         (batch()[0], (64, 64)),
-        (batch(1, (64, 40)), (64, 40)),
+        (batch(1, (64, 40)), (1, 64, 40)),
         (batch(), (3, 64, 64)),
     ]:
         map_ = cam.compute_attribution(image, **ask)
@@ -457,6 +458,40 @@ def test_shapes_range_and_repeatability(resnet):
             and map_.max() == 1
         )
         assert np.array_equal(map_, cam.compute_attribution(image, **ask))
+
+
+def test_what_is_asked_is_named():
+    for call in (GradCAM(Residual()).explain, GradCAM(Residual()).compute_attribution):
+        with pytest.raises(TypeError, match="positional"):
+            call(batch(), 0)
+
+
+def test_the_sanity_checks_of_a_hand_written_class_find_what_they_print():
+    image, embedding = batch(1), torch.ones(5)
+    cam = GradCAM(Residual(), target_layer=None, device="cpu")
+    assert cam.activations is None and cam.gradients is None
+    first = cam.compute_attribution(image, target_embedding=embedding)
+    assert cam.target_layer_name == "conv"
+    assert cam.activations.shape == cam.gradients.shape == (1, 4, 64, 64)
+    explained = cam.explain(image, target_embedding=embedding)
+    literal = (cam.gradients.mean((2, 3), keepdim=True) * cam.activations).sum(1)
+    torch.testing.assert_close(explained.raw, literal)
+    cam.remove_hooks()
+    assert np.array_equal(first, cam.compute_attribution(image, target_embedding=embedding))
+    assert first.shape == (1, 64, 64) and first.min() == 0 and first.max() == 1
+
+
+def test_threads_that_share_a_model_get_their_own_maps(resnet):
+    model, images = copy.deepcopy(resnet), batch(8)
+    cam = GradCAM(model, "layer3")
+    alone = [cam.explain(image, target=i).raw for i, image in enumerate(images)]
+    with ThreadPoolExecutor(4) as pool:
+        asked = [i % 8 for i in range(40)]
+        together = pool.map(
+            lambda i: GradCAM(model, "layer3").explain(images[i], target=i).raw, asked
+        )
+        assert all(torch.equal(found, alone[i]) for i, found in zip(asked, together))
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_rankings_order_channels_by_support_inhibition_and_magnitude(resnet):
@@ -522,7 +557,10 @@ WRONG = {
         lambda: GradCAM(Residual(), "head").explain(batch(), target=0),
         "no image axes",
     ),
-    "another device": (lambda: GradCAM(Residual(), device="meta"), "not moved for you"),
+    "another device": (
+        lambda: GradCAM(Residual(), device="meta"),
+        "asked for meta, the model is on cpu",
+    ),
     "no such layer": (lambda: GradCAM(Residual(), "nrom"), "Nearest names: norm"),
     "a bad to_map": (
         lambda: GradCAM(Residual(), to_map=lambda x: x[0]).explain(batch(), target=0),
@@ -564,7 +602,7 @@ def test_a_model_that_leaves_torch_on_the_way_is_said():
     with pytest.raises(RuntimeError, match="passes through numpy \\(an ONNX session\\)"):
         GradCAM(Numpy()).explain(batch(), target=0)
     with pytest.raises(ValueError, match="does not come from the output"):
-        GradCAM(Residual()).explain(batch(), lambda out: out.detach()[:, 0])
+        GradCAM(Residual()).explain(batch(), target=lambda out: out.detach()[:, 0])
 
 
 def test_a_model_that_returns_a_dictionary_is_said():
@@ -599,4 +637,4 @@ def test_half_precision_agrees_with_double(resnet, device, dtype):
 def test_overflow_in_half_precision_is_said():
     model = Residual().half()
     with pytest.raises(ArithmeticError, match="try bfloat16 or float32"), warnings.catch_warnings():
-        GradCAM(model, "norm").explain(batch(), lambda out: (out[:, 0] * 6e4) * 6e4)
+        GradCAM(model, "norm").explain(batch(), target=lambda out: (out[:, 0] * 6e4) * 6e4)

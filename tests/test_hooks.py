@@ -80,7 +80,7 @@ def test_each_call_of_the_model_starts_afresh(image):
         model(image * 2)
         first.sum().backward()  # late: belongs to an activation that is gone
         with pytest.raises(RuntimeError, match="no gradient has come back"):
-            seen["norm"].gradient
+            assert seen["norm"].gradient
     assert seen["norm"].calls == 1
 
 

@@ -6,15 +6,23 @@ import torch
 from torch import nn
 
 from ctrace.look.hooks import capture
-from ctrace.look.layers import default_layer, find_layer, fingerprint, live_layer
+from ctrace.look.layers import find_layers, fingerprint, live_layer
 from tests.reference_gradcam import Residual, make_vit
 
 
 def test_layers_are_found_by_name_by_module_and_as_the_last_conv():
     model = Residual()
-    assert find_layer(model, "norm") == ("norm", model.norm)
-    assert find_layer(model, model.relu) == ("relu", model.relu)
-    assert find_layer(model, "last conv") == ("conv", model.conv)
+    assert find_layers(model, "norm") == {"norm": model.norm}
+    assert find_layers(model, model.relu) == {"relu": model.relu}
+    assert find_layers(model, "last conv") == {"conv": model.conv}
+    assert list(find_layers(model, [model.relu, "stem", model])) == ["relu", "stem", ""]
+
+
+def test_layers_of_one_kind_are_found_all_or_some():
+    model = Residual()
+    convs = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    assert list(find_layers(model, kind=nn.Conv2d)) == convs
+    assert list(find_layers(model, [model.conv, "stem"], nn.Conv2d)) == ["conv", "stem"]
 
 
 def test_the_last_conv_is_not_a_shortcut():
@@ -22,12 +30,16 @@ def test_the_last_conv_is_not_a_shortcut():
     assert [name for name, module in resnet.named_modules() if isinstance(module, nn.Conv2d)][
         -1
     ] == "layer4.0.downsample.0"
-    assert find_layer(resnet, "last conv")[0] == "layer4.0.conv2"
+    assert list(find_layers(resnet, "last conv")) == ["layer4.0.conv2"]
 
 
 @pytest.mark.parametrize(
     "layer, words",
-    [("cnov", "Nearest names: conv"), (nn.ReLU(), "not part of the model"), ([], "received none")],
+    [
+        ("cnov", "Nearest names: conv"),
+        (nn.ReLU(), "part of this model, received ReLU"),
+        ([], "received none"),
+    ],
 )
 def test_a_wrong_layer_is_said(layer, words):
     with pytest.raises(ValueError, match=words), capture(Residual(), layer):
@@ -36,18 +48,14 @@ def test_a_wrong_layer_is_said(layer, words):
 
 def test_a_model_without_convolution_or_without_modules_is_said():
     with pytest.raises(ValueError, match="no Conv2d.*ONNX"):
-        find_layer(nn.Linear(2, 2), "last conv")
+        find_layers(nn.Linear(2, 2), "last conv")
     with pytest.raises(ValueError, match="expected a torch.nn.Module, received function"):
-        find_layer(lambda x: x, "last conv")
+        find_layers(lambda x: x, "last conv")
 
 
-def test_the_live_layer_of_a_transformer_and_the_last_conv_of_others():
-    model = make_vit()
-    assert live_layer(model) == default_layer(model) == "blocks.2.norm1"
-    assert (
-        live_layer(timm.create_model("resnet10t")) is None
-        and default_layer(nn.Conv2d(3, 3, 1)) == "last conv"
-    )
+def test_only_a_transformer_has_a_live_layer_of_its_own():
+    assert live_layer(make_vit()) == "blocks.2.norm1"
+    assert live_layer(timm.create_model("resnet10t")) is None
 
 
 CHANGES = {

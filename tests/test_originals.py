@@ -244,9 +244,7 @@ def test_code_of_parchgrad_runs_from_the_model_to_the_attribution(birds, tmp_pat
     model.to(device)
     model.eval()
     base_dir.mkdir()
-    ChannelStatistics.collect(model, [birds], progress=False, shapiro_sample=28).save(
-        base_dir / STATISTICS_FILE
-    )
+    ChannelStatistics.collect(model, [birds], progress=False).save(base_dir / STATISTICS_FILE)
 
     wrapper = get_hook_wrapper(encoder, model, "ins" if method == "ins" else "cls")
     wrapper.prepare_parchgrad(base_directory=base_dir, device=device)

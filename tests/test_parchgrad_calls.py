@@ -1,4 +1,4 @@
-"""The published sequence of calls runs from end to end and says what `ctrace.look.parchgrad` says."""
+"""The published sequence of calls runs from end to end and says what `ParchGrad` says."""
 
 import math
 
@@ -19,7 +19,7 @@ def net():
 
 @pytest.fixture
 def folder(net, tmp_path):
-    ChannelStatistics.collect(net, [labelled_images(30)], progress=False, shapiro_sample=30).save(
+    ChannelStatistics.collect(net, [labelled_images(30)], progress=False).save(
         tmp_path / STATISTICS_FILE
     )
     return tmp_path
@@ -48,14 +48,14 @@ def test_the_published_sequence_gives_the_maps_of_parchgrad(net, folder, images,
         modify_gradient=True,
         quantile=0.3,
         alpha=0.1,
-        p_value_threshold=1.0,
+        p_value_threshold=None,
         variance_conservation=True,
         exact_variance=False,
         gamma_infinity=True,
         enable_forward_hook=method == "ins",
     )
     parch = ParchGrad(net, ChannelStatistics.load(folder / STATISTICS_FILE), layers="3")
-    same = parch.attribute("grad", x, y, method=method, quantile=0.3, p_value_threshold=1.0)
+    same = parch.attribute("grad", x, y, method=method, quantile=0.3)
     assert attr.shape == (3, 10, 10) and torch.equal(attr, same.abs().mean(1))
 
 
@@ -71,6 +71,13 @@ def test_one_class_for_all_a_finite_gamma_and_the_plain_gradient_are_passed_on(n
     assert torch.equal(
         grad(wrapper, x, y, modify_gradient=False), saliency.gradient(net, x, y).abs().mean(1)
     )
+
+
+def test_the_gate_of_the_published_code_is_warned_of(net, folder, images):
+    ask, wrapper = get_input_attrib("grad"), prepared(net, folder)
+    with pytest.warns(UserWarning, match="p_value_threshold is left out"):
+        gated = ask(wrapper, *images, quantile=0.3, p_value_threshold=0.05)
+    assert torch.equal(gated, ask(wrapper, *images, quantile=0.3))
 
 
 def test_a_step_left_out_is_said(net, tmp_path, images):

@@ -185,11 +185,17 @@ def test_a_gradient_of_exactly_zero_is_said():
     "call, words",
     [
         (lambda m: saliency.gradient(m, batch(), [1]), "one class for each of the 3 images"),
-        (lambda m: saliency.smoothgrad(m, batch(), 1, samples=0), "samples >= 1"),
-        (lambda m: saliency.integrated_gradients(m, batch(), 1, steps=0), "steps >= 1"),
+        (
+            lambda m: saliency.smoothgrad(m, batch(), 1, samples=0),
+            "samples: expected a whole number at least 1",
+        ),
+        (
+            lambda m: saliency.integrated_gradients(m, batch(), 1, steps=0),
+            "steps: expected a whole number at least 1",
+        ),
         (
             lambda m: saliency.integrated_gradients(m, batch(), 1, baseline=torch.zeros(3, 2, 2)),
-            "expected a number or an image",
+            "expected a finite number or image",
         ),
         (lambda m: saliency.gradient(m.train(), batch(), 1), "BatchNorm2d '1' is in training mode"),
     ],

@@ -85,12 +85,18 @@ WRONG = {
     "two targets for three images": (dict(target=[1, 2]), "received shape \\(2,\\)"),
     "class out of range": (dict(target=5), "classes run from 0 to 4"),
     "negative class": (dict(target=-1), "classes run from 0 to 4"),
-    "float class": (dict(target=torch.rand(5)), "Embeddings go into target_embedding"),
+    "float class": (dict(target=torch.rand(5)), "Embeddings and soft labels are no classes"),
     "bool class": (dict(target=True), "whole class numbers"),
     "unknown word": (dict(target="cat"), "received 'cat'"),
-    "similarity without reference": (dict(target="dot"), "needs a target_embedding"),
-    "class and embedding": (dict(target=1, target_embedding=A), "either a class or an embedding"),
-    "baseline alone": (dict(baseline_embedding=A), "without a target_embedding"),
+    "similarity without reference": (
+        dict(target="dot"),
+        "similarity with a target_embedding.*received 'dot'",
+    ),
+    "class and embedding": (
+        dict(target=1, target_embedding=A),
+        "it names the similarity.*expected one of cosine, dot, euclidean, received 1",
+    ),
+    "baseline alone": (dict(baseline_embedding=A), "no target_embedding came"),
     "embedding of another model": (
         dict(target_embedding=torch.ones(7)),
         "expected \\(5,\\) for all images.*another model",

@@ -1,15 +1,19 @@
 """Watching and editing a network from outside, and leaving it exactly as it was found.
 
-`capture` keeps activations and their gradients, `edit_gradient` changes a gradient on its way back.
-Both put a tensor hook on the output *inside* a forward hook: module backward hooks wrap the output
-in a view, which in-place ReLU and ``x += skip`` cannot follow
+`capture` keeps activations and their gradients, `edit_gradient` changes a gradient on its way back;
+both, and the channel means of `ctrace.look.channel_statistics`, go through `watch`.
+
+A gradient is met by a tensor hook on the output *inside* a forward hook: module backward hooks wrap
+the output in a view, which in-place ReLU and ``x += skip`` cannot follow
 (https://github.com/pytorch/pytorch/issues/61519). Activations are cloned when they are seen,
 because the next in-place operation would overwrite them. A graph built inside the context keeps its
 hooks until it is freed; the model keeps none.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import torch
@@ -17,9 +21,73 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from ctrace.check import check_gradients_on
-from ctrace.look.layers import find_layer
+from ctrace.look.layers import find_layers
 
-__all__ = ["Capture", "Captured", "capture", "edit_gradient"]
+__all__ = ["Capture", "Captured", "capture", "check_reached", "edit_gradient", "is_edited", "watch"]
+
+_EDITED: ContextVar[tuple[nn.Module, ...]] = ContextVar("edited models", default=())
+
+
+@contextmanager
+def watch(
+    model: nn.Module,
+    modules: dict[str, nn.Module],
+    see: Callable[[str, Tensor], Tensor | None],
+    start: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
+    """Calls ``start()`` before each pass through the model and ``see(name, output)`` at each of the
+    modules, in the thread that opened the context and in no other; what ``see`` returns replaces
+    the output.
+
+    Raises:
+        ValueError: a module that puts out no single tensor, or was never reached.
+    """
+    here, reached, handles = threading.get_ident(), set(), []
+
+    def before(module, inputs):
+        if threading.get_ident() == here:
+            start()
+
+    def after(name, module, inputs, output):
+        if threading.get_ident() != here:
+            return None
+        if not isinstance(output, Tensor):
+            raise ValueError(
+                f"layer {name!r} puts out a {type(output).__name__}, not a tensor. Name a module "
+                "inside or behind it that puts out one tensor."
+            )
+        reached.add(name)
+        return see(name, output)
+
+    try:
+        handles.append(model.register_forward_pre_hook(before))
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(partial(after, name)))
+        yield
+        check_reached(modules, reached)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_reached(names, reached) -> None:
+    """Raises ValueError when a forward pass has left out one of the named layers."""
+    missed = [repr(name) for name in names if name not in reached]
+    if missed:
+        raise ValueError(
+            f"{', '.join(missed)}: never reached by a forward pass. Was the model called inside "
+            "the context and in its thread? Does it use this layer (an auxiliary head)?"
+        )
+
+
+def _differentiable(output: Tensor) -> Tensor:
+    """``output`` itself, or an equal tensor that is part of a graph: a hook on a leaf would stay on
+    the caller's own tensor.
+    """
+    if output.requires_grad and not output.is_leaf:
+        return output
+    with torch.enable_grad():  # a model may run its frozen part under no_grad itself
+        return (output if output.requires_grad else output.detach().requires_grad_()).clone()
 
 
 @contextmanager
@@ -32,7 +100,7 @@ def capture(model: nn.Module, layers) -> Iterator["Capture"]:
 
     Args:
         model: in any mode; nothing of it is changed.
-        layers: a dotted name, a module, ``"last conv"``, or a list of these.
+        layers: as in `find_layers`.
 
     Yields:
         `Capture`, a dictionary from dotted name to `Captured`; valid after the context has closed.
@@ -49,34 +117,29 @@ def capture(model: nn.Module, layers) -> Iterator["Capture"]:
     torch.Size([1, 4, 6, 6])
     """
     check_gradients_on()
-    found = _find_all(model, layers)
-    seen = Capture({name: Captured(name) for name in found})
-    handles = []
+    modules = find_layers(model, layers)
+    seen = Capture({name: Captured(name) for name in modules})
     try:
-        handles.append(model.register_forward_pre_hook(lambda *_: seen._restart()))
-        for name, module in found.items():
-            handles.append(module.register_forward_hook(seen[name]._see))
-        yield seen
-        _check_reached([name for name, record in seen.items() if not record.calls])
+        with watch(model, modules, lambda name, output: seen[name]._see(output), seen._restart):
+            yield seen
     finally:
-        for handle in handles:
-            handle.remove()
-        seen._release()
+        for record in seen.values():
+            # the graph holds the hook, the hook the record: without this the three would hold each
+            # other
+            record._edge = None
 
 
 class Captured:
     """One layer's output and its gradient, both detached copies with the output's own shape."""
 
     def __init__(self, name: str):
-        self.name = name
-        self.passes = 0
+        self.name, self.passes = name, 0
         self._restart()
 
     @property
     def activation(self) -> Tensor:
         """What the layer gave out in the last forward pass. Raises when no pass has reached it."""
-        if self._activation is None:
-            _check_reached([self.name])
+        check_reached([self.name], [self.name] if self.calls else [])
         return self._activation
 
     @property
@@ -86,8 +149,8 @@ class Captured:
         """
         if self._gradient is None:
             raise RuntimeError(
-                f"layer {self.name!r}: no gradient has come back. Likely cause: (a) backward has not run yet, (b) the score does "
-                "not depend on this layer. Call `seen.backward(score)` inside the context: it fills zeros where nothing depends."
+                f"layer {self.name!r}: no gradient has come back. Backward has not run yet, or the "
+                "score does not depend on it: `seen.backward(score)` inside the context has zeros."
             )
         return self._gradient
 
@@ -95,32 +158,28 @@ class Captured:
         self.calls, self._activation, self._gradient, self._edge = 0, None, None, None
         self.passes += 1
 
-    def _see(self, module: nn.Module, inputs, output):
-        output = _one_tensor(output, self.name)
+    def _see(self, output: Tensor) -> Tensor:
         self.calls += 1
         if self.calls > 1:
             raise ValueError(
-                f"layer {self.name!r} is called a second time before the model itself is called again: one module used in two places "
-                "has two activations, and a sum of them would explain neither. Give each place its own module (for example its own "
-                "nn.ReLU), capture a neighbour that is used once, or, for two passes through a part of the model, open two contexts."
+                f"layer {self.name!r} is called a second time in one pass: used in two places, it "
+                "has two activations. Give each place its own module, or capture a neighbour."
             )
         live = _differentiable(output)
         self._activation = output.detach().clone()
-        self._edge = get_gradient_edge(
-            live
-        )  # stays with the values as they are now, whatever is done in place later
+        # stays with the values as they are now, whatever is done in place later
+        self._edge = get_gradient_edge(live)
         live.register_hook(partial(self._keep, self.passes))
         return live
 
     def _keep(self, of_pass: int, gradient: Tensor):
-        if (
-            of_pass == self.passes
-        ):  # a late backward through an earlier pass belongs to another activation
+        # a late backward through an earlier pass belongs to another activation
+        if of_pass == self.passes:
             self._gradient = gradient.detach().clone()
 
 
 class Capture(dict):
-    """From the layer's dotted name to `Captured`; ``[layer] = seen.values()`` unpacks a single one."""
+    """From the layer's dotted name to `Captured`; ``[layer] = seen.values()`` unpacks one."""
 
     def backward(
         self, score: Tensor, grad_outputs: Tensor | None = None, retain_graph: bool = False
@@ -134,18 +193,17 @@ class Capture(dict):
         Returns:
             One gradient per layer; exactly zero where the score does not depend on the layer.
         """
-        _check_reached([name for name, record in self.items() if not record.calls])
-        if any(record._edge is None for record in self.values()):
+        check_reached(self, [name for name, record in self.items() if record.calls])
+        edges = [record._edge for record in self.values()]
+        if None in edges:
             raise RuntimeError(
-                "backward: the context is closed, and with it the way back. Call it inside `with capture(...)`."
+                "backward: the context is closed. Call it inside `with capture(...)`."
             )
         if not score.requires_grad:
             raise RuntimeError(
-                f"the score does not depend on {', '.join(self)} through any gradient. Likely cause: the model detaches on the way, "
-                "runs in part under torch.no_grad(), or passes through numpy (an ONNX session). Choose a layer behind that place, "
-                "or load the model as PyTorch modules."
+                f"the score does not depend on {', '.join(self)} through any gradient: the model "
+                "detaches, runs under no_grad, or passes through numpy (an ONNX session)."
             )
-        edges = [record._edge for record in self.values()]
         found = torch.autograd.grad(
             score, edges, grad_outputs, retain_graph=retain_graph, allow_unused=True
         )
@@ -158,11 +216,8 @@ class Capture(dict):
         for record in self.values():
             record._restart()
 
-    def _release(self):
-        for record in self.values():
-            # the graph holds the hook, the hook the record: without this the three would hold each
-            # other
-            record._edge = None
+
+# --- editing
 
 
 @contextmanager
@@ -177,7 +232,7 @@ def edit_gradient(
 
     Args:
         model: in any mode.
-        layers: as in `capture`.
+        layers: as in `find_layers`.
         rule: ``rule(gradient, activation, name)`` returns a new tensor of the gradient's shape.
 
     Raises:
@@ -185,75 +240,34 @@ def edit_gradient(
         RuntimeError: gradients are off, or none will pass the layer because neither parameters nor
             input require one.
     """
-    check_gradients_on()
-    found = _find_all(model, layers)
-    reached, handles = set(), []
-    try:
-        for name, module in found.items():
-            handles.append(module.register_forward_hook(_editor(name, rule, reached)))
-        yield
-        _check_reached([name for name in found if name not in reached])
-    finally:
-        for handle in handles:
-            handle.remove()
 
-
-def _editor(name: str, rule: Callable, reached: set) -> Callable:
-    def see(module, inputs, output):
-        output = _one_tensor(output, name)
+    def see(name: str, output: Tensor) -> Tensor:
         if not output.requires_grad:
             raise RuntimeError(
-                f"edit_gradient: no gradient will pass layer {name!r}, as neither its parameters nor its input require one. "
-                "Call `image.requires_grad_()` first, or name a later layer."
+                f"edit_gradient: no gradient will pass layer {name!r}: neither its parameters nor "
+                "its input require one. Call `image.requires_grad_()` first, or name a later layer."
             )
-        reached.add(name)
         live, activation = _differentiable(output), output.detach().clone()
-        live.register_hook(
-            lambda gradient: _same_shape(rule(gradient, activation, name), gradient, name)
-        )
+
+        def edit(gradient: Tensor) -> Tensor:
+            edited = rule(gradient, activation, name)
+            if edited.shape != gradient.shape:
+                shapes = f"{tuple(gradient.shape)}; it returned {tuple(edited.shape)}"
+                raise ValueError(f"rule at {name!r}: expected the gradient's shape {shapes}.")
+            return edited
+
+        live.register_hook(edit)
         return live
 
-    return see
+    check_gradients_on()
+    token = _EDITED.set((*_EDITED.get(), model))
+    try:
+        with watch(model, find_layers(model, layers), see):
+            yield
+    finally:
+        _EDITED.reset(token)
 
 
-def _find_all(model: nn.Module, layers) -> dict[str, nn.Module]:
-    layers = [layers] if isinstance(layers, (str, nn.Module)) else list(layers)
-    if not layers:
-        raise ValueError("layers: expected at least one layer, received none.")
-    return dict(find_layer(model, layer) for layer in layers)
-
-
-def _one_tensor(output, name: str) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise ValueError(
-            f"layer {name!r} puts out a {type(output).__name__}, not a tensor. Name a module inside or behind it that puts out one tensor."
-        )
-    return output
-
-
-def _differentiable(output: Tensor) -> Tensor:
-    """``output`` itself, or an equal tensor that is part of a graph: a hook on a leaf would stay on
-    the caller's own tensor.
-    """
-    if output.requires_grad and not output.is_leaf:
-        return output
-    with torch.enable_grad():  # a model may run its frozen part under no_grad itself
-        source = output if output.requires_grad else output.detach().requires_grad_()
-        return source.clone()
-
-
-def _same_shape(edited: Tensor, gradient: Tensor, name: str) -> Tensor:
-    if not isinstance(edited, Tensor) or edited.shape != gradient.shape:
-        got = tuple(edited.shape) if isinstance(edited, Tensor) else type(edited).__name__
-        raise ValueError(
-            f"edit_gradient: at {name!r} the rule must return the gradient's shape {tuple(gradient.shape)}; it returned {got}."
-        )
-    return edited
-
-
-def _check_reached(names: list[str]) -> None:
-    if names:
-        raise ValueError(
-            f"{', '.join(map(repr, names))}: never reached by a forward pass. Either the model was not called inside the context, or "
-            "its forward does not use this layer (an auxiliary head, a compiled or scripted copy)."
-        )
+def is_edited(model: nn.Module) -> bool:
+    """Whether an `edit_gradient` of this model is open, so that its gradient is no derivative."""
+    return any(model is edited for edited in _EDITED.get())

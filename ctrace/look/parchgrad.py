@@ -22,13 +22,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ctrace.check import check_number, one_of
 from ctrace.look import saliency
 from ctrace.look.channel_statistics import ChannelStatistics
-from ctrace.look.convs import conv_layers, default_convs
 from ctrace.look.hooks import edit_gradient
-from ctrace.look.partition import ClassTest, InstanceTest, Selection, reweigh
+from ctrace.look.layers import find_layers
+from ctrace.look.partition import METHODS, default_convs, keep_channels, reweigh
 
-__all__ = ["ATTRIBUTIONS", "METHODS", "ParchGrad", "Partition"]
+__all__ = ["ATTRIBUTIONS", "ParchGrad", "Partition"]
 
 ATTRIBUTIONS = {
     "grad": saliency.gradient,
@@ -36,7 +37,6 @@ ATTRIBUTIONS = {
     "smoothgrad": saliency.smoothgrad,
     "ig": saliency.integrated_gradients,
 }
-METHODS = {"cls": ClassTest, "ins": InstanceTest}
 
 
 @dataclass
@@ -76,17 +76,11 @@ class ParchGrad:
         layer_ratio: float | None = None,
     ):
         if layers is not None and layer_ratio is not None:
-            raise ValueError(
-                "pass layers or layer_ratio, not both: each of them says which convolutions to edit."
-            )
-        self.model, self.statistics = model, statistics
-        self.layers = (
-            default_convs(model, layer_ratio)
-            if layers is None
-            else list(conv_layers(model, layers))
-        )
+            raise ValueError("pass layers or layer_ratio, not both: each says what to edit.")
+        layers = default_convs(model, layer_ratio) if layers is None else layers
+        convs = find_layers(model, layers, nn.Conv2d)
+        self.model, self.statistics, self.layers, self._tests = model, statistics, list(convs), {}
         statistics.check_model(model, self.layers)
-        self._tests = {}
 
     @contextmanager
     def partition(
@@ -94,7 +88,6 @@ class ParchGrad:
         method: str = "cls",
         quantile: float | None = None,
         alpha: float | None = None,
-        p_value_threshold: float | None = None,
         gamma: float = math.inf,
         variance_conservation: bool = True,
         exact_variance: bool = False,
@@ -103,13 +96,10 @@ class ParchGrad:
     ) -> Iterator[Partition]:
         """Inside, every backward pass through the model is edited, each row by its own partition.
 
-        Integrated gradients of an edited gradient do not sum to the change of the score, so their
-        warning about that is held back.
-
         Args:
             method: ``"cls"``, channels of the class, or ``"ins"``, channels this image excites.
-            quantile, alpha, p_value_threshold, shuffle: see `Selection`.
-            gamma, variance_conservation, exact_variance: see `reweigh`.
+            quantile, alpha, shuffle: see `ctrace.look.partition.keep_channels`.
+            gamma, variance_conservation, exact_variance: see `ctrace.look.partition.reweigh`.
             classes: for ``"cls"``, one class for all rows. By default each row's own: the logit its
                 score asks for.
 
@@ -123,44 +113,33 @@ class ParchGrad:
         Warns:
             UserWarning: in some layer no channel met ``alpha``; there all were kept, as published.
         """
-        if method not in METHODS:
-            raise ValueError(f"method: expected one of {', '.join(METHODS)}, received {method!r}.")
-        if not gamma > 0:
-            raise ValueError(
-                f"gamma: expected a positive number, or math.inf to stop all other channels; received {gamma}."
-            )
-        selection, seen = Selection(quantile, alpha, p_value_threshold, shuffle), Partition()
-        choices = self._choices(method, selection)
-        if classes is not None:
-            named = torch.tensor([classes])
-            self.statistics.check_classes(named)
+        if gamma != math.inf:
+            check_number("gamma (math.inf stops all other channels)", gamma, above=0)
+        named = None if classes is None else self.statistics.check_classes(classes)
+        choices, seen = self._choices(method, quantile, alpha, shuffle), Partition()
 
         def rule(gradient: Tensor, activation: Tensor, name: str) -> Tensor:
             if name not in choices:  # the model's own output
-                seen.classes = (
-                    self._classes_asked(gradient)
-                    if classes is None
-                    else named.to(gradient.device).expand(len(gradient))
-                )
+                asked = self._classes_asked(gradient) if named is None else named
+                seen.classes = asked.to(gradient.device).expand(len(gradient))
                 return gradient
-            test, choose = choices[name]
-            kept = choose(*test(seen.classes if method == "cls" else activation))
+            kept = choices[name](seen.classes if method == "cls" else activation)
             none = ~kept.any(1, keepdim=True)
-            seen.kept[name], seen.empty[name] = (
-                kept | none,
-                seen.empty.get(name, False) | none.any(),
-            )
+            seen.kept[name] = kept | none
+            seen.empty[name] = seen.empty.get(name, False) | none.any()
             return reweigh(gradient, seen.kept[name], gamma, variance_conservation, exact_variance)
 
-        with (
-            edit_gradient(
-                self.model, [self.model, *self.layers] if method == "cls" else self.layers, rule
-            ),
-            warnings.catch_warnings(),
-        ):
-            warnings.filterwarnings("ignore", "image .*integrated gradients sum to")
+        edited = [self.model, *self.layers] if method == "cls" else self.layers
+        with edit_gradient(self.model, edited, rule):
             yield seen
-        _say_empty(seen)
+        # filled on the way back
+        empty = ", ".join(name for name in reversed(seen.empty) if bool(seen.empty[name]))
+        if empty:
+            warnings.warn(
+                f"no channel was kept for some image at {empty}, so all were, and its gradient "
+                "there is the plain one. Raise alpha, or keep a share with quantile.",
+                stacklevel=3,
+            )
 
     def attribute(
         self,
@@ -178,59 +157,42 @@ class ParchGrad:
             settings: further arguments of the attribution, for example ``{"samples": 50}``.
             **partition: as in `partition`.
         """
-        function = _attribution(attribution)
+        function = ATTRIBUTIONS[one_of("attribution", attribution, ATTRIBUTIONS)]
         with self.partition(**partition):
             return function(self.model, images, target, **settings or {})
 
-    def with_controls(
-        self,
-        attribution: str,
-        images: Tensor,
-        target=None,
-        settings: dict | None = None,
-        seed=0,
-        **partition,
-    ) -> dict:
-        """The attribution three times: ``"plain"``, through the ``"partition"``, and through a
-        ``"random"`` one of the same size.
-        """
-        plain = _attribution(attribution)(self.model, images, target, **settings or {})
-        through = self.attribute(attribution, images, target, settings, **partition)
-        random = self.attribute(
-            attribution, images, target, settings, **partition | {"shuffle": seed}
-        )
-        return {"plain": plain, "partition": through, "random": random}
-
     def kept_for(
-        self,
-        classes,
-        quantile: float | None = None,
-        alpha: float | None = None,
-        p_value_threshold: float | None = None,
-    ) -> dict:
+        self, classes, quantile: float | None = None, alpha: float | None = None
+    ) -> dict[str, Tensor]:
         """Which channels class masks keep, without any image: ``(classes asked, channels)`` by
         layer. A row may be empty.
         """
-        classes = torch.as_tensor(classes).reshape(-1)
-        self.statistics.check_classes(classes)
-        choices = self._choices("cls", Selection(quantile, alpha, p_value_threshold))
-        return {
-            name: choose(*test(classes.to(self._device())))
-            for name, (test, choose) in choices.items()
-        }
+        classes = self.statistics.check_classes(classes).to(self._device())
+        choices = self._choices("cls", quantile, alpha)
+        return {name: choose(classes) for name, choose in choices.items()}
 
-    def _choices(self, method: str, selection: Selection) -> dict[str, tuple]:
-        """By layer its test, made once (with 1,000 classes it takes a second), and how its outcome
-        chooses.
+    def _choices(self, method: str, quantile, alpha, shuffle: int | None = None) -> dict:
+        """By layer, a function from classes or activations to the kept channels ``(b, c)``. Its
+        test is made once: with 1,000 classes that takes a second.
         """
-        device = self._device()
-        for name in self.layers:
-            if (method, name, device) not in self._tests:
-                self._tests[method, name, device] = METHODS[method](self.statistics, name, device)
-        return {
-            name: (self._tests[method, name, device], selection.at(self.statistics, name, device))
-            for name in self.layers
-        }
+        make, device = METHODS[one_of("method", method, METHODS)], self._device()
+
+        def choice(name: str):
+            key = method, name, device
+            if key not in self._tests:
+                self._tests[key] = make(self.statistics, name, device)
+            test = self._tests[key]
+            return lambda rows: keep_channels(*test(rows), quantile, alpha, shuffle, name)
+
+        if quantile is None and alpha is None:
+            raise ValueError(
+                "pass quantile, the share to keep, or alpha, the largest p-value to keep."
+            )
+        if quantile is not None:
+            check_number("quantile", quantile, above=0, at_most=1)
+        if alpha is not None:
+            check_number("alpha, a p-value", alpha, at_least=0, at_most=1)
+        return {name: choice(name) for name in self.layers}
 
     def _device(self) -> torch.device:
         return self.model.get_submodule(self.layers[0]).weight.device
@@ -246,31 +208,11 @@ class ParchGrad:
         asked = gradient != 0
         if gradient.ndim != 2 or gradient.shape[1] != k or bool((asked.sum(1) > 1).any()):
             raise ValueError(
-                f"the class of a row cannot be told: the gradient at the model's output, {tuple(gradient.shape)}, should have a single "
-                f"entry in each row, at one of {k} classes. Ask for a logit (target=class), or name the class: partition(classes=3)."
+                f"the class of a row cannot be told from the gradient {tuple(gradient.shape)} at "
+                f"the output: expected one entry a row, at one of {k} classes. Ask for a logit "
+                "(target=class), or name the class: partition(classes=3)."
             )
         classes = asked.to(torch.uint8).argmax(1)
-        self.statistics.check_classes(
-            classes[asked.any(1)]
-        )  # a row that is asked nothing has no gradient to edit
+        # a row that is asked nothing has no gradient to edit
+        self.statistics.check_classes(classes[asked.any(1)])
         return classes
-
-
-def _attribution(name: str):
-    if name not in ATTRIBUTIONS:
-        raise ValueError(
-            f"attribution: expected one of {', '.join(ATTRIBUTIONS)}, received {name!r}."
-        )
-    return ATTRIBUTIONS[name]
-
-
-def _say_empty(seen: Partition) -> None:
-    layers = [
-        name for name in reversed(seen.empty) if bool(seen.empty[name])
-    ]  # filled on the way back
-    if layers:
-        warnings.warn(
-            f"no channel was kept for some image at {', '.join(layers)}, so all were, and its gradient there is the plain one. Raise "
-            "alpha, or keep a share of the channels with quantile.",
-            stacklevel=4,
-        )

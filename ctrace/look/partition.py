@@ -1,88 +1,86 @@
-"""What ParchGrad does at one layer: choose the channels to keep, and weigh the gradients of the two
-parts anew.
+"""What ParchGrad does at one layer: which layers, which of their channels to keep, and how to weigh
+the gradients of the two parts anew.
 
 Kept are the channels that fire more for a class, or those that fire more than usual on this image.
 """
 
 import math
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from einops import einsum, rearrange
+from torch import Tensor, nn
 
-from ctrace.check import at_least_float32
+from ctrace.check import at_least_float32, check_number
+from ctrace.look.activations import mean_activation
 from ctrace.look.channel_statistics import ChannelStatistics
-from ctrace.look.convs import mean_activation
+from ctrace.look.layers import find_layers
 
-__all__ = ["ClassTest", "InstanceTest", "Selection", "reweigh"]
+__all__ = ["METHODS", "ClassTest", "InstanceTest", "default_convs", "keep_channels", "reweigh"]
 
 
-@dataclass(frozen=True)
-class Selection:
-    """How strict the choice is.
+# --- which layers
 
-    Attributes:
-        quantile: keep this share of a layer's channels, ``max(1, int(quantile * c))`` of them; wins
-            over ``alpha``.
-        alpha: or keep the channels with a p-value of at most this.
-        p_value_threshold: keep only channels whose Shapiro p is below it (needs a sample in the
-            statistics); None: no such gate.
-        shuffle: a seed: keep as many channels, but others, drawn at random. The control.
+
+def default_convs(model: nn.Module, layer_ratio: float | None = None) -> list[str]:
+    """Names of the convolutions to edit, in order of definition.
+
+    With ``layer_ratio`` the last share of all convolutions, one at least, for any model. Without it
+    the published choice for the model's family (timm and torchvision): ResNet, the convolutions of
+    the last two stages without their shortcuts; VGG, those in the upper half of ``features``;
+    EfficientNet, the depthwise ones that open the last two stages and the final 1 x 1.
 
     Raises:
-        ValueError: neither of the first two given, or one out of range.
+        ValueError: no convolution, a share outside (0, 1], or no ``layer_ratio`` for a family
+            without a default.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    >>> default_convs(net, layer_ratio=0.5)
+    ['2']
     """
+    convs = find_layers(model, kind=nn.Conv2d)
+    if layer_ratio is not None:
+        check_number("layer_ratio", layer_ratio, above=0, at_most=1)
+        return list(convs)[-share_of(len(convs), layer_ratio) :]
+    for family in type(model).__mro__:
+        chosen = FAMILIES[family.__name__](model, convs) if family.__name__ in FAMILIES else []
+        if chosen:
+            return chosen
+    raise ValueError(
+        f"no default layers are known for {type(model).__name__}. Pass layer_ratio, for example "
+        f"0.5 for the last half of its {len(convs)} convolutions, or layers by name."
+    )
 
-    quantile: float | None = None
-    alpha: float | None = None
-    p_value_threshold: float | None = None
-    shuffle: int | None = None
 
-    def __post_init__(self):
-        if self.quantile is None and self.alpha is None:
-            raise ValueError(
-                "which channels to keep is not said: pass quantile, the share to keep, or alpha, the largest p-value to keep."
-            )
-        if self.quantile is not None and not 0 < self.quantile <= 1:
-            raise ValueError(
-                f"quantile: expected a share in (0, 1], received {self.quantile}. 1 keeps all channels."
-            )
-        for name in ("alpha", "p_value_threshold"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name}: expected a p-value in [0, 1], received {value}.")
+def share_of(n: int, share: float) -> int:
+    """A share of n things, one at least; ``int(0.29 * 100)`` alone would be 28."""
+    return max(1, int(share * n + 1e-9))
 
-    def at(
-        self, statistics: ChannelStatistics, layer: str, device
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """The choice at one layer: from p-values and channels ordered by strength, ``(n, c)`` each,
-        to the kept ones ``(n, c)``.
-        """
-        c, gate, other = statistics.layers[layer], None, None
-        if self.p_value_threshold is not None:
-            gate = (statistics.shapiro_pvalues(layer)[layer] < self.p_value_threshold).to(device)
-        if (
-            self.shuffle is not None
-        ):  # one draw per layer, the same for all rows, so that a batch equals one by one
-            generator = torch.Generator().manual_seed(
-                zlib.crc32(f"{self.shuffle} {layer}".encode())
-            )
-            other = torch.randperm(c, generator=generator).to(device)
 
-        def choose(p: Tensor, order: Tensor) -> Tensor:
-            if self.quantile is None:
-                kept = p <= self.alpha
-            else:
-                first = order[
-                    :, : max(1, int(self.quantile * c + 1e-9))
-                ]  # int(0.29 * 100) alone would be 28
-                kept = torch.zeros_like(p, dtype=torch.bool).scatter(1, first, True)
-            kept = kept if gate is None else kept & gate
-            return kept if other is None else kept[:, other]
+def _resnet(model: nn.Module, convs: dict) -> list[str]:
+    late, inner = ("layer3.", "layer4."), ("conv1", "conv2", "conv3")
+    return [name for name in convs if name.startswith(late) and name.split(".")[-1] in inner]
 
-        return choose
+
+def _vgg(model: nn.Module, convs: dict) -> list[str]:
+    inside = [name for name in convs if name.startswith("features.")]
+    return [name for name in inside if int(name.split(".")[1]) >= len(model.features) // 2]
+
+
+def _efficientnet(model: nn.Module, convs: dict) -> list[str]:
+    if hasattr(model, "conv_head"):  # timm
+        stages, head = [f"blocks.{len(model.blocks) + i}.0." for i in (-2, -1)], "conv_head"
+    else:  # torchvision keeps the stem, seven stages and the head in one list
+        last = len(model.features) - 1
+        stages, head = [f"features.{last + i}.0." for i in (-2, -1)], f"features.{last}.0"
+    depthwise = [name for name, conv in convs.items() if conv.groups == conv.in_channels > 1]
+    return [name for name in depthwise if name.startswith(tuple(stages))] + [head]
+
+
+FAMILIES = {"ResNet": _resnet, "VGG": _vgg, "EfficientNet": _efficientnet}
+
+
+# --- which channels
 
 
 class ClassTest:
@@ -113,16 +111,44 @@ class InstanceTest:
         total = statistics.of_layer(layer).total()
         if total.count < 2:
             raise ValueError(
-                "instance masks need a standard deviation, and these statistics hold one image. Collect over more."
+                "a standard deviation needs two images, the statistics hold one image."
             )
         self.mean, self.std = total.mean.to(device), total.variance().sqrt().to(device)  # (1, c)
 
     def __call__(self, activation: Tensor) -> tuple[Tensor, Tensor]:
         """p and order ``(b, c)`` from the convolution's output ``(b, c, h, w)``."""
-        z = torch.where(
-            self.std > 0, (mean_activation(activation) - self.mean) / self.std, -torch.inf
-        )
+        z = (mean_activation(activation) - self.mean) / self.std
+        z = torch.where(self.std > 0, z, -torch.inf)
         return torch.special.ndtr(-z), z.argsort(dim=1, descending=True, stable=True)
+
+
+METHODS = {"cls": ClassTest, "ins": InstanceTest}
+
+
+def keep_channels(
+    p: Tensor, order: Tensor, quantile: float | None, alpha: float | None, shuffle=None, layer=""
+) -> Tensor:
+    """The kept channels of a layer ``(b, c)``, from their p-values and their order ``(b, c)``.
+
+    Args:
+        quantile: keep this share of the channels, one at least; wins over ``alpha``.
+        alpha: or keep the channels with a p-value of at most this.
+        shuffle: a seed: keep as many channels, but others, drawn at random. The control.
+        layer: its name, so that each layer has a draw of its own, the same for all rows: a batch
+            equals one by one.
+    """
+    if quantile is None:
+        kept = p <= alpha
+    else:
+        first = order[:, : share_of(p.shape[1], quantile)]
+        kept = torch.zeros_like(p, dtype=torch.bool).scatter(1, first, True)
+    if shuffle is None:
+        return kept
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{shuffle} {layer}".encode()))
+    return kept[:, torch.randperm(p.shape[1], generator=generator).to(p.device)]
+
+
+# --- how to weigh
 
 
 def reweigh(
@@ -153,18 +179,16 @@ def reweigh(
             has grown by.
     """
     g = at_least_float32(gradient)
-    parts = torch.stack([kept, ~kept], 1).to(g)  # (b, 2, c)
-    sums = (parts @ g.flatten(2)).unflatten(2, g.shape[2:])  # (b, 2, h, w)
-    m, n = _spread(sums).unbind(1)  # (b,) each
-    conserve = (
-        variance_conservation and not exact_variance
-    )  # an exact scale undoes any other common factor
-    factors = torch.stack(_factors(m, n, gamma, conserve), 1)  # (b, 2)
-    factors = torch.where(kept.all(1, keepdim=True), 1.0, factors)
+    parts = torch.stack([kept, ~kept]).to(g)  # (2, b, c)
+    sums = einsum(parts, g, "part b c, b c h w -> part b h w")
+    # an exact scale undoes any other common factor
+    conserve = variance_conservation and not exact_variance
+    factors = torch.stack(_factors(*_spread(sums), gamma, conserve))  # (2, b)
+    factors = torch.where(kept.all(1), 1.0, factors)
     if exact_variance:
-        factors = factors * _exact(sums, factors)[:, None]
-    scale = torch.where(kept, factors[:, :1], factors[:, 1:])
-    return (g * scale[:, :, None, None]).to(gradient.dtype)
+        factors = factors * _exact(sums, factors)
+    scale = torch.where(kept, factors[0][:, None], factors[1][:, None])
+    return (g * rearrange(scale, "b c -> b c 1 1")).to(gradient.dtype)
 
 
 def _factors(m: Tensor, n: Tensor, gamma: float, conserve: bool) -> tuple[Tensor, Tensor]:
@@ -191,7 +215,7 @@ def _spread(sums: Tensor) -> Tensor:
     """Spatial variance of maps ``(..., h, w)``, exactly 0 where only rounding varies; the absolute
     value of 1 x 1 maps.
     """
-    flat = sums.flatten(-2)
+    flat = rearrange(sums, "... h w -> ... (h w)")
     if flat.shape[-1] == 1:
         return flat[..., 0].abs()
     variance, size = flat.var(-1), flat.square().mean(-1)
@@ -200,6 +224,7 @@ def _spread(sums: Tensor) -> Tensor:
 
 def _exact(sums: Tensor, factors: Tensor) -> Tensor:
     """What to multiply by ``(b,)`` so that the channel sum keeps the spread it had."""
-    before, after = _spread(sums.sum(1)), _spread((sums * factors[:, :, None, None]).sum(1))
+    edited = einsum(sums, factors, "part b h w, part b -> b h w")
+    before, after = _spread(sums.sum(0)), _spread(edited)
     ratio = torch.where(after > 0, before / after, 1.0)
     return ratio if sums.shape[-1] * sums.shape[-2] == 1 else ratio.sqrt()

@@ -1,9 +1,9 @@
 """Input attributions: how each pixel and colour channel moves a score. Raw, signed, ``(b, c,
 height, width)``.
 
-All take the targets of `ctrace.look.targets.make_target` and follow whatever gradient the model gives,
-so that inside `ctrace.look.hooks.edit_gradient` they follow the edited one. A batch equals one by one:
-every image sees the same noise.
+All take the targets of `ctrace.look.targets.make_target` and follow whatever gradient the model
+gives, so that inside `ctrace.look.hooks.edit_gradient` they follow the edited one. A batch equals
+one by one: every image sees the same noise.
 """
 
 import warnings
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from ctrace.check import (
     at_least_float32,
     check_gradients_on,
+    check_number,
     check_ready,
     one_output,
     prepare_images,
 )
+from ctrace.look.hooks import is_edited
 from ctrace.look.targets import Target, make_target, saturation
 
 __all__ = ["gradient", "input_x_gradient", "integrated_gradients", "smoothgrad"]
@@ -25,16 +27,15 @@ __all__ = ["gradient", "input_x_gradient", "integrated_gradients", "smoothgrad"]
 AT_ONCE = 32  # points per forward pass, so that memory does not grow with samples or steps
 
 
-def gradient(
-    model: nn.Module, image: Tensor, target=None, target_embedding=None, baseline_embedding=None
-) -> Tensor:
+def gradient(model: nn.Module, image: Tensor, target=None, **embeddings) -> Tensor:
     """The derivative of the score with respect to the input (Simonyan et al. 2014, eq. 3, with its
     sign).
 
     Args:
         model: in eval mode.
         image: ``(3, height, width)`` or ``(b, 3, height, width)``.
-        target, target_embedding, baseline_embedding: as in `ctrace.look.targets.make_target`.
+        target: as in `ctrace.look.targets.make_target`.
+        **embeddings: ``target_embedding`` and ``baseline_embedding`` of the same.
 
     Raises:
         ValueError: bad input, or a saturated target.
@@ -43,17 +44,14 @@ def gradient(
     >>> bool((gradient(net, torch.rand(3, 2, 2), target=1)[0].flatten() == net[1].weight[1]).all())
     True
     """
-    _, _, slope = _ask(model, image, target, target_embedding, baseline_embedding)
-    return slope
+    return _ask(model, image, target, embeddings)[2]
 
 
-def input_x_gradient(
-    model: nn.Module, image: Tensor, target=None, target_embedding=None, baseline_embedding=None
-) -> Tensor:
+def input_x_gradient(model: nn.Module, image: Tensor, target=None, **embeddings) -> Tensor:
     """Input times `gradient` (Shrikumar et al. 2017): sums to the score where the model is linear
     without bias.
     """
-    images, _, slope = _ask(model, image, target, target_embedding, baseline_embedding)
+    images, _, slope = _ask(model, image, target, embeddings)
     return images * slope
 
 
@@ -61,11 +59,10 @@ def smoothgrad(
     model: nn.Module,
     image: Tensor,
     target=None,
-    target_embedding=None,
-    baseline_embedding=None,
     samples: int = 25,
     noise: float = 0.15,
     seed: int = 0,
+    **embeddings,
 ) -> Tensor:
     """Mean `gradient` over noisy copies of the image (Smilkov et al. 2017, section 3).
 
@@ -73,11 +70,9 @@ def smoothgrad(
         noise: standard deviation, in units of the image's own range (maximum minus minimum).
         seed: the global random state is neither read nor changed.
     """
-    if samples < 1 or noise < 0:
-        raise ValueError(
-            f"smoothgrad: expected samples >= 1 and noise >= 0, received {samples} and {noise}."
-        )
-    images, question, _ = _ask(model, image, target, target_embedding, baseline_embedding)
+    check_number("samples", samples, whole=True, at_least=1)
+    check_number("noise", noise, at_least=0)
+    images, question, _ = _ask(model, image, target, embeddings)
     maps = []
     for i, x in enumerate(images):
         spread = torch.full((samples, *x.shape), noise * float(x.max() - x.min()))
@@ -91,16 +86,15 @@ def integrated_gradients(
     model: nn.Module,
     image: Tensor,
     target=None,
-    target_embedding=None,
-    baseline_embedding=None,
     steps: int = 64,
     baseline: Tensor | float = 0.0,
+    **embeddings,
 ) -> Tensor:
     """Mean `gradient` along the straight line from a baseline, times the difference (Sundararajan
     et al. 2017, eq. 1).
 
     Trapezoid rule with ``steps`` intervals, so the sum tends to score(image) - score(baseline)
-    (completeness).
+    (completeness). An edited gradient has no such sum.
 
     Args:
         baseline: an image, or one number for all pixels.
@@ -108,22 +102,28 @@ def integrated_gradients(
     Warns:
         UserWarning: the sum misses that difference by more than 5%: more steps are needed.
     """
-    if steps < 1:
-        raise ValueError(f"integrated_gradients: expected steps >= 1, received {steps}.")
-    images, question, _ = _ask(model, image, target, target_embedding, baseline_embedding)
+    check_number("steps", steps, whole=True, at_least=1)
+    images, question, _ = _ask(model, image, target, embeddings)
+    start = torch.as_tensor(baseline, dtype=images.dtype, device=images.device)
+    if (start.ndim and start.shape[-3:] != images.shape[1:]) or not bool(start.isfinite().all()):
+        raise ValueError(
+            f"baseline: expected a finite number or image {tuple(images.shape[1:])}, received "
+            f"{tuple(start.shape)}, or NaN in it."
+        )
     along = torch.linspace(0, 1, steps + 1).to(images)[:, None, None, None]
     share = torch.ones_like(along)
     share[0] = share[-1] = 0.5
-    start, maps = _as_baseline(baseline, images), []
-    for i, x in enumerate(images):
-        slopes, scores = _slopes(model, start[i] + along * (x - start[i]), question, i)
-        maps.append((x - start[i]) * (share * slopes).sum(0) / steps)
-        _check_complete(maps[-1], float(scores[-1] - scores[0]), i)
+    maps = []
+    for i, (x, origin) in enumerate(zip(images, start.expand_as(images))):
+        slopes, scores = _slopes(model, origin + along * (x - origin), question, i)
+        maps.append((x - origin) * (share * slopes).sum(0) / steps)
+        if not is_edited(model):
+            _check_complete(maps[-1], float(scores[-1] - scores[0]), i)
     return torch.stack(maps)
 
 
 def _ask(
-    model: nn.Module, image: Tensor, target, target_embedding, baseline_embedding
+    model: nn.Module, image: Tensor, target, embeddings: dict
 ) -> tuple[Tensor, Target, Tensor]:
     """The images as a batch, the question asked of them, and the gradient; refuses a question whose
     answer is flat.
@@ -132,28 +132,20 @@ def _ask(
     check_ready(model)
     images = prepare_images(model, image).requires_grad_()
     output = one_output(model(images), len(images))
-    question = make_target(output.detach(), target, target_embedding, baseline_embedding)
+    question = make_target(output.detach(), target, **embeddings)
     score = question(output)
-    reasons = saturation(
-        output,
-        score,
-        question,
-        lambda v: torch.autograd.grad(output, images, v, retain_graph=True)[0],
-    )
-    if any(reasons):
-        raise ValueError(
-            "\n".join(
-                f"image {i}: saturated_target: {reason}"
-                for i, reason in enumerate(reasons)
-                if reason
-            )
-        )
+
+    def pull(v: Tensor) -> Tensor:
+        return torch.autograd.grad(output, images, v, retain_graph=True)[0]
+
+    reasons = enumerate(saturation(output, score, question, pull))
+    refused = [f"image {i}: saturated_target: {reason}" for i, reason in reasons if reason]
+    if refused:
+        raise ValueError("\n".join(refused))
     slope = at_least_float32(torch.autograd.grad(score.sum(), images)[0])
     for i in (slope == 0).flatten(1).all(1).nonzero()[:, 0].tolist():
-        warnings.warn(
-            f"image {i}: the gradient is exactly zero at every pixel: ReLUs shut all paths, or float16 underflow.",
-            stacklevel=3,
-        )
+        why = "the gradient is exactly zero at every pixel: ReLUs shut all paths, or underflow."
+        warnings.warn(f"image {i}: {why}", stacklevel=3)
     return images.detach(), question, slope
 
 
@@ -170,21 +162,12 @@ def _slopes(model: nn.Module, points: Tensor, question: Target, i: int) -> tuple
     return at_least_float32(torch.cat(slopes)), torch.cat(scores)
 
 
-def _as_baseline(baseline: Tensor | float, images: Tensor) -> Tensor:
-    start = torch.as_tensor(baseline, dtype=images.dtype, device=images.device)
-    if start.ndim and start.shape[-3:] != images.shape[1:]:
-        raise ValueError(
-            f"baseline: expected a number or an image {tuple(images.shape[1:])}, received {tuple(start.shape)}."
-        )
-    return start.expand_as(images)
-
-
 def _check_complete(attribution: Tensor, difference: float, i: int) -> None:
     total, size = float(attribution.sum()), float(attribution.abs().sum())
-    if abs(total - difference) > 0.05 * max(
-        abs(difference), 0.1 * size
-    ):  # a difference near zero needs a scale of its own
+    # a difference near zero needs a scale of its own
+    if abs(total - difference) > 0.05 * max(abs(difference), 0.1 * size):
         warnings.warn(
-            f"image {i}: integrated gradients sum to {total:.4g}, the score changed by {difference:.4g}. Raise steps until they agree.",
+            f"image {i}: integrated gradients sum to {total:.4g}, the score changed by "
+            f"{difference:.4g}. Raise steps until they agree.",
             stacklevel=3,
         )

@@ -13,26 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrace.check import at_least_float32
+from ctrace.check import at_least_float32, check_classes, one_of
 
 __all__ = ["SIMILARITIES", "Target", "make_target", "saturation"]
 
-
-def _cosine(e: Tensor, references: Tensor) -> Tensor:
-    return F.cosine_similarity(e[:, None], references, dim=-1)
-
-
-def _dot(e: Tensor, references: Tensor) -> Tensor:
-    return (e[:, None] * references).sum(-1)
-
-
-def _euclidean(e: Tensor, references: Tensor) -> Tensor:
-    return (
-        -(e[:, None] - references).square().sum(-1)
-    )  # squared: same map up to a factor, and no kink where the distance is 0
-
-
-SIMILARITIES = {"cosine": _cosine, "dot": _dot, "euclidean": _euclidean}
+# of embeddings (b, 1, d) to references (b, r, d); the euclidean is squared: the same map up to a
+# factor, and no kink where the distance is 0
+SIMILARITIES = {
+    "cosine": lambda e, references: F.cosine_similarity(e, references, dim=-1),
+    "dot": lambda e, references: (e * references).sum(-1),
+    "euclidean": lambda e, references: -(e - references).square().sum(-1),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,20 +55,16 @@ class Target:
         e = at_least_float32(output)
         if self.kind == "norm":
             return e.norm(dim=1)
-        score = SIMILARITIES[self.kind](e, self.references).mean(1)
-        return (
-            score
-            if self.baselines is None
-            else score - SIMILARITIES[self.kind](e, self.baselines).mean(1)
-        )
+        likeness = SIMILARITIES[self.kind]
+        score = likeness(e[:, None], self.references).mean(1)
+        if self.baselines is None:
+            return score
+        return score - likeness(e[:, None], self.baselines).mean(1)
 
     def of(self, i: int, copies: int = 1) -> "Target":
         """The question for image ``i``, asked of ``copies`` versions of it."""
-        rows = {
-            key: getattr(self, key)[[i] * copies]
-            for key in ("index", "references", "baselines")
-            if getattr(self, key) is not None
-        }
+        each = {name: getattr(self, name) for name in ("index", "references", "baselines")}
+        rows = {name: x[[i] * copies] for name, x in each.items() if x is not None}
         return replace(self, words=[self.words[i]] * copies, **rows)
 
 
@@ -102,72 +89,47 @@ def make_target(
     >>> make_target(torch.eye(3), [2, 0, 1])(torch.arange(9.0).view(3, 3))
     tensor([2., 3., 7.])
     """
-    if target_embedding is not None:
-        return _similarity_target(output, target, target_embedding, baseline_embedding)
-    if baseline_embedding is not None:
+    b = len(output)
+    if target_embedding is None and baseline_embedding is not None:
         raise ValueError(
-            "baseline_embedding: received without a target_embedding. A contrast is the similarity to one minus the other."
+            "baseline_embedding: a contrast is the similarity to a target_embedding minus the one "
+            "to this, and no target_embedding came."
         )
-    if target is None:
+    if target is None and target_embedding is None:
         target = "norm"
         warnings.warn(
-            "no target: explaining the norm of the output, as for an embedding without a reference. For a classifier pass target=class "
-            "or 'predicted'; for a pair pass target_embedding; target='norm' keeps this and silences the warning.",
+            "no target: explaining the norm of the output, as for an embedding without a "
+            "reference; target='norm' says so. For a classifier pass target=class or 'predicted', "
+            "for a pair target_embedding.",
             stacklevel=2,
         )
-    if callable(target):
-        return Target(
-            "callable", [getattr(target, "__name__", "callable")] * len(output), function=target
+    if target_embedding is None and callable(target):
+        words = getattr(target, "__name__", "callable")
+        return Target("callable", [words] * b, function=target)
+    if output.ndim != 2:
+        raise ValueError(
+            f"the model's output has shape {tuple(output.shape)}; classes and embeddings are rows "
+            "(b, d). Pass a callable that makes one score per image of it."
         )
-    _check_rows(output)
-    if isinstance(target, str) and target == "norm":
-        return Target("norm", ["norm of the output"] * len(output))
-    index = _class_index(output, target)
-    return Target("class", [f"class {int(k)}" for k in index], index=index)
-
-
-def _class_index(output: Tensor, target) -> Tensor:
-    b, n_classes = output.shape
+    if target_embedding is not None:
+        return _similarity_target(output, target, target_embedding, baseline_embedding)
     if isinstance(target, str):
-        if target != "predicted":
-            hint = " This one needs a target_embedding." if target in SIMILARITIES else ""
-            raise ValueError(
-                f"target: expected a class index, 'predicted', 'norm' or a callable, received {target!r}.{hint}"
-            )
-        return output.argmax(1)
-    index = torch.as_tensor(target, device=output.device)
-    if index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool:
-        raise ValueError(
-            f"target: expected whole class numbers, received {index.dtype}. Embeddings go into target_embedding."
-        )
-    if index.ndim == 0:
-        index = index.expand(b)
-    if index.shape != (b,):
-        raise ValueError(
-            f"target: expected one class for each of the {b} images, received shape {tuple(index.shape)}. "
-            "Pass a list of that length, or a single int to ask all images about the same class."
-        )
-    if bool((index < 0).any()) or bool((index >= n_classes).any()):
-        raise ValueError(
-            f"target: classes run from 0 to {n_classes - 1}, received {index.tolist()}."
-        )
-    return index.long()
+        words = "target (a class, a callable, or a similarity with a target_embedding)"
+        if one_of(words, target, ("norm", "predicted")) == "norm":
+            return Target("norm", ["norm of the output"] * b)
+        target = output.argmax(1)
+    index = check_classes(target, b, output.shape[1]).to(output.device)
+    return Target("class", [f"class {k}" for k in index.tolist()], index=index)
 
 
 def _similarity_target(output: Tensor, kind, target_embedding, baseline_embedding) -> Target:
-    kind = "cosine" if kind is None else kind
-    if not isinstance(kind, str) or kind not in SIMILARITIES:
-        raise ValueError(
-            f"target: with a target_embedding it names the similarity, one of {', '.join(SIMILARITIES)}; received {kind!r}. "
-            "Pass either a class or an embedding."
-        )
-    _check_rows(output)
+    words = "target (with a target_embedding it names the similarity)"
+    kind = one_of(words, "cosine" if kind is None else kind, SIMILARITIES)
     references = _references(target_embedding, output, kind, "target_embedding")
-    words = f"{kind} similarity to {references.shape[1]} reference(s)"
-    if baseline_embedding is None:
-        return Target(kind, [words] * len(output), references=references)
-    baselines = _references(baseline_embedding, output, kind, "baseline_embedding")
-    words += f" minus {kind} similarity to {baselines.shape[1]} baseline(s)"
+    words, baselines = f"{kind} similarity to {references.shape[1]} reference(s)", None
+    if baseline_embedding is not None:
+        baselines = _references(baseline_embedding, output, kind, "baseline_embedding")
+        words += f" minus {kind} similarity to {baselines.shape[1]} baseline(s)"
     return Target(kind, [words] * len(output), references=references, baselines=baselines)
 
 
@@ -179,45 +141,31 @@ def _references(given, output: Tensor, kind: str, name: str) -> Tensor:
         given = given[None, None]
     elif given.ndim == 2:
         given = given[None] if b == 1 else given[:, None]
-    if (
-        given.ndim != 3
-        or given.shape[0] not in (1, b)
-        or given.shape[1] == 0
-        or given.shape[2] != d
-    ):
+    if given.ndim != 3 or len(given) not in (1, b) or given.shape[1] == 0 or given.shape[2] != d:
         raise ValueError(
-            f"{name}: expected ({d},) for all images, ({b}, {d}) one per image, or (1, r, {d}) for r references; received {shape}. "
-            "Is it from another model? A gallery is written gallery[None]."
+            f"{name}: expected ({d},) for all images, ({b}, {d}) one per image, or (1, r, {d}) for "
+            f"r references; received {shape}. Is it from another model? A gallery is gallery[None]."
         )
-    if not bool(torch.isfinite(given).all()) or (
-        kind == "cosine" and bool((given.norm(dim=2) == 0).any())
-    ):
-        raise ValueError(
-            f"{name}: holds NaN, infinity or a zero vector, and no direction can be compared with that."
-        )
+    lost = kind == "cosine" and bool((given.norm(dim=2) == 0).any())
+    if lost or not bool(torch.isfinite(given).all()):
+        raise ValueError(f"{name}: NaN, infinity or a zero vector, which has no direction.")
     return given.expand(b, -1, -1)
 
 
 def _one_score_each(score, output: Tensor) -> Tensor:
-    b = len(output)
-    if not isinstance(score, Tensor) or score.shape != (b,):
+    expected = (len(output),)
+    if not isinstance(score, Tensor) or score.shape != expected:
         got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
         raise ValueError(
-            f"target: the callable must return one score per image, shape ({b},), from the whole output; it returned {got}."
+            f"target: the callable must return one score per image, shape {expected}, from the "
+            f"whole output; it returned {got}."
         )
     if output.requires_grad and not score.requires_grad:
         raise ValueError(
-            "target: the callable's score does not come from the output by torch operations (.item(), numpy, detach?)."
+            "target: the callable's score does not come from the output by torch operations "
+            "(.item(), numpy, detach?)."
         )
     return score
-
-
-def _check_rows(output: Tensor) -> None:
-    if output.ndim != 2:
-        raise ValueError(
-            f"the model's output has shape {tuple(output.shape)}; classes and embeddings are rows (b, d). Pass a callable that makes one "
-            "score per image of it, for example lambda out: out[:, k].mean((1, 2))."
-        )
 
 
 def saturation(
@@ -236,16 +184,12 @@ def saturation(
     """
     (slope,) = torch.autograd.grad(score.sum(), output, retain_graph=True, allow_unused=True)
     slope = torch.zeros_like(output) if slope is None else slope
-    slope, e = (
-        at_least_float32(slope).flatten(1),
-        at_least_float32(output.detach()).flatten(1),
-    )  # (b, d)
+    slope, e = (at_least_float32(x.detach()).flatten(1) for x in (slope, output))  # (b, d)
     if target.kind in ("class", "callable"):
         flat = slope.norm(dim=1) == 0
     else:
-        coarsest = (
-            output.dtype if output.dtype != torch.float64 else torch.float32
-        )  # references are stored in float32 as a rule
+        # references are stored in float32 as a rule
+        coarsest = torch.float32 if output.dtype == torch.float64 else output.dtype
         tolerance = torch.finfo(coarsest).eps ** 0.5
         flat = slope.norm(dim=1) <= tolerance * _natural_slope(target, e)
         unit = e / e.norm(dim=1, keepdim=True).clamp_min(torch.finfo(e.dtype).tiny)
@@ -274,14 +218,16 @@ def _length_is_fixed(unit: Tensor, output: Tensor, pull: Callable, tolerance: fl
 
 def _reason(target: Target, i: int) -> str:
     if target.kind == "norm":
-        why = "the model normalises its embedding, so its norm is the same for every image and has no gradient. Ask for a similarity."
+        why = (
+            "the model normalises its embedding, so its norm has no gradient. Ask for a similarity."
+        )
     elif target.kind not in SIMILARITIES:
-        why = "the score does not respond to the model's output. A probability that has reached 0 or 1, or a constant? Use the logit."
+        why = "the score does not respond to the output (a probability of 0 or 1?). Use the logit."
     elif target.baselines is not None:
-        why = "the two sides cancel. Are reference and baseline the same? Contrast two different identities."
+        why = "the two sides cancel: are they the same? Contrast two different identities."
     else:
         why = (
-            "the image and its reference have the same embedding (or opposite ones, or the embedding is zero), where a similarity "
-            "is at its extreme and flat. Compare two different images."
+            "the image and its reference have the same embedding (or opposite ones, or zero), "
+            "where a similarity is flat. Compare two different images."
         )
     return f"{target.words[i]}: {why}"

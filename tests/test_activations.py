@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ctrace.look.moments import FairSample, Moments, welch_greater
+from ctrace.look.activations import Moments, welch_greater
 
 K, C = 7, 6
 
@@ -123,14 +123,3 @@ def test_fewer_than_two_values_have_no_test():
     moments = Moments.of_groups(torch.randn(5, 3), torch.tensor([0, 1, 1, 1, 1]), 2)
     t, p = welch_greater(moments, moments.all_but_one())
     assert p.isnan().all() and t.isnan().all()
-
-
-def test_the_sample_is_fair_and_bounded():
-    generator, hits = torch.Generator().manual_seed(0), torch.zeros(40)
-    for _ in range(600):
-        sample = FairSample(torch.zeros(0, 1), cap=5)
-        for rows in torch.arange(40.0)[:, None].split(6):
-            sample = sample.draw(rows, generator)
-        assert len(sample.rows) == len(set(sample.rows[:, 0].tolist())) == 5
-        hits[sample.rows[:, 0].long()] += 1
-    assert (hits / 600 - 5 / 40).abs().max() < 4 * (5 / 40 * 35 / 40 / 600) ** 0.5

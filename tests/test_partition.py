@@ -6,7 +6,8 @@ import torch
 import torchvision
 from torch import nn
 
-from ctrace.look.convs import conv_layers, default_convs
+from ctrace.look.layers import find_layers
+from ctrace.look.partition import default_convs
 from ctrace.world.models import build_bundled
 
 
@@ -62,26 +63,22 @@ def test_layer_ratio_takes_the_last_share_of_any_model_and_at_least_one():
     assert default_convs(net, 0.001) == ["99"] and len(default_convs(net, 1.0)) == 100
 
 
-def test_layers_are_found_by_name_and_by_module():
-    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1))
-    assert list(conv_layers(net, [net[2], "0"])) == ["2", "0"] and list(conv_layers(net, "2")) == [
-        "2"
-    ]
-
-
 @pytest.mark.parametrize(
     "call, words",
     [
         (lambda net: default_convs(nn.Linear(2, 2)), "Linear.* has no Conv2d"),
         (lambda net: default_convs(net), "no default layers are known for Sequential"),
-        (lambda net: default_convs(net, 0.0), r"a share in \(0, 1\], received 0"),
-        (lambda net: default_convs(net, 1.5), r"a share in \(0, 1\], received 1.5"),
-        (lambda net: conv_layers(net, ["1"]), "expected convolutions of this model, received 1"),
         (
-            lambda net: conv_layers(net, nn.Conv2d(1, 1, 1)),
-            "expected convolutions of this model, received Conv2d",
+            lambda net: default_convs(net, 0.0),
+            "layer_ratio: expected a finite number above 0 and at most 1, received 0",
         ),
-        (lambda net: conv_layers(net, []), "received none"),
+        (lambda net: default_convs(net, 1.5), "at most 1, received 1.5"),
+        (lambda net: find_layers(net, ["1"], nn.Conv2d), "expected a Conv2d .* received 1"),
+        (
+            lambda net: find_layers(net, nn.Conv2d(1, 1, 1), nn.Conv2d),
+            "expected a Conv2d .* received Conv2d",
+        ),
+        (lambda net: find_layers(net, [], nn.Conv2d), "received none"),
     ],
 )
 def test_a_wrong_choice_is_said(call, words):
