@@ -9,9 +9,9 @@ from ctrace.cut.kway import kway_ncut
 from ctrace.cut.ncut import Ncut, diagnose
 from ctrace.cut.tracing import ChannelTrace, trace_channels
 from ctrace.look.channel_statistics import ChannelStatistics
-from ctrace.look.partition import default_convs
 from ctrace.look.gradcam import GradCAM
 from ctrace.look.parchgrad import ParchGrad
+from ctrace.look.partition import default_convs
 from ctrace.published import (
     channel_gradient_from_cluster,
     differentiable_kway_ncut,

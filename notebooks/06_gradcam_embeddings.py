@@ -47,6 +47,7 @@ from ctrace.look.hooks import capture
 from ctrace.stats import equal_error_rate
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.world.models import load_model
+from einops import rearrange, reduce
 from torch import nn
 
 started = time.time()
@@ -252,7 +253,8 @@ print(
 # %%
 def next_view(embeddings, step=1):
     """For every picture the embedding of another view of its bird."""
-    return embeddings.unflatten(0, (-1, 4)).roll(-step, 1).flatten(0, 1)
+    by_bird = rearrange(embeddings, "(bird view) d -> bird view d", view=4)
+    return rearrange(by_bird.roll(-step, 1), "bird view d -> (bird view) d")
 
 
 # %%
@@ -364,7 +366,7 @@ assert (
     pointing(blob, masks).mean() >= pointing(heat, masks).mean()
 )  # on the whole bird, the last masks of the loop
 for name, values in ahead.items():
-    per_bird = values.view(30, 4).mean(1)
+    per_bird = reduce(values, "(bird view) -> bird", "mean", view=4)
     half = 1.96 * float(per_bird.std()) / 30**0.5
     print(
         f"marks, {name} minus the Gaussian's"
@@ -640,6 +642,28 @@ print(
     f"resnet18, random weights: embedding of {face_model(two_faces).shape[1]}, layer {result.target_layer}, map {tuple(result.raw.shape)}, {result.status}"
 )
 assert result.raw.shape == (2, 4, 4) and result.status == ["ok", "ok"]
+
+# %% [markdown]
+# A vision transformer inside a wrapper does not say how its tokens lie. `to_map` says it:
+
+# %%
+vit = timm.models.VisionTransformer(
+    img_size=112, patch_size=16, embed_dim=48, depth=3, num_heads=2, num_classes=0
+).eval()
+
+
+def to_map(tokens):
+    """Tokens (b, 1 + 49, c) as a map (b, c, 7, 7), without the class token."""
+    return rearrange(tokens[:, 1:], "b (h w) c -> b c h w", h=7)
+
+
+# %%
+wrapped = GradCAM(Normalised(vit).eval(), "model.blocks.2.norm1", to_map=to_map)
+result = wrapped.explain_pair(*two_faces)
+print(
+    f"a small ViT, random weights: map {tuple(result.raw.shape)}, {set(result.status)}"
+)
+assert result.raw.shape == (2, 7, 7) and set(result.status) <= {"ok", "no_evidence"}
 
 # %% [markdown]
 # Face models are often shipped as ONNX files. A session returns numbers, not a graph: no gradient can come back through it. Wrapping it in a module does not help, and the error says why.

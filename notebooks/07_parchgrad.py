@@ -43,10 +43,11 @@ import warnings
 import numpy as np
 import timm
 import torch
-from ctrace import saliency, viz
+from ctrace import viz
 from ctrace.aviary import PARTS, SPECIES, Aviary, Cached, render
-from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.look import saliency
 from ctrace.look.activations import channel_means
+from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.look.hooks import capture
 from ctrace.look.parchgrad import ParchGrad
 from ctrace.look.partition import default_convs, reweigh
