@@ -797,18 +797,16 @@ bodies = torch.stack([p.masks["body"] for p in pictures])
 def needs(model):
     """What taking each part away costs the logit of the species, centred over classes (n, 5)."""
     with torch.no_grad():
-        x = torch.cat(
-            [torch.stack([p.image for p in pictures])[:, None], removed], 1
-        ).flatten(0, 1)  # (n * 6, 3, height, width)
+        both = [torch.stack([p.image for p in pictures])[:, None], removed]
+        x = rearrange(torch.cat(both, 1), "n part c y x -> (n part) c y x")
         z = torch.cat(
             [
                 model(model.info.preprocess(part.to(device))).cpu()
                 for part in x.split(105)
             ]
         )
-    own = (z - z.mean(1, keepdim=True)).unflatten(0, (-1, 6))[
-        torch.arange(len(scenes)), :, labels
-    ]  # (n, 6)
+    centred = rearrange(z - z.mean(1, keepdim=True), "(n part) k -> n part k", part=6)
+    own = centred[torch.arange(len(scenes)), :, labels]  # (n, 6)
     return own[:, :1] - own[:, 1:]
 
 
@@ -1097,7 +1095,7 @@ assert worst < 1e-5 and torch.equal(merged.count, statistics.count)
 
 # %%
 with torch.no_grad(), channel_means(model, parch.layers) as run:
-    fired = torch.cat(
+    fired_late = torch.cat(
         [run(model.info.preprocess(x.to(device)))[1] for x, _ in DataLoader(train, 56)]
     ).cpu()  # (n, channels of the edited layers)
 some_pictures = torch.randperm(280, generator=torch.Generator().manual_seed(0))
@@ -1112,7 +1110,7 @@ def normality(values):
 # %%
 open_ = {}
 for n in (20, 280):
-    p_normal = [normality(values) for values in fired[some_pictures[:n]].T.numpy()]
+    p_normal = [normality(values) for values in fired_late[some_pictures[:n]].T.numpy()]
     open_[n] = float((np.array(p_normal) < 0.05).mean())
 print(
     "share of channels that pass the gate:", {n: f"{v:.0%}" for n, v in open_.items()}
