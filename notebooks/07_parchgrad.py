@@ -57,6 +57,7 @@ from ctrace.trust.hide import masking_curve
 from ctrace.trust.localize import mass_inside
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.world.models import load_model
+from einops import rearrange
 from PIL import Image
 from scipy import stats
 from torch import nn
