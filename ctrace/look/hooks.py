@@ -34,13 +34,13 @@ def watch(
     modules: dict[str, nn.Module],
     see: Callable[[str, Tensor], Tensor | None],
     start: Callable[[], None] = lambda: None,
-) -> Iterator[None]:
+) -> Iterator[set[str]]:
     """Calls ``start()`` before each pass through the model and ``see(name, output)`` at each of the
     modules, in the thread that opened the context and in no other; what ``see`` returns replaces
-    the output.
+    the output. Yields the names that have been reached.
 
     Raises:
-        ValueError: a module that puts out no single tensor, or was never reached.
+        ValueError: a module that puts out no single tensor.
     """
     here, reached, handles = threading.get_ident(), set(), []
 
@@ -63,8 +63,7 @@ def watch(
         handles.append(model.register_forward_pre_hook(before))
         for name, module in modules.items():
             handles.append(module.register_forward_hook(partial(after, name)))
-        yield
-        check_reached(modules, reached)
+        yield reached
     finally:
         for handle in handles:
             handle.remove()
@@ -120,8 +119,11 @@ def capture(model: nn.Module, layers) -> Iterator["Capture"]:
     modules = find_layers(model, layers)
     seen = Capture({name: Captured(name) for name in modules})
     try:
-        with watch(model, modules, lambda name, output: seen[name]._see(output), seen._restart):
+        with watch(
+            model, modules, lambda name, output: seen[name]._see(output), seen._restart
+        ) as reached:
             yield seen
+            check_reached(modules, reached)
     finally:
         for record in seen.values():
             # the graph holds the hook, the hook the record: without this the three would hold each
@@ -262,8 +264,10 @@ def edit_gradient(
     check_gradients_on()
     token = _EDITED.set((*_EDITED.get(), model))
     try:
-        with watch(model, find_layers(model, layers), see):
+        modules = find_layers(model, layers)
+        with watch(model, modules, see) as reached:
             yield
+            check_reached(modules, reached)
     finally:
         _EDITED.reset(token)
 
