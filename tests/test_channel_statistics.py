@@ -201,7 +201,7 @@ IMAGES, LABELS = labelled_images(4)
         ([], "no batch came out"),
         ([IMAGES], r"expected batches \(images, labels\), received a Tensor"),
         ([(IMAGES, LABELS, LABELS)], "received a tuple of 3"),
-        ([(IMAGES, LABELS[:2])], "one class number for each of the 4 images"),
+        ([(IMAGES, LABELS[:2])], "labels: expected one class for each of the 4 images"),
         ([(IMAGES, torch.eye(4))], "soft labels are no classes"),
         ([(IMAGES, LABELS + 1)], "classes run from 0 to 3, received 1 to 4"),
         ([(IMAGES, LABELS - 1)], "received -1 to 2"),
