@@ -99,7 +99,7 @@ def _unsigned(attribution: Callable) -> Maps:
 
 
 def _cam(layer: str, method: str, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    explained = GradCAM(model, layer, method=method).explain(images, targets)
+    explained = GradCAM(model, layer, method=method).explain(images, target=targets)
     return torch.from_numpy(explained.heatmap(relu=False, normalize=False))
 
 
