@@ -7,10 +7,12 @@ purpose is a claim of its own, told in the book under "The calls of the original
 
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from torchvision import transforms
@@ -155,6 +157,106 @@ def image_tensor(photos):
         ]
     )
     return transform(Image.open(photos[0]).convert("RGB")).unsqueeze(0)  # (1, 3, 112, 112)
+
+
+def as_in_the_text(model, layer, image, score):
+    """The map by the steps of the text: hooks, mean gradient, ReLU, resized, minimum to 0, maximum
+    to 1.
+    """
+    seen = {}
+    hooks = [
+        layer.register_forward_hook(lambda m, i, out: seen.update(acts=out.detach())),
+        layer.register_full_backward_hook(lambda m, i, grads: seen.update(grads=grads[0].detach())),
+    ]
+    score(model(image.clone().requires_grad_(True))).sum().backward()
+    for hook in hooks:
+        hook.remove()
+    weights = seen["grads"].mean(dim=(2, 3), keepdim=True)
+    cam = F.relu((weights * seen["acts"]).sum(dim=1, keepdim=True))
+    cam = F.interpolate(cam, size=image.shape[2:], mode="bilinear", align_corners=False).squeeze()
+    return cam, (cam - cam.min()) / (cam.max() - cam.min())
+
+
+def test_gradcam_script_draws_the_map_of_a_picture(model, image_tensor):
+    from ctrace import GradCAM
+
+    embedding = torch.randn(512)
+    gradcam = GradCAM(model, target_layer=None, device=DEVICE)
+    attribution_map = gradcam.compute_attribution(
+        image_tensor.to(DEVICE), target_embedding=embedding.to(DEVICE)
+    )
+    assert isinstance(attribution_map, np.ndarray) and attribution_map.shape == (1, 112, 112)
+    fig, axes = plt.subplots(1, 3, figsize=(15, 5))
+    im = axes[1].imshow(attribution_map[0], cmap="jet")
+    plt.colorbar(im, ax=axes[1])
+    plt.close(fig)
+
+
+def test_sanity_checks_of_the_gradcam_text_hold(model, image_tensor):
+    from ctrace import GradCAM
+
+    gradcam = GradCAM(model, target_layer="features.2", device=DEVICE)
+    target = dict(target_embedding=torch.randn(512))
+    attribution_map = gradcam.compute_attribution(image_tensor, **target)
+    assert gradcam.activations.shape[:2] == (1, 16) and max(gradcam.activations.shape[2:]) < 112
+    assert gradcam.gradients.shape == gradcam.activations.shape
+    assert attribution_map.min() >= 0 and attribution_map.max() == 1
+    assert np.array_equal(attribution_map, gradcam.compute_attribution(image_tensor, **target))
+    assert gradcam.target_layer_name == "features.2"
+    gradcam.remove_hooks()
+    assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
+
+
+def test_map_for_a_reference_embedding_is_that_of_the_text(model, image_tensor):
+    from ctrace import GradCAM
+
+    reference = torch.randn(512)
+    ours = GradCAM(model).compute_attribution(image_tensor, target_embedding=reference)[0]
+    cam, stretched = as_in_the_text(
+        model,
+        model.features[2],
+        image_tensor,
+        lambda out: F.cosine_similarity(out, reference[None]),
+    )
+    assert cam.min() == 0
+    np.testing.assert_allclose(ours, stretched, atol=1e-5)
+
+
+def test_map_without_a_target_explains_the_norm_and_its_minimum_is_not_subtracted(
+    model, image_tensor
+):
+    from ctrace import GradCAM
+
+    with pytest.warns(UserWarning, match="norm of the output"):
+        ours = GradCAM(model).compute_attribution(image_tensor)[0]
+    layer = model.features[2]
+    cam, stretched = as_in_the_text(model, layer, image_tensor, lambda out: out.norm(dim=-1))
+    np.testing.assert_allclose(ours, cam / cam.max(), atol=1e-5)
+    assert cam.min() > 0 and not np.allclose(ours, stretched, atol=1e-3)
+
+
+def test_baseline_is_subtracted_where_the_text_takes_it_and_forgets_it(model, image_tensor):
+    from ctrace import GradCAM
+
+    gradcam, reference, baseline = GradCAM(model), torch.randn(512), torch.randn(512)
+    asked = dict(target_embedding=reference)
+    with_it = gradcam.compute_attribution(image_tensor, **asked, baseline_embedding=baseline)[0]
+
+    def contrast(out):
+        return F.cosine_similarity(out, reference[None]) - F.cosine_similarity(out, baseline[None])
+
+    cam, _ = as_in_the_text(model, model.features[2], image_tensor, contrast)
+    np.testing.assert_allclose(with_it, cam / cam.max(), atol=1e-5)
+    assert not np.allclose(with_it, gradcam.compute_attribution(image_tensor, **asked)[0])
+
+
+def test_default_layer_is_the_last_convolution_that_is_not_in_a_shortcut():
+    from ctrace import GradCAM
+
+    net = timm.create_model("resnet10t", pretrained=False).eval()
+    convolutions = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
+    assert "downsample" in convolutions[-1]  # what the text takes
+    assert GradCAM(net).target_layer_name == "layer4.0.conv2"
 
 
 def test_train_mode_is_refused_where_the_text_switches_it_off(model, image_tensor):
