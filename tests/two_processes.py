@@ -21,9 +21,7 @@ def collect_share(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     try:
         share = batches()[:2] if rank == 0 else batches()[2:]
-        ChannelStatistics.collect(dead_channel_net(), share).save(
-            f"{folder}/{rank}.safetensors"
-        )
+        ChannelStatistics.collect(dead_channel_net(), share).save(f"{folder}/{rank}.safetensors")
         try:
             ChannelStatistics.collect(dead_channel_net(), share if rank else [], progress=False)
         except ValueError as error:
