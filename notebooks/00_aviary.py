@@ -10,17 +10,9 @@ import importlib.util
 import subprocess
 import sys
 
+address = "git+https://github.com/ctrace-book/ctrace"
 if importlib.util.find_spec("ctrace") is None:
-    subprocess.check_call(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "git+https://github.com/ctrace-book/ctrace",
-        ]
-    )
+    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", address])
 
 # %% [markdown]
 # An attribution method claims to know *why* a model gave its answer. To find out whether the claim is true we need a world

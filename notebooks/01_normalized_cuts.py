@@ -7,22 +7,14 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/ctrace-book/ctrace/blob/main/notebooks/01_normalized_cuts.ipynb)
 
 # %% tags=["remove-cell"]
-# Colab, Kaggle: install the package. Where it is installed already, this does nothing.
+# Colab, Kaggle: install the package. Does nothing where it is installed.
 import importlib.util
 import subprocess
 import sys
 
+address = "git+https://github.com/ctrace-book/ctrace"
 if importlib.util.find_spec("ctrace") is None:
-    subprocess.check_call(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "git+https://github.com/ctrace-book/ctrace",
-        ]
-    )
+    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", address])
 
 # %% [markdown]
 # In this notebook you will

@@ -12,17 +12,9 @@ import importlib.util
 import subprocess
 import sys
 
+address = "git+https://github.com/ctrace-book/ctrace"
 if importlib.util.find_spec("ctrace") is None:
-    subprocess.check_call(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "git+https://github.com/ctrace-book/ctrace",
-        ]
-    )
+    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", address])
 
 # %% [markdown]
 # **In this notebook you will**
