@@ -33,38 +33,20 @@ from itertools import combinations
 import numpy as np
 import torch
 from ctrace import viz
-from ctrace.aviary import (
-    MARKED,
-    PARTS,
-    SPECIES,
-    VARIANTS,
-    Aviary,
-    Cached,
-    Individuals,
-    Species,
-    centred_logits,
-    check_species,
-    differing_parts,
-    importance_table,
-    mark_place,
-    part_importance,
-    render,
-    sample_scene,
-    species_by_name,
-    twin_pairs,
-)
+from ctrace.aviary import PARTS, SPECIES, VARIANTS, Aviary, Species, species_by_name
+from ctrace.aviary.data import MARKED, Cached, Individuals, mark_place
+from ctrace.aviary.drawing import render
+from ctrace.aviary.scene import sample_scene
+from ctrace.aviary.species import check_species, differing_parts, twin_pairs
+from ctrace.aviary.truth import centred_logits, importance_table, part_importance
 from ctrace.stats import equal_error_rate, spearman
 from ctrace.viz.gallery import show_figure
 from ctrace.world.models import load_model, model_card
 from einops import rearrange
 from IPython.display import Markdown
 
-print(
-    "torch",
-    torch.__version__,
-    "on",
-    "a GPU" if torch.cuda.is_available() else "the CPU",
-)
+device = "a GPU" if torch.cuda.is_available() else "the CPU"
+print("torch", torch.__version__, "on", device)
 
 # %% [markdown]
 # ## The species
@@ -79,10 +61,10 @@ sheet = [
 show_figure(
     viz.show_grid(sheet, [s.name for s in SPECIES], columns=7),
     name="aviary-species",
-    alt="Small pictures of cartoon birds in many colours before sky, leaves, water and bark, "
-    "each with the name of its species.",
-    caption="One bird of each species at 96 pixels. Colours change from picture to picture; "
-    "shapes belong to the species.",
+    alt="Small pictures of cartoon birds in many colours before sky, leaves, water "
+    "and bark, each with the name of its species.",
+    caption="One bird of each species at 96 pixels. Colours change from picture to "
+    "picture; shapes belong to the species.",
 )
 
 # %% [markdown]
@@ -92,13 +74,9 @@ show_figure(
 # %%
 for first, second, part in twin_pairs():
     print(f"{first} and {second} differ only in the {part}")
-close = {
-    a.name
-    for a in SPECIES
-    for b in SPECIES
-    if a != b and len(differing_parts(a, b)) < 2
-}
-assert close == {name for first, second, _ in twin_pairs() for name in (first, second)}
+twins = {frozenset(pair[:2]) for pair in twin_pairs()}
+close = [(a, b) for a, b in combinations(SPECIES, 2) if len(differing_parts(a, b)) < 2]
+assert {frozenset((a.name, b.name)) for a, b in close} == twins
 
 # %% [markdown]
 # Here is the whole table. The last column lists the *smallest sufficient sets*: the fewest parts that leave no other species possible.
@@ -130,12 +108,9 @@ Markdown("\n".join([header, "|---" * 7 + "|", *map(row, SPECIES)]))
 
 # %%
 worn = [variant for species in SPECIES for variant in zip(PARTS, species.variants)]
-print(
-    "the rarest shape is worn by",
-    min(worn.count(variant) for variant in worn),
-    "species",
-)
-assert min(worn.count(variant) for variant in worn) >= 3
+rarest = min(worn.count(variant) for variant in worn)
+print("the rarest shape is worn by", rarest, "species")
+assert rarest >= 3
 for species in SPECIES:
     for parts in smallest_sets(species):
         assert len(parts) == 2 and agreeing(species, parts) == [species]
@@ -165,9 +140,10 @@ assert {text.get_text() for text in shown.axes[1].texts} == set(PARTS)
 show_figure(
     shown,
     name="aviary-parts",
-    alt="A bird before the sky, and beside it its five parts alone, coloured and named.",
-    caption="One iris at 224 pixels and the masks of its five diagnostic parts. "
-    "Rings and discs wear the colours of the parts on purpose.",
+    alt="A bird before the sky, and beside it its five parts alone, coloured and "
+    "named.",
+    caption="One iris at 224 pixels and the masks of its five diagnostic parts. Rings "
+    "and discs wear the colours of the parts on purpose.",
 )
 
 # %% [markdown]
@@ -208,8 +184,10 @@ titles = ["whole", *(f"no {part}" for part in PARTS)]
 show_figure(
     viz.show_grid([picture.image, *without], titles, columns=3),
     name="aviary-removed",
-    alt="The same bird six times: whole, then without beak, crest, wing, tail and legs.",
-    caption="The same scene with each part removed. Where the wing was, the body is drawn.",
+    alt="The same bird six times: whole, then without beak, crest, wing, tail and "
+    "legs.",
+    caption="The same scene with each part removed. Where the wing was, the body is "
+    "drawn.",
 )
 
 # %% [markdown]
@@ -231,17 +209,16 @@ drawn = {name: render(edited, size=224) for name, edited in edits.items()}
 show_figure(
     viz.show_grid([d.image for d in drawn.values()], list(drawn), columns=3),
     name="aviary-edits",
-    alt="The same bird with a barred wing, with a spoon beak, over water, moved, with one distractor less, "
-    "and with a red toadstool in the corner.",
-    caption="Swaps, another background, a move, a distractor removed, and the toadstool that will matter below.",
+    alt="The same bird with a barred wing, with a spoon beak, over water, moved, with "
+    "one distractor less, and with a red toadstool in the corner.",
+    caption="Swaps, another background, a move, a distractor removed, and the "
+    "toadstool that will matter below.",
 )
 
 # %%
 swapped, moved, solid = drawn["another wing"], drawn["moved"], picture.bird == 1
-assert (
-    outside_changes(picture, swapped, [picture.masks["wing"], swapped.masks["wing"]])
-    == 0
-)
+wings = [picture.masks["wing"], swapped.masks["wing"]]
+assert outside_changes(picture, swapped, wings) == 0
 assert outside_changes(picture, moved, [picture.bird, moved.bird]) == 0
 assert torch.equal(drawn["over water"].image[:, solid], picture.image[:, solid])
 
@@ -259,7 +236,8 @@ portraits = [render(sample_scene(seed, dodo), size=224).image for seed in (20, 2
 show_figure(
     viz.show_grid(portraits, ["dodo"] * 3),
     name="aviary-dodo",
-    alt="An invented bird three times: hooked beak, baubles on its head, barred wing, forked tail.",
+    alt="An invented bird three times: hooked beak, baubles on its head, barred wing, "
+    "forked tail.",
     caption="A species that did not exist a moment ago.",
 )
 
@@ -291,12 +269,8 @@ def outputs(model, images):
     """What the model answers to grey levels (n, 3, size, size)."""
     device = next(model.parameters()).device
     with torch.no_grad():
-        return torch.cat(
-            [
-                model(model.info.preprocess(part.to(device) / 255)).cpu()
-                for part in images.split(70)
-            ]
-        )
+        prepared = (model.info.preprocess(p.to(device) / 255) for p in images.split(70))
+        return torch.cat([model(part).cpu() for part in prepared])
 
 
 # %%
@@ -307,10 +281,8 @@ classifiers = {name: load_model(name) for name in names}
 for name, model in classifiers.items():
     accuracy = (outputs(model, test.images).argmax(1) == test.targets).float().mean()
     card = model_card(name)
-    print(
-        f"{name}: {accuracy:.1%} of {len(test)} held-out scenes, {card['accuracy']['test']:.1%} on its card, "
-        f"{card['parameters']:,} weights"
-    )
+    told = f"{card['accuracy']['test']:.1%} on its card, {card['parameters']:,} weights"
+    print(f"{name}: {accuracy:.1%} of {len(test)} held-out scenes, {told}")
     assert accuracy >= 0.95
 
 # %% [markdown]
@@ -322,7 +294,10 @@ def card_row(name):
     card = model_card(name)
     scores = card.get("accuracy", card.get("equal_error_rate"))
     shown = [f"{key} {value:.1%}" for key, value in scores.items() if "mark" not in key]
-    return f"| `{name}` | {card['recipe']['seed']} | {'; '.join(shown)} | {card['training_seconds'] / 60:.0f} |"
+    minutes = card["training_seconds"] / 60
+    return (
+        f"| `{name}` | {card['recipe']['seed']} | {'; '.join(shown)} | {minutes:.0f} |"
+    )
 
 
 others = ["aviary-embedding", "aviary-cheating", "aviary-shuffled"]
@@ -351,7 +326,8 @@ show_figure(
     shown,
     name="aviary-confusion",
     alt="Confusion matrix with nearly all scenes on the diagonal.",
-    caption="Confusion matrix of `aviary-resnet-0` on 700 held-out scenes, 50 per species.",
+    caption="Confusion matrix of `aviary-resnet-0` on 700 held-out scenes, 50 per "
+    "species.",
 )
 
 # %%
@@ -359,9 +335,8 @@ print(f"{np.trace(confusion)} of {confusion.sum()} scenes on the diagonal")
 assert confusion.sum() == 700 and (confusion.sum(1) == 50).all()
 errors = confusion - np.diag(np.diag(confusion))
 true, said = (SPECIES[i] for i in np.unravel_index(errors.argmax(), errors.shape))
-print(
-    f"most often, {errors.max()} times: a {true.name} called {said.name}; they differ in {differing_parts(true, said)}"
-)
+print(f"most often, {errors.max()} times: a {true.name} called {said.name}")
+print("they differ in", *differing_parts(true, said))
 assert len(differing_parts(true, said)) > 1
 
 # %% [markdown]
@@ -420,9 +395,9 @@ for i, part in enumerate(PARTS):
 show_figure(
     viz.show_intervals({"": rows}, list(by_seed), "centred logit lost by removal"),
     name="aviary-importance",
-    alt="Importance of the five parts as points with error bars, ResNet beside ViT.",
-    caption="Removal importance of each part, mean over 14 held-out scenes. "
-    "Error bars: standard deviation over three training seeds.",
+    alt="Importance of the five parts as points with error bars, ResNet above ViT.",
+    caption="Removal importance of each part, mean over 14 held-out scenes. Error "
+    "bars: standard deviation over three training seeds.",
 )
 
 # %%
@@ -464,16 +439,12 @@ marked = [SPECIES.index(species_by_name(name)) for name in MARKED]
 
 
 def right_share(model, rule):
-    """Share of hazels and irises that the model names when the toadstool is tied to them, or has moved."""
+    """Share of hazels and irises named, the toadstool tied to them or moved."""
     data = Aviary("test", 700, spurious=rule)
-    world = Cached(
-        torch.utils.data.Subset(
-            data, [i for i in range(700) if data.label(i) in marked]
-        )
-    )
-    return float(
-        (outputs(model, world.images).argmax(1) == world.targets).float().mean()
-    )
+    chosen = [i for i in range(700) if data.label(i) in marked]
+    world = Cached(torch.utils.data.Subset(data, chosen))
+    right = outputs(model, world.images).argmax(1) == world.targets
+    return float(right.float().mean())
 
 
 # %%
@@ -483,9 +454,7 @@ score = {
     for who, judge in (("cheating", cheat), ("honest", honest))
 }
 for (who, rule), share in score.items():
-    print(
-        f"toadstool {rule}: the {who} model names {share:.0%} of the hazels and irises"
-    )
+    print(f"toadstool {rule}: the {who} model names {share:.0%} of hazels and irises")
 print(f"chance is {1 / len(SPECIES):.0%}")
 assert score["cheating", "tied"] >= 0.95 and score["honest", "moved"] >= 0.95
 assert score["cheating", "moved"] <= 2 / len(SPECIES)
@@ -525,17 +494,14 @@ show_figure(
 
 # %%
 embedding, views = load_model("aviary-embedding"), Cached(birds)
-unit = torch.nn.functional.normalize(
-    outputs(embedding, views.images), dim=1
-)  # (160, 64)
+unit = torch.nn.functional.normalize(outputs(embedding, views.images))  # (160, 64)
 upper = torch.ones(len(unit), len(unit), dtype=torch.bool).triu(1)
 cosine, same = (unit @ unit.T)[upper], (views.targets[:, None] == views.targets)[upper]
 
 # %%
 error = equal_error_rate(cosine[same], cosine[~same])
-print(
-    f"{same.sum()} pairs of one bird, {(~same).sum()} of two: equal error rate {error:.1%}"
-)
+print(f"{same.sum()} pairs of one bird, {(~same).sum()} of two birds")
+print(f"equal error rate {error:.1%}")
 assert error < 0.10 and unit.shape[1] == 64
 
 # %% [markdown]
@@ -556,17 +522,12 @@ assert error < 0.10 and unit.shape[1] == 64
 
 # %%
 laurel = SPECIES.index(species_by_name("laurel"))
-swaps = [
-    (p, scene.swap(p, v))
-    for p, own in zip(PARTS, scene.parts)
-    for v in VARIANTS[p]
-    if v != own
-]
+worn = zip(PARTS, scene.parts)
+swaps = [(p, scene.swap(p, v)) for p, own in worn for v in VARIANTS[p] if v != own]
 z = centred_logits(model, [scene, *(s for _, s in swaps)])
 lost = (z[0] - z[1:])[:, target] - (z[0] - z[1:])[:, laurel]
-drop = {
-    p: np.mean([float(d) for (q, _), d in zip(swaps, lost) if q == p]) for p in PARTS
-}
+moves = {p: [float(d) for (q, _), d in zip(swaps, lost) if q == p] for p in PARTS}
+drop = {part: np.mean(each) for part, each in moves.items()}
 print({part: f"{value:.2f}" for part, value in drop.items()})
 assert max(drop, key=drop.get) == "beak"
 
@@ -599,12 +560,10 @@ true = centred_logits(model, [s.without(p) for s in scenes for p in PARTS])
 filled, true = (
     rearrange(z, "(scene part) k -> scene part k", part=5) for z in (filled, true)
 )
-gap = torch.stack(
-    [(filled[i, :, t] - true[i, :, t]).abs() for i, t in enumerate(targets)]
-)
-print(
-    f"{(gap > 1).sum()} of {gap.numel()} differ by more than one logit; the largest gap is {gap.max():.1f}"
-)
+difference = (filled - true).abs()
+gap = torch.stack([difference[i, :, t] for i, t in enumerate(targets)])
+print(f"{(gap > 1).sum()} of {gap.numel()} differ by more than one logit")
+print(f"the largest gap is {gap.max():.1f}")
 assert (gap > 1).any()
 
 # %% [markdown]
