@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from ctrace.world import filterbank
 from ctrace.world.filterbank import WEIGHTS, filter_bank, rgb_to_lab
@@ -81,7 +82,7 @@ def test_a_grating_excites_the_texture_channel_that_bears_its_name_most(px, orie
 def test_the_name_of_a_texture_says_how_its_lines_lie(name, stripe):
     image = Image.new("L", (96, 96))
     image.putdata([255 * (stripe(x, y) // 5 % 2) for y in range(96) for x in range(96)])
-    lab = rgb_to_lab(filterbank._as_tensor(image))[None]
+    lab = rgb_to_lab(pil_to_tensor(image.convert("RGB")) / 255)[None]
     energy = {channel: values.mean().item() for channel, values in filterbank._texture(lab).items()}
     assert max(energy, key=energy.get).startswith(name)
 
@@ -97,7 +98,7 @@ def test_detail_finer_than_the_working_image_leaves_no_false_texture():
     # Lines every 3 pixels, seen at a quarter of the size: without smoothing first they would come
     # back as broad stripes.
     fine = (torch.arange(384) % 3 == 0).float().expand(3, 384, 384)
-    light = filterbank._working_lab(fine, 24, 24)[0, 0]
+    light = rgb_to_lab(filterbank._resize(fine, (96, 96)))[0, 0]
     assert light[8:-8, 8:-8].std() < 3
 
 
@@ -158,7 +159,8 @@ def test_a_grey_photograph_keeps_its_colour_channels_at_exactly_zero():
 
 
 def test_features_are_differentiable_with_respect_to_the_image():
-    image = (0.1 + 0.8 * filterbank._as_tensor(load_photo("coffee", 48)).double()).requires_grad_()
+    image = pil_to_tensor(load_photo("coffee", 48)).double() / 255
+    image = (0.1 + 0.8 * image).requires_grad_()
     direction = 1e-6 * torch.randn(
         image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )

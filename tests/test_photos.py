@@ -25,7 +25,8 @@ def test_the_photographs_of_the_required_packages_are_there():
 
 
 def test_every_photograph_states_source_licence_and_description():
-    assert all(photo.source and photo.licence and photo.description for photo in PHOTOS.values())
+    stated = ("source", "licence", "description")
+    assert all(photo[word] for photo in PHOTOS.values() for word in stated)
 
 
 @pytest.mark.parametrize("name", ["coffee", "hopper"])
@@ -59,7 +60,7 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch):
 
 
 def test_a_package_without_its_data_is_told_apart_from_a_missing_package(monkeypatch, tmp_path):
-    monkeypatch.setattr(photos, "_photo_file", lambda photo: tmp_path / photo.path)
+    monkeypatch.setattr(photos, "_photo_file", lambda path: tmp_path / path)
     with pytest.raises(FileNotFoundError, match="sample data"):
         load_photo("coffee")
 

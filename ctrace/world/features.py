@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ctrace.check import check_features, check_names, one_of
 from ctrace.world.models import describe, load_model
-from ctrace.world.photos import load_images_helper
+from ctrace.world.photos import as_list, load_images_helper
 from ctrace.world.tokens import TimmViTPatchBackbone, patch_tokens
 
 
@@ -71,12 +71,6 @@ class GridFeatures:
         """
         x = self.features.detach()
         return replace(self, features=standardise(x, 1e-6 * x.abs().amax(0))).maps()
-
-    def to(self, *args, **kwargs) -> GridFeatures:
-        """The same features on another device or in another floating-point type, as
-        `torch.Tensor.to`.
-        """
-        return replace(self, features=self.features.to(*args, **kwargs))
 
     def index(self, name: str) -> int:
         """Column of the channel called `name`; ValueError with close names where there is none."""
@@ -146,8 +140,7 @@ def prepare_grid_features(
         ValueError: no images, tokens of the wrong shape, or a token count that does not fit the
             grid.
     """
-    if not len(images):
-        raise ValueError("expected at least one image, received an empty list.")
+    images = as_list(images)
     batch = torch.stack([transform(image) for image in images])
     tokens = extract(batch)
     if not isinstance(tokens, Tensor) or tokens.ndim != 3 or len(tokens) != len(images):

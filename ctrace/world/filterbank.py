@@ -15,7 +15,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from ctrace.check import check_number, check_pixels, one_of
 from ctrace.world.features import GridFeatures, standardise
-from ctrace.world.photos import as_list, as_rgb
+from ctrace.world.photos import as_list, rgb_image
 
 CELL_PX = 4
 """Pixels of the working image per grid cell; "8 px" in a channel name is two cells."""
@@ -78,9 +78,13 @@ def filter_bank(
     ((16, 24), ('L* lightness', 'a* green-red', 'b* blue-yellow'))
     """
     asked = {one_of("weights", name, WEIGHTS): weight for name, weight in (weights or {}).items()}
-    tensors = [_as_tensor(image) for image in as_list(images)]
+    tensors = [
+        check_pixels(image if isinstance(image, Tensor) else pil_to_tensor(rgb_image(image)))
+        for image in as_list(images)
+    ]
     h, w = _grid_hw([tuple(t.shape[-2:]) for t in tensors], grid)
-    lab = torch.cat([_working_lab(t, h, w) for t in tensors])  # (b, 3, height, width)
+    resized = [_resize(t, (h * CELL_PX, w * CELL_PX)) for t in tensors]
+    lab = rgb_to_lab(torch.cat(resized))  # (b, 3, h * CELL_PX, w * CELL_PX)
     columns, names, flat = [], [], True
     for family, read in FAMILIES.items():
         weight = check_number(f"weight of {family}", asked.get(family, WEIGHTS[family]), at_least=0)
@@ -98,11 +102,6 @@ def filter_bank(
             "colour, and segments would show position alone. Were the right images loaded?"
         )
     return GridFeatures(torch.cat(columns, 1), tuple(names), (h, w), len(tensors))
-
-
-def _as_tensor(image) -> Tensor:
-    """One image as sRGB values ``(3, H, W)`` in [0, 1]."""
-    return check_pixels(image if isinstance(image, Tensor) else pil_to_tensor(as_rgb(image)))
 
 
 def _grid_hw(sizes: list[tuple[int, int]], grid: int | tuple[int, int]) -> tuple[int, int]:
@@ -123,11 +122,8 @@ def _grid_hw(sizes: list[tuple[int, int]], grid: int | tuple[int, int]) -> tuple
     return hw
 
 
-def _working_lab(image: Tensor, h: int, w: int) -> Tensor:
-    """The working image, ``(1, 3, h * CELL_PX, w * CELL_PX)``, in L*a*b*."""
-    size = (h * CELL_PX, w * CELL_PX)
-    image = F.interpolate(image[None], size, mode="bilinear", antialias=True, align_corners=False)
-    return rgb_to_lab(image)
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(image[None], size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
@@ -140,13 +136,10 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
     >>> rgb_to_lab(torch.tensor([1.0, 1.0, 1.0]).reshape(3, 1, 1)).flatten().round().abs().tolist()
     [100.0, 0.0, 0.0]
     """
-    to_xyz = rgb.new_tensor(
-        [
-            [0.412453, 0.357580, 0.180423],
-            [0.212671, 0.715160, 0.072169],
-            [0.019334, 0.119193, 0.950227],
-        ]
-    )
+    x = 0.412453, 0.357580, 0.180423
+    y = 0.212671, 0.715160, 0.072169
+    z = 0.019334, 0.119193, 0.950227
+    to_xyz = rgb.new_tensor([x, y, z])
     # Rows that sum to 1: white is (1, 1, 1) exactly and grey has no colour.
     to_xyz = to_xyz / to_xyz.sum(1, keepdim=True)
     to_lab = rgb.new_tensor([[0, 116, 0], [500, -500, 0], [0, 200, -200]])

@@ -31,7 +31,6 @@ from ctrace.world.weights import fill, published
 MODEL_DIR = Path(__file__).parents[1] / "data" / "models"
 MODEL_INPUT = 96
 EMBEDDING_SIZE = 64
-_MEAN, _STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 @dataclass(frozen=True)
@@ -84,37 +83,20 @@ class ModelInfo:
 def _resnet(outputs: int) -> nn.Module:
     # Output stride 8: a 12 x 12 last feature map, as fine as the ViT's patch grid. zero_init_last
     # would start the residual branches at zero, where hooks on their last conv see no gradient.
-    return ResNet(
-        BasicBlock,
-        [1, 1, 1, 1],
-        num_classes=outputs,
-        channels=(16, 32, 64, 96),
-        stem_width=12,
-        stem_type="deep",
-        output_stride=8,
-        zero_init_last=False,
-    )
+    sizes = {"channels": (16, 32, 64, 96), "stem_width": 12, "stem_type": "deep"}
+    return ResNet(BasicBlock, [1] * 4, outputs, output_stride=8, zero_init_last=False, **sizes)
 
 
 def _vit(outputs: int) -> nn.Module:
     # A few convolutions in place of one 8 x 8 patch projection: small ViTs learn many times faster
     # with them. The norm acts on each token and the mean over patch tokens comes last, so that
     # every logit is a sum over tokens.
-    stem = ConvStem(
-        depth=5, channels=(24, 48, 64, 64, 64), kernel_size=3, stride=(2, 2, 2, 1, 1), padding=1
-    )
-    return VisionTransformer(
-        img_size=MODEL_INPUT,
-        patch_size=1,
-        embed_dim=64,
-        depth=4,
-        num_heads=2,
-        mlp_ratio=2,
-        num_classes=outputs,
-        global_pool="avg",
-        fc_norm=False,
-        embed_layer=partial(HybridEmbed, backbone=stem),
-    )
+    widths, strides = (24, 48, 64, 64, 64), (2, 2, 2, 1, 1)
+    stem = ConvStem(depth=5, channels=widths, kernel_size=3, stride=strides, padding=1)
+    embed = {"patch_size": 1, "embed_dim": 64, "embed_layer": partial(HybridEmbed, backbone=stem)}
+    blocks = {"depth": 4, "num_heads": 2, "mlp_ratio": 2}
+    head = {"num_classes": outputs, "global_pool": "avg", "fc_norm": False}
+    return VisionTransformer(MODEL_INPUT, **embed, **blocks, **head)
 
 
 # name -> (architecture, number of outputs)
@@ -133,15 +115,9 @@ def build_bundled(name: str) -> nn.Module:
     """
     architecture, outputs = BUNDLED[name]
     model = architecture(outputs)
-    model.pretrained_cfg = model.default_cfg = {
-        "architecture": name,
-        "input_size": (3, MODEL_INPUT, MODEL_INPUT),
-        "mean": _MEAN,
-        "std": _STD,
-        "interpolation": "bicubic",
-        "crop_pct": 1.0,
-        "num_classes": outputs,
-    }
+    config = {"architecture": name, "num_classes": outputs, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    config |= {"input_size": (3, MODEL_INPUT, MODEL_INPUT), "interpolation": "bicubic"}
+    model.pretrained_cfg = model.default_cfg = config | {"crop_pct": 1.0}
     return model
 
 

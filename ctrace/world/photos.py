@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,40 +14,19 @@ from PIL import Image, ImageOps
 
 from ctrace.check import one_of
 
+TABLE = Path(__file__).parents[1] / "data" / "photos.csv"
 
-@dataclass(frozen=True)
-class Photo:
-    """Where a photograph comes from and on which terms.
-
-    Attributes:
-        name: the name `load_photo` takes.
-        package: the distribution to install, e.g. ``"scikit-image"``.
-        path: the file, relative to the folder that holds the imported package.
-        licence: the terms, as the wheel that carries it states them.
-        source: who took it and where it was published.
-        description: what can be seen.
-    """
-
-    name: str
-    package: str
-    path: str
-    licence: str
-    source: str
-    description: str
+PHOTOS = {row["name"]: row for row in csv.DictReader(TABLE.read_text("utf-8").splitlines())}
+"""Name -> row of the table: ``package`` (the distribution to install), ``path`` (the file, from the
+folder of the installed packages), ``licence``, ``source`` (who took it, where it was published) and
+``description`` (what can be seen).
+"""
 
 
-def _read_table(file: Path) -> dict[str, Photo]:
-    with file.open(encoding="utf-8", newline="") as table:
-        return {row["name"]: Photo(**row) for row in csv.DictReader(table)}
-
-
-PHOTOS: dict[str, Photo] = _read_table(Path(__file__).parents[1] / "data" / "photos.csv")
-
-
-def _photo_file(photo: Photo) -> Path | None:
+def _photo_file(path: str) -> Path | None:
     # find_spec locates a package without importing it: loading a photo costs no import time.
-    spec = importlib.util.find_spec(photo.path.split("/")[0])
-    return Path(spec.origin).parents[1] / photo.path if spec and spec.origin else None
+    spec = importlib.util.find_spec(path.split("/")[0])
+    return Path(spec.origin).parents[1] / path if spec and spec.origin else None
 
 
 def photo_names() -> list[str]:
@@ -60,7 +38,7 @@ def photo_names() -> list[str]:
     >>> {"astronaut", "chelsea", "coffee", "hopper"} <= set(photo_names())
     True
     """
-    files = {name: _photo_file(photo) for name, photo in PHOTOS.items()}
+    files = {name: _photo_file(photo["path"]) for name, photo in PHOTOS.items()}
     return sorted(name for name, file in files.items() if file is not None and file.is_file())
 
 
@@ -81,18 +59,18 @@ def load_photo(name: str, size: int | tuple[int, int] | None = 480) -> Image.Ima
     (300, 200)
     """
     photo = PHOTOS[one_of("photograph", name, PHOTOS)]
-    file = _photo_file(photo)
+    file, package = _photo_file(photo["path"]), photo["package"]
     if file is None:
         raise ModuleNotFoundError(
-            f"the photograph {name!r} lies inside {photo.package}, which is not installed: pip "
-            f"install {photo.package}, or choose one of {photo_names()}."
+            f"the photograph {name!r} lies inside {package}, which is not installed: pip install "
+            f"{package}, or choose one of {photo_names()}."
         )
     if not file.is_file():
         raise FileNotFoundError(
-            f"{photo.package} is installed without its sample data {photo.path}, as repackaged "
-            "ones are. Install the wheel from the package index."
+            f"{package} is installed without its sample data {photo['path']}, as repackaged ones "
+            "are. Install the wheel from the package index."
         )
-    return _resize(as_rgb(file), size)
+    return _resize(rgb_image(file), size)
 
 
 def _resize(image: Image.Image, size: int | tuple[int, int] | None) -> Image.Image:
@@ -115,10 +93,10 @@ def load_images_helper(pil_images_or_paths) -> list[Image.Image]:
     of one.
 
     Raises:
-        ValueError: empty list, or an entry that `as_rgb` refuses.
+        ValueError: empty list, or an entry that `rgb_image` refuses.
         FileNotFoundError: a path that does not exist.
     """
-    return [as_rgb(entry) for entry in as_list(pil_images_or_paths)]
+    return [rgb_image(entry) for entry in as_list(pil_images_or_paths)]
 
 
 def as_list(images) -> list:
@@ -132,7 +110,7 @@ def as_list(images) -> list:
     return images
 
 
-def as_rgb(entry) -> Image.Image:
+def rgb_image(entry) -> Image.Image:
     """RGB image, 8 bits a channel, of a path or a PIL image, upright by its rotation tag.
 
     Grey levels of 16 bits are brought from 0..65535 to 0..255.
@@ -156,7 +134,7 @@ def as_rgb(entry) -> Image.Image:
         )
     try:
         with Image.open(entry) as image:
-            return as_rgb(image)
+            return rgb_image(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{str(entry)!r} is a file but not an image that Pillow can read ({error}). It may be "

@@ -225,7 +225,12 @@ class TimmViTPatchBackbone(nn.Module):
             model.requires_grad_(not freeze)
         _check_tokens(model)
         if img_size is not None:
-            model = _resized(model if named else copy.deepcopy(model), img_size)
+            model = model if named else copy.deepcopy(model)
+            model.set_input_size(img_size)
+            if hasattr(model, "info"):
+                model.info = describe(
+                    model, model.info.name, model.info.weights, model.info.classes
+                )
         self.model, self.out_norm = model if device is None else model.to(device), out_norm
 
     @torch.no_grad()
@@ -273,10 +278,3 @@ def _check_tokens(model: nn.Module) -> None:
             f"{type(model).__name__} has no {', '.join(missing) or 'patch_embed.feat_ratio'}: it "
             "is not a timm token model. Use vit_*, deit_*, eva* or 'aviary-vit-0'."
         )
-
-
-def _resized(model: nn.Module, img_size) -> nn.Module:
-    model.set_input_size((img_size, img_size) if isinstance(img_size, int) else tuple(img_size))
-    if hasattr(model, "info"):
-        model.info = describe(model, model.info.name, model.info.weights, model.info.classes)
-    return model
