@@ -34,16 +34,8 @@ import numpy as np
 import timm
 import torch
 from ctrace import viz
-from ctrace.aviary import (
-    PARTS,
-    SPECIES,
-    Aviary,
-    render,
-    sample_scene,
-    scene_seed,
-    species_by_name,
-    twin_pairs,
-)
+from ctrace.aviary import PARTS, SPECIES, Aviary, render, sample_scene, scene_seed
+from ctrace.aviary.species import species_by_name, twin_pairs
 from ctrace.look.gradcam import GradCAM
 from ctrace.look.hooks import capture
 from ctrace.look.layers import fingerprint

@@ -33,14 +33,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from ctrace import viz
-from ctrace.aviary import (
-    PARTS,
-    Aviary,
-    differing_parts,
-    importance_table,
-    render,
-    species_by_name,
-)
+from ctrace.aviary import PARTS, Aviary, importance_table, render
+from ctrace.aviary.species import differing_parts, species_by_name
 from ctrace.carrot.attribution import remove_edges, remove_subgraph, subset_logits
 from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.diffusion import GraphReadout
@@ -54,6 +48,7 @@ from ctrace.carrot.pipeline import Carrot
 from ctrace.carrot.ridge import leave_one_out_path, one_hot
 from ctrace.stats import bootstrap, spearman
 from ctrace.viz.gallery import Gallery, show_figure
+from ctrace.viz.paint import line_look
 from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone
 from einops import einsum, rearrange
@@ -154,7 +149,7 @@ with viz.style():
     ax = figure.subplots()
     for i, (name, weights) in enumerate(borders.items()):
         u, v = weights[:, 1] - weights[:, 0]  # the border is where u x + v y = 0
-        look = viz.line_look(i) | {"marker": "", "linewidth": 1.5 if i else 2.4}
+        look = line_look(i) | {"marker": "", "linewidth": 1.5 if i else 2.4}
         ax.plot(across, -u / v * across, label=name, **look)
     for c, (marker, colour) in enumerate((("o", viz.NEGATIVE), ("s", viz.POSITIVE))):
         points = G[Y.argmax(1) == c].T

@@ -252,6 +252,6 @@ def test_histograms_count_shares_of_each_group(figures):
     assert sum(heights) == pytest.approx(2.0)
 
 
-def test_marks_replace_the_means_of_a_histogram():
-    ax = viz.show_hist({"copies": torch.rand(20)}, "angle", marks={"top": 3.0}).axes[0]
-    assert [line.get_xdata() for line in ax.lines] == [[3.0, 3.0]]
+def test_a_line_stands_at_the_mean_of_each_group_of_a_histogram():
+    ax = viz.show_hist({"low": [1, 2, 6], "high": [5, 9]}, "angle").axes[0]
+    assert [line.get_xdata() for line in ax.lines] == [[3, 3], [7, 7]]

@@ -12,14 +12,5 @@ True
 from ctrace.aviary.data import MARKED, Aviary, Cached, Individuals, mark_place, scene_seed
 from ctrace.aviary.drawing import Rendering, render, render_levels
 from ctrace.aviary.scene import BACKGROUNDS, Scene, sample_individual, sample_scene
-from ctrace.aviary.species import (
-    PARTS,
-    SPECIES,
-    VARIANTS,
-    Species,
-    check_species,
-    differing_parts,
-    species_by_name,
-    twin_pairs,
-)
+from ctrace.aviary.species import PARTS, SPECIES, VARIANTS, Species, species_by_name
 from ctrace.aviary.truth import KINDS, centred_logits, importance_table, part_importance

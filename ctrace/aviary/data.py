@@ -78,9 +78,7 @@ class Aviary(_Scenes):
     spurious: bool | str = False
 
     def __post_init__(self) -> None:
-        scene_seed(
-            self.split, max(self.length - 1, 0)
-        )  # refuses unknown splits and lengths at once
+        scene_seed(self.split, max(self.length - 1, 0))  # refuses unknown splits, lengths at once
         if not isinstance(self.spurious, bool):
             one_of("spurious", self.spurious, ("tied", "moved"))
 

@@ -66,14 +66,19 @@ class _Brush:
 
     def layer(self, owner: str, where: Slices, distance: np.ndarray, paint: np.ndarray) -> Layer:
         """A shape in that paint, darkened towards its outline."""
-        distance = distance.astype(np.float32)
-        inner = distance + np.float32(OUTLINE + 0.5 / (self.pose.scale * self.canvas.size))
-        rim = 1 - self.coverage(inner)
-        return Layer(owner, where, self.coverage(distance), paint * (1 - np.float32(0.5) * rim))
+        return _rimmed(self.canvas, owner, where, distance, paint, self.pose.scale, OUTLINE)
 
     def coverage(self, distance: np.ndarray) -> np.ndarray:
         """Share of each pixel inside a shape, from a distance in bird units."""
         return self.canvas.coverage(distance, self.pose.scale)
+
+
+def _rimmed(canvas: Canvas, owner: str, where: Slices, distance, paint, unit, outline) -> Layer:
+    """A shape whose last `outline` units inside are dark; a unit is that share of the picture."""
+    distance = distance.astype(np.float32)
+    rim = 1 - canvas.coverage(distance + np.float32(outline + 0.5 / (unit * canvas.size)), unit)
+    shade = paint * (1 - np.float32(0.5) * rim)
+    return Layer(owner, where, canvas.coverage(distance, unit), shade)
 
 
 def _luminance(colour: Colour) -> float:
@@ -141,10 +146,8 @@ def _bird_layers(canvas: Canvas, scene: Scene) -> list[Layer]:
 def _distractor_layer(canvas: Canvas, index: int, d: Distractor) -> Layer:
     where, u, v = canvas.crop(d.x, d.y, 1.1 * d.size)
     dx, dy = (u - np.float32(d.x)) / np.float32(d.size), (v - np.float32(d.y)) / np.float32(d.size)
-    distance = distractor(d.shape, *shapes.rotated(dx, dy, d.turn)).astype(np.float32)
-    rim = 1 - canvas.coverage(distance + np.float32(0.12 + 0.5 / (d.size * canvas.size)), d.size)
-    paint = tint(d.colour) * (1 - np.float32(0.5) * rim)
-    return Layer(f"distractor {index}", where, canvas.coverage(distance, d.size), paint)
+    distance = distractor(d.shape, *shapes.rotated(dx, dy, d.turn))
+    return _rimmed(canvas, f"distractor {index}", where, distance, tint(d.colour), d.size, 0.12)
 
 
 def _toadstool_layers(canvas: Canvas, mark: shapes.Point) -> list[Layer]:

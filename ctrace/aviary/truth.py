@@ -22,16 +22,15 @@ from einops import rearrange
 from ctrace.aviary.drawing import render_levels
 from ctrace.aviary.scene import Scene
 from ctrace.aviary.species import PARTS, VARIANTS
-from ctrace.check import one_of
+from ctrace.check import check_classes, check_ready, one_of
 from ctrace.stats import exact_shapley
 
 KINDS = ("removal", "swap", "shapley")
+BATCH = 64  # images in a call of the model
 
 
 @torch.no_grad()
-def centred_logits(
-    model: Callable, scenes: list[Scene], size: int | None = None, batch: int = 64
-) -> torch.Tensor:
+def centred_logits(model: Callable, scenes: list[Scene], size: int | None = None) -> torch.Tensor:
     """Logits minus their mean over classes, `(n_scenes, n_classes)` float32 on the CPU.
 
     Args:
@@ -39,24 +38,20 @@ def centred_logits(
             callable from images `(n, 3, size, size)` in [0, 1] to logits, with `size` given.
         scenes: rendered here.
         size: pixels; None takes the model's input size.
-        batch: images per call.
 
     Raises:
-        ValueError: a model in training mode (its answer would depend on the other images), or no
-            size.
+        ValueError: a model whose answer depends on the other images or on chance, or no size.
     """
     info, is_module = getattr(model, "info", None), isinstance(model, torch.nn.Module)
     if size is None and info is None:
         raise ValueError("the model has no info with an input size; pass size= or use load_model")
-    if is_module and model.training:
-        raise ValueError(
-            "training mode: an answer would depend on the other birds. Call model.eval()."
-        )
+    if is_module:
+        check_ready(model)
     size = info.input_size[1] if size is None else size
     device = next((p.device for p in model.parameters()), "cpu") if is_module else "cpu"
     logits = []
-    for start in range(0, len(scenes), batch):
-        levels = np.stack([render_levels(scene, size) for scene in scenes[start : start + batch]])
+    for start in range(0, len(scenes), BATCH):
+        levels = np.stack([render_levels(scene, size) for scene in scenes[start : start + BATCH]])
         images = torch.from_numpy(levels).to(device=device, dtype=torch.float32) / 255
         logits.append(model(info.preprocess(images) if info else images).float().cpu())
     z = torch.cat(logits)
@@ -108,21 +103,14 @@ def importance_table(
         ValueError: an unknown kind, a scene with hidden parts, or a target the model does not have.
     """
     one_of("kind", kind, KINDS)
-    if len(scenes) != len(targets):
-        n = f"{len(scenes)} scenes and {len(targets)} targets"
-        raise ValueError(f"one target per scene is needed; received {n}")
+    check_classes(targets, len(scenes))
     lacking = [part for part in PARTS if any(part in scene.hidden for scene in scenes)]
     if lacking:
-        parts = ", ".join(lacking)
-        raise ValueError(f"the importance of parts needs whole birds; this one lacks {parts}")
+        raise ValueError(f"importance needs whole birds; this one lacks {', '.join(lacking)}.")
     changed = [_changed_scenes(scene, kind) for scene in scenes]
     drawn = [s for scene, others in zip(scenes, changed) for s in (scene, *others)]
     z = centred_logits(model, drawn, size)
-    for target in targets:
-        if not 0 <= target < z.shape[1]:
-            raise ValueError(
-                f"target must be a class index in [0, {z.shape[1]}); received {target}"
-            )
+    targets = check_classes(targets, len(scenes), z.shape[1])
     by_scene = rearrange(z.double().numpy(), "(scene drawn) k -> scene drawn k", scene=len(scenes))
     logits = [rows[:, target] for rows, target in zip(by_scene, targets)]
     return np.array([_importance(row[0], row[1:], kind) for row in logits])

@@ -1,24 +1,15 @@
-"""What every figure is drawn with: the style, the colours, and arrays out of whatever comes in."""
+"""What every figure is drawn on: the style, an empty picture, arrays out of whatever comes in."""
 
 import io
 from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context, rc_params_from_file
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 WIDTH = 8.2
 """Inches of a full-width figure: 900 pixels at 110 dots per inch."""
 
-SEGMENT_COLOURS = (
-    "#0072B2 #E69F00 #009E73 #CC79A7 #F0E442 #882255 "
-    "#56B4E9 #D55E00 #999933 #44AA99 #AA4499 #332288"
-).split()
-"""Okabe and Ito's, then Tol's: told apart with any colour vision. Segment 12 starts again."""
-
-POSITIVE, NEGATIVE, INK, QUIET = "#B2182B", "#2166AC", "#22262B", "#8A9099"
-LINE_STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (5, 1, 1, 1, 1, 1)), "v"))
 _STYLE_FILE = Path(__file__).parents[1] / "data/figures/book.mplstyle"
 _STYLE = rc_params_from_file(_STYLE_FILE, use_default_template=False)
 
@@ -83,15 +74,3 @@ def as_rgb(image) -> np.ndarray:
             "the image before preprocess. Values up to 255: divide by 255."
         )
     return image.clip(0, 1)
-
-
-def segment_colour(index: int) -> tuple[float, float, float]:
-    """RGB of segment `index`, the same in every figure."""
-    return to_rgb(SEGMENT_COLOURS[index % len(SEGMENT_COLOURS)])
-
-
-def line_look(index: int) -> dict:
-    """Colour, dash and marker of line `index`. The yellow of the segments is too pale for lines."""
-    dash, marker = LINE_STYLES[index % len(LINE_STYLES)]
-    colour = segment_colour(index if index < 4 else index + 1)
-    return {"color": colour, "linestyle": dash, "marker": marker}

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ctrace.viz.canvas import QUIET, WIDTH, Picture, as_array, line_look, new_picture, style
+from ctrace.viz.canvas import WIDTH, Picture, as_array, new_picture, style
+from ctrace.viz.paint import QUIET, line_look
 
 
 def _panels(panels: Mapping, height: float, xlabel: str, sharey: bool = False):
@@ -111,27 +112,23 @@ def show_intervals(
 
 
 @style()
-def show_hist(panels: Mapping, xlabel: str, marks: Mapping | None = None) -> Picture:
+def show_hist(panels: Mapping, xlabel: str) -> Picture:
     """Distributions of groups, each as shares of its own total, with its mean as a line.
 
     Args:
         panels: name of each group -> its values ``(n,)``; for panels side by side, title -> such a
             mapping.
         xlabel: with units.
-        marks: nested like `panels`, name -> a value, drawn as a line instead of the means.
     """
-    panels, marks = _nested(panels), _nested(marks) if marks else {}
+    panels = _nested(panels)
     figure, axes = _panels(panels, 2.6, xlabel)
-    for ax, (title, groups) in zip(axes, panels.items()):
+    for ax, groups in zip(axes, panels.values()):
         groups = {name: as_array(v, 1, name) for name, v in groups.items()}
         edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), 20)
         for i, (name, v) in enumerate(groups.items()):
             look, share = line_look(i), np.full(len(v), 1 / len(v))
             ax.hist(v, edges, weights=share, color=look["color"], alpha=0.5, label=name)
-            if not marks:
-                ax.axvline(v.mean(), color=look["color"], linestyle=look["linestyle"])
-        for i, (name, value) in enumerate(marks.get(title, {}).items(), len(groups)):
-            ax.axvline(value, label=name, **line_look(i) | {"marker": ""})
+            ax.axvline(v.mean(), color=look["color"], linestyle=look["linestyle"])
         ax.grid(visible=False)
     axes[0].set_ylabel("share")
     _legend(figure, axes)

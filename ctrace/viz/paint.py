@@ -1,12 +1,33 @@
-"""Photographs, maps and segments mixed into one image: arrays in, arrays out."""
+"""The colours of the book; photographs, maps and segments mixed into one image: arrays in and out."""
 
 import numpy as np
-from matplotlib.colors import to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from scipy.ndimage import distance_transform_edt
 
-from ctrace.viz.canvas import NEGATIVE, POSITIVE, as_array, as_rgb, segment_colour
+from ctrace.viz.canvas import as_array, as_rgb
 
+SEGMENT_COLOURS = (
+    "#0072B2 #E69F00 #009E73 #CC79A7 #F0E442 #882255 "
+    "#56B4E9 #D55E00 #999933 #44AA99 #AA4499 #332288"
+).split()
+"""Okabe and Ito's, then Tol's: told apart with any colour vision. Segment 12 starts again."""
+
+POSITIVE, NEGATIVE, INK, QUIET = "#B2182B", "#2166AC", "#22262B", "#8A9099"
+LINE_STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (5, 1, 1, 1, 1, 1)), "v"))
+UNSIGNED_MAP = LinearSegmentedColormap.from_list("unsigned red", ["#F2F3F4", POSITIVE])
 LUMINANCE = (0.299, 0.587, 0.114)
+
+
+def segment_colour(index: int) -> tuple[float, float, float]:
+    """RGB of segment `index`, the same in every figure."""
+    return to_rgb(SEGMENT_COLOURS[index % len(SEGMENT_COLOURS)])
+
+
+def line_look(index: int) -> dict:
+    """Colour, dash and marker of line `index`. The yellow of the segments is too pale for lines."""
+    dash, marker = LINE_STYLES[index % len(LINE_STYLES)]
+    colour = segment_colour(index if index < 4 else index + 1)
+    return {"color": colour, "linestyle": dash, "marker": marker}
 
 
 def enlarged(cells, image) -> np.ndarray:

@@ -6,25 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ctrace.check import one_of
-from ctrace.viz.canvas import (
-    INK,
-    POSITIVE,
-    QUIET,
-    WIDTH,
-    Picture,
-    as_array,
-    as_rgb,
-    new_picture,
-    style,
-)
-from ctrace.viz.paint import coloured_segments, laid_over, segment_borders, widest_places
-
-UNSIGNED_MAP = LinearSegmentedColormap.from_list("unsigned red", ["#F2F3F4", POSITIVE])
+from ctrace.viz import paint
+from ctrace.viz.canvas import WIDTH, Picture, as_array, as_rgb, new_picture, style
 
 
 class Panel(NamedTuple):
@@ -146,7 +134,7 @@ def _scale(maps: list, scale: str, limit: float | None) -> tuple[ScalarMappable,
     most = float(np.abs(values).max())
     limit = limit or float(np.quantile(np.abs(values), 0.995)) or most or 1.0
     if scale == "unsigned":
-        colours, ends = ScalarMappable(Normalize(0, limit), UNSIGNED_MAP), "max"
+        colours, ends = ScalarMappable(Normalize(0, limit), paint.UNSIGNED_MAP), "max"
     else:
         colours, ends = ScalarMappable(Normalize(-limit, limit), "RdBu_r"), "both"
     return colours, ends if most > 1.001 * limit else "neither"
@@ -160,30 +148,30 @@ def _draw(ax, panel: Panel, colours: ScalarMappable, numbers: str) -> None:
     empty = values is not None and not np.nan_to_num(values).any()
     if segments is not None:
         segments = segments.astype(int)
-        ax.imshow(coloured_segments(segments, photo), **place)
+        ax.imshow(paint.coloured_segments(segments, photo), **place)
         _draw_borders(ax, segments, "white", 0.9)
         rim = [withStroke(linewidth=2.4, foreground="white")]
-        for index, (x, y) in widest_places(segments).items():
+        for index, (x, y) in paint.widest_places(segments).items():
             ax.text(x, y, str(index), weight="bold", path_effects=rim, **middle)
     elif photo is None:
         shown = np.full((h, w), np.nan) if empty else values
         ax.imshow(shown, cmap=colours.cmap, norm=colours.norm, **place)
         ax.spines[:].set(visible=True, color="#D5D9DE")
     else:
-        shown = photo if values is None else laid_over(photo, values / colours.norm.vmax)
+        shown = photo if values is None else paint.laid_over(photo, values / colours.norm.vmax)
         ax.imshow(shown, **place | {"interpolation": "antialiased"})
     if outline is not None:  # a white rim keeps a dark line visible on dark ground
         mask = np.rint(outline.astype(float))  # soft masks count from one half
         _draw_borders(ax, mask, "white", 1.6)
-        _draw_borders(ax, mask, INK, 0.7)
+        _draw_borders(ax, mask, paint.INK, 0.7)
     if empty:
-        ax.text(w / 2, h / 2, "no evidence", color=QUIET, style="italic", **middle)
+        ax.text(w / 2, h / 2, "no evidence", color=paint.QUIET, style="italic", **middle)
     for (i, j), value in np.ndenumerate(values) if numbers and not empty else ():
         text = format(value, numbers).replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else ""
-        colour = "white" if abs(value) > 0.6 * colours.norm.vmax else INK
+        colour = "white" if abs(value) > 0.6 * colours.norm.vmax else paint.INK
         ax.text(j + 0.5, i + 0.5, text, fontsize=7.5, color=colour, **middle)
 
 
 def _draw_borders(ax, segments: np.ndarray, colour: str, width: float) -> None:
-    lines = segment_borders(segments)
+    lines = paint.segment_borders(segments)
     ax.add_collection(LineCollection(lines, colors=colour, linewidths=width, capstyle="round"))
