@@ -42,10 +42,9 @@ from ctrace.look.gradcam import GradCAM
 from ctrace.stats import Interval, bootstrap, spearman
 from ctrace.trust import localize
 from ctrace.trust.falsify import angle_between, falsify, shift_places
-from ctrace.trust.hide import FILLS, deletion, filled, insertion
+from ctrace.trust.hide import FILLS, deletion, filled, insertion, road
 from ctrace.trust.methods import CarrotClassifier, cnn_methods, token_methods
 from ctrace.trust.randomize import cascade, own_scale, randomize, stages
-from ctrace.trust.road import road
 from ctrace.trust.shapley import shap, superpixels
 from ctrace.viz.gallery import show_figure
 from ctrace.world.models import load_model
@@ -629,7 +628,7 @@ shown = {
 }
 gone = {name: deletion(model, images, m, classes) for name, m in shown.items()}
 come = {name: insertion(model, images, m, classes) for name, m in shown.items()}
-roads = {name: road(model, images, m, classes).score for name, m in shown.items()}
+roads = {name: road(model, images, m, classes) for name, m in shown.items()}
 
 # %% tags=["hide-input"]
 panels = {

@@ -17,7 +17,7 @@ from ctrace.cut.graph import PrecomputedGraph
 from ctrace.cut.kway import kway_ncut
 from ctrace.cut.ncut import Ncut
 from ctrace.stats import spearman
-from ctrace.trust.road import impute
+from ctrace.trust.hide import impute
 from ctrace.world.models import load_model
 from tests.reference import subspace_angle
 

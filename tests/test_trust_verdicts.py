@@ -9,7 +9,7 @@ import torch
 from ctrace.aviary import PARTS, Aviary, importance_table, render
 from ctrace.stats import spearman
 from ctrace.trust.falsify import falsify
-from ctrace.trust.hide import deletion, insertion
+from ctrace.trust.hide import deletion, insertion, road
 from ctrace.trust.localize import (
     controls,
     part_correlation,
@@ -19,7 +19,6 @@ from ctrace.trust.localize import (
     positive_mass_inside,
 )
 from ctrace.trust.randomize import randomize
-from ctrace.trust.road import road
 from ctrace.world.models import load_model
 
 B = 5
@@ -65,7 +64,7 @@ def test_the_planted_truth_beats_the_random_map_on_every_image_and_the_random_ma
     for score in (
         lambda m: -deletion(model, images, m, torch.arange(B), steps=10).auc,
         lambda m: insertion(model, images, m, torch.arange(B), steps=10).auc,
-        lambda m: road(model, images, m, torch.arange(B), shares=(0.1, 0.5)).score,
+        lambda m: road(model, images, m, torch.arange(B), shares=(0.1, 0.5)),
     ):
         truth, chance, lie = (score(maps[name]) for name in ("truth", "random", "lie"))
         assert (truth > chance).all() and (chance > lie).all()

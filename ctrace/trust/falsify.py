@@ -8,7 +8,7 @@ a map that knows nothing survives no more often than the significance level says
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from math import ceil
 
 import numpy as np
 import torch
@@ -18,8 +18,7 @@ from tqdm import tqdm
 from ctrace.check import check_classes, check_maps, check_number, check_ready, prepare_images
 from ctrace.trust.hide import AT_ONCE, filled, rank_pixels
 
-# radians, or shares of the spread of the logits: below, float32 cannot tell a reaction from
-# rounding
+# radians, or shares of the spread of the logits: less may be rounding in float32
 ROUNDING = 1e-4
 
 
@@ -35,9 +34,9 @@ class Falsification:
         p: share of places at which a region of this shape moves the answer at least as much, the
             map's own counted as one of them.
         p_inside: the same among regions inside the object; ``None`` when no object was given.
+        null: what hiding the copies did.
         area: share of the image that was hidden.
         fill, distance: what hidden pixels showed, and how the movement was measured.
-        null, null_inside: what hiding the copies did.
     """
 
     verdict: str
@@ -46,11 +45,10 @@ class Falsification:
     d_low: float
     p: float
     p_inside: float | None
+    null: tuple[float, ...] = field(repr=False)
     area: float
     fill: str
     distance: str
-    null: tuple[float, ...] = field(repr=False)
-    null_inside: tuple[float, ...] = field(repr=False)
 
     @property
     def margin(self) -> float:
@@ -110,31 +108,26 @@ def falsify(
     inside = None if inside is None else _checked(inside, images, "inside") > 0.5
     check_number("area (above one half, top and bottom overlap)", area, above=0, at_most=0.5)
     check_number("alpha", alpha, above=0, below=1)
-    if copies + 1 < round(1 / alpha, 9):
-        best = f"with {copies} copies p is at least 1/{copies + 1}, and no map can have"
-        raise ValueError(f"{best} p <= {alpha}. Take more copies.")
-    name, measures = _measures(distance, target, len(images))
+    enough = f"copies (p is at least 1 / (copies + 1): for p <= {alpha} take more copies)"
+    check_number(enough, copies, whole=True, at_least=ceil(round(1 / alpha, 9)) - 1)
+    name = "angle" if target is None else "logit"
+    if distance is not None:
+        name, target = getattr(distance, "__name__", "function"), None
+    classes = [None] * len(images) if target is None else check_classes(target, len(images))
     size, pixels = images.shape[2:], max(1, round(area * maps[0].numel()))
     shifts = shift_places(size, copies, max(size) // 12 if min_shift is None else min_shift, seed)
     fills, results = filled(images, fill, seed), []
+    shown = fill if isinstance(fill, str) else "images"
+    record = {"area": pixels / maps[0].numel(), "fill": shown, "distance": name}
     for i in tqdm(range(len(images)), desc="falsification", unit="image", disable=not progress):
         masks = [extremes(maps[i], pixels, seed)]  # (2, height, width)
         masks.append(shifted(masks[0][0], shifts))
         if inside is not None:
             masks.append(inside_regions(maps[i], inside[i], pixels, copies, seed))
-        moved, noise = _movements(model, images[i], fills[i], torch.cat(masks), measures[i])
-        results.append(
-            _judge(
-                moved,
-                noise,
-                alpha,
-                moved_copies=copies,
-                constant=bool(maps[i].amax() == maps[i].amin()),
-                area=pixels / maps[i].numel(),
-                fill=fill if isinstance(fill, str) else "images",
-                distance=name,
-            )
-        )
+        drawn = images[i], fills[i], torch.cat(masks)
+        moved, noise = _movements(model, *drawn, distance or angle_between, classes[i])
+        constant = bool(maps[i].amax() == maps[i].amin())
+        results.append(Falsification(*_judge(moved, noise, alpha, copies, constant), **record))
     return results[0] if single else results
 
 
@@ -170,10 +163,8 @@ def shift_places(size, copies: int, min_shift: int, seed: int) -> np.ndarray:
     far = np.hypot(np.minimum(y, height - y), np.minimum(x, width - x)) >= max(min_shift, 1)
     places = np.stack([y, x], 1)[far]
     if len(places) < copies:
-        raise ValueError(
-            f"{height} x {width} pixels have {len(places)} places at least {min_shift} away, not "
-            f"{copies}. Use larger images, a smaller min_shift, or fewer copies."
-        )
+        found = f"{height} x {width} pixels have {len(places)} places at least {min_shift} away"
+        raise ValueError(f"{found}, not {copies}. Use a smaller min_shift or fewer copies.")
     return places[np.random.default_rng(seed).permutation(len(places))[:copies]]
 
 
@@ -208,50 +199,35 @@ def _checked(maps, images: Tensor, what: str) -> Tensor:
     return check_maps(maps if maps.ndim == 3 else maps[None], images, what)
 
 
-def _measures(distance: Callable | None, target, b: int) -> tuple[str, list[Callable]]:
-    """The distance's name, and per image how far outputs moved ``(n,)`` and the natural unit."""
-    if distance is not None:
-        return getattr(distance, "__name__", "function"), [lambda a, z: (distance(a, z), 1.0)] * b
-    if target is None:
-        return "angle", [lambda a, z: (angle_between(a, z), 1.0)] * b
-    return "logit", [partial(_logit_drop, target=k) for k in check_classes(target, b)]
-
-
-def _logit_drop(whole: Tensor, hidden: Tensor, target: Tensor) -> tuple[Tensor, float]:
-    """By how much the logit of a class, minus the mean over classes, has fallen ``(n,)``."""
-    alone = "classes (a single output minus its own mean is always 0)"
-    check_number(alone, whole.shape[1], at_least=2)
-    target = int(check_classes(target, 1, whole.shape[1]))
-    before, after = (z[:, target] - z.mean(1) for z in (whole, hidden))
-    return before - after, float(whole.std())
-
-
-def _movements(model, image: Tensor, fill: Tensor, masks: Tensor, measure: Callable):
+def _movements(model, image: Tensor, fill: Tensor, masks: Tensor, distance, target):
     """How far each hidden region moves the answer ``(n,)``, and what rounding alone could do."""
     hidden = (torch.where(mask[:, None], fill, image) for mask in masks.split(AT_ONCE))
     # channels last: twice as fast on a CPU
     outputs = [model(x.contiguous(memory_format=torch.channels_last)) for x in hidden]
-    outputs = torch.cat(outputs).double()
+    whole, outputs = model(image[None]).double(), torch.cat(outputs).double()
     if outputs.ndim != 2 or not bool(torch.isfinite(outputs).all()):
-        raise ValueError(
-            f"the model returned {tuple(outputs.shape)}; expected finite rows of logits or "
-            "embeddings (n, d)."
-        )
-    moved, unit = measure(model(image[None]).double(), outputs)
+        got = f"the model returned {tuple(outputs.shape)}"
+        raise ValueError(f"{got}; expected finite rows of logits or embeddings (n, d).")
+    if target is None:
+        moved, unit = distance(whole, outputs), 1.0
+    else:  # by how much the logit of a class, minus the mean over classes, has fallen
+        alone = "classes (a single output minus its own mean is always 0)"
+        check_number(alone, whole.shape[1], at_least=2)
+        k = int(check_classes(target, 1, whole.shape[1]))
+        before, after = (z[:, k] - z.mean(1) for z in (whole, outputs))
+        moved, unit = before - after, float(whole.std())
     if not isinstance(moved, Tensor) or moved.shape != (len(outputs),):
         raise ValueError(f"distance: expected one number for each of {len(outputs)} outputs.")
     return moved.cpu(), ROUNDING * unit
 
 
-def _judge(
-    moved: Tensor, noise: float, alpha: float, moved_copies: int, constant: bool, **record
-) -> Falsification:
-    d_high, d_low = moved[:2].tolist()
-    null, rest = moved[2 : 2 + moved_copies], moved[2 + moved_copies :]
+def _judge(moved: Tensor, noise: float, alpha: float, copies: int, constant: bool) -> tuple:
+    """The first six fields of the record, and what the copies did."""
+    (d_high, d_low), null, rest = moved[:2].tolist(), moved[2 : 2 + copies], moved[2 + copies :]
     p, as_good = _rank(d_high - noise, null)
     p_inside, as_good_inside = _rank(rest[0] - noise, rest[1:]) if len(rest) else (None, 0)
-    elsewhere = f"{as_good} of {len(null)} copies of the region, moved elsewhere, do as much."
-    verdict, reason = "falsified", elsewhere
+    verdict = "falsified"
+    reason = f"{as_good} of {copies} copies of the region, moved elsewhere, do as much."
     if constant:
         verdict, reason = "inconclusive", "the map is constant: it names no region."
     elif float(moved.abs().max()) <= noise:
@@ -260,11 +236,10 @@ def _judge(
     elif d_high <= d_low + noise:
         reason = "hiding the top of the map moves the answer no more than hiding its bottom."
     elif p <= alpha and p_inside is not None and p_inside > alpha:
-        reason = f"inside the object {as_good_inside} of {len(null)} other regions do as much."
+        reason = f"inside the object {as_good_inside} of {copies} other regions do as much."
     elif p <= alpha:
         verdict = "survived"
-    nulls = {"null": tuple(null.tolist()), "null_inside": tuple(rest[1:].tolist())}
-    return Falsification(verdict, reason, d_high, d_low, p, p_inside, **record, **nulls)
+    return verdict, reason, d_high, d_low, p, p_inside, tuple(null.tolist())
 
 
 def _rank(least, null: Tensor) -> tuple[float, int]:

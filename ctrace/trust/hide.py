@@ -1,15 +1,16 @@
-"""What a model answers while pixels are hidden along the order of a map: masking curves, deletion
-and insertion, and what a hidden pixel shows instead.
+"""What a model answers while pixels are hidden along the order of a map: masking curves, deletion,
+insertion and ROAD, and what a hidden pixel shows instead.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from einops import reduce
+import torch.nn.functional as F
+from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
-from tqdm import tqdm
 
 from ctrace.check import (
     at_least_float32,
@@ -20,18 +21,15 @@ from ctrace.check import (
     one_of,
     prepare_images,
 )
+from ctrace.cut.krylov import conjugate_gradients
 
 AT_ONCE = 64  # images per forward pass; more are slower on a CPU
 FILLS = ("zero", "mean", "blur", "noise")
 ORDERS = {"morf": True, "lerf": False}  # most or least relevant first: whether values descend
 
 
-# --- what a hidden pixel shows
-
-
 def filled(images: Tensor, fill: str | Tensor = "blur", seed: int = 0) -> Tensor:
-    """What the images ``(b, c, height, width)`` show where they are hidden, everywhere at once; the
-    same shape.
+    """What images ``(b, c, height, width)`` show where they are hidden, everywhere at once.
 
     Args:
         images: prepared as for training, so that 0 is the mean colour of the training set.
@@ -41,32 +39,24 @@ def filled(images: Tensor, fill: str | Tensor = "blur", seed: int = 0) -> Tensor
         seed: of the noise.
 
     Raises:
-        ValueError: an unknown name, or images that do not fit.
+        ValueError: an unknown name.
 
     >>> filled(torch.arange(4.0).view(1, 1, 2, 2), "mean").flatten()
     tensor([1.5000, 1.5000, 1.5000, 1.5000])
     """
     if isinstance(fill, Tensor):
-        if not all(f in (1, n) for f, n in zip(fill.shape[::-1], images.shape[::-1])):
-            shapes = f"{tuple(images.shape)}, received {tuple(fill.shape)}"
-            raise ValueError(f"fill: expected images that fit {shapes}. Prepare them alike.")
         return fill.to(images).expand_as(images)
     one_of("fill", fill, FILLS)
     mean = reduce(images, "b c h w -> b c 1 1", "mean")
     if fill == "blur":
-        return blurred(images)
+        longest, shortest = max(images.shape[-2:]), min(images.shape[-2:])
+        reach = min(round(longest / 6), shortest - 1)  # the border is mirrored and needs them
+        return gaussian_blur(images, 2 * reach + 1, longest / 12)
     if fill == "noise":
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(images.shape[1:], generator=generator).to(images)
         return mean + images.std((2, 3), keepdim=True) * noise
     return torch.zeros_like(images) if fill == "zero" else mean.expand_as(images)
-
-
-def blurred(images: Tensor) -> Tensor:
-    """Gaussian blur by a twelfth of the longer side of images or maps ``(..., height, width)``."""
-    longest, shortest = max(images.shape[-2:]), min(images.shape[-2:])
-    reach = min(round(longest / 6), shortest - 1)  # the border is mirrored and needs these pixels
-    return gaussian_blur(images, 2 * reach + 1, longest / 12)
 
 
 def rank_pixels(maps: Tensor, descending: bool, seed: int) -> Tensor:
@@ -78,9 +68,6 @@ def rank_pixels(maps: Tensor, descending: bool, seed: int) -> Tensor:
     shuffled = torch.randperm(flat.shape[1], generator=generator).to(maps.device)
     order = shuffled[flat[:, shuffled].argsort(dim=1, descending=descending, stable=True)]
     return order.argsort(1).view_as(maps)
-
-
-# --- masking curves, deletion, insertion
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,9 +105,7 @@ class Curve:
 
     @property
     def aopc(self) -> Tensor:
-        """Mean drop over the shares ``(b,)``: the area over the perturbation curve (Samek et al.
-        2017).
-        """
+        """Mean drop ``(b,)``: the area over the perturbation curve (Samek et al. 2017)."""
         return self.drop.mean(1)
 
     @property
@@ -136,6 +121,7 @@ class Curve:
         return self.correct.double().mean(0)
 
 
+@torch.no_grad()
 def masking_curve(
     model: nn.Module,
     images: Tensor,
@@ -143,12 +129,10 @@ def masking_curve(
     target,
     order: str = "morf",
     ratios: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
-    fill: float | str | Tensor = 0.0,
+    fill: float | str | Tensor | Callable = 0.0,
     seed: int = 0,
-    progress: bool = False,
 ) -> Curve:
-    """Hide a growing share of pixels, the most relevant first (``"morf"``) or the least
-    (``"lerf"``).
+    """Hide a growing share of pixels, the most (``"morf"``) or least relevant first (``"lerf"``).
 
     A good map has large drops under morf and small ones under lerf. Equal values are ordered at
     random, not by their place: a map that is zero nearly everywhere would otherwise be masked from
@@ -159,25 +143,34 @@ def masking_curve(
         images: ``(b, 3, height, width)``, prepared as for training.
         maps: relevance ``(b, height, width)``.
         target: one class, or one per image ``(b,)``.
-        ratios: shares of hidden pixels.
+        ratios: shares of hidden pixels; each is asked once.
         fill: what hidden pixels become: a number (0 is the mean colour after the usual
-            normalisation), or see `filled`.
+            normalisation); see `filled`; or a function of images and masks ``(b, height, width)``
+            of what is hidden, to what the model sees.
         seed: of the order of equal values, and of noise.
-        progress: show a bar over batches of images.
 
     Raises:
-        ValueError: shapes that do not match, maps that are not finite, an unknown order, a share
-            outside [0, 1], a model in training mode.
+        ValueError: shapes that do not match, NaN, a share outside [0, 1], a model in training mode.
     """
+    check_ready(model)
+    one_of("order", order, ORDERS)
+    for share in ratios:
+        check_number("ratios", share, at_least=0, at_most=1)
     images = prepare_images(model, images)
-    named = isinstance(fill, str)
-    end = filled(images, fill if named else torch.as_tensor(fill), seed)
-
-    def change(rows, hidden):
-        return torch.where(hidden[:, None], end[rows], images[rows])
-
-    name = fill if named else "images"
-    return answer_curve(model, images, maps, target, order, ratios, change, name, seed, progress)
+    maps, classes = check_maps(maps, images), check_classes(target, len(images)).to(images.device)
+    counts, found = [round(share * maps[0].numel()) for share in ratios], []
+    if not callable(fill):
+        end = filled(images, fill if isinstance(fill, str) else torch.as_tensor(fill), seed)
+    for rows in torch.arange(len(images)).split(AT_ONCE):
+        x, rank, answers = images[rows], rank_pixels(maps[rows], ORDERS[order], seed), {}
+        for count in sorted({0, *counts}):
+            hidden = rank < count
+            shown = fill(x, hidden) if callable(fill) else end[rows].where(hidden[:, None], x)
+            answers[count] = _answer(model, shown, classes[rows])
+        log_p, correct = (torch.stack(v, 1) for v in zip(*(answers[count] for count in counts)))
+        found.append((log_p, answers[0][0], correct))
+    name = fill if isinstance(fill, str) else getattr(fill, "__name__", "images")
+    return Curve(tuple(ratios), *(torch.cat(v).cpu() for v in zip(*found)), name)
 
 
 def deletion(
@@ -209,42 +202,84 @@ def _shares(steps: int) -> list[float]:
     return [i / steps for i in range(steps + 1)]
 
 
-@torch.no_grad()
-def answer_curve(
-    model: nn.Module,
-    images: Tensor,
-    maps: Tensor,
-    target,
-    order: str,
-    shares: Sequence[float],
-    change: Callable[[Tensor, Tensor], Tensor],
-    fill: str,
-    seed: int,
-    progress: bool,
-) -> Curve:
-    """The answers while pixels are changed in the order of the maps, each share asked once;
-    ``change`` goes from rows of the batch and masks ``(b, height, width)`` to what the model sees.
-    """
-    check_ready(model)
-    one_of("order", order, ORDERS)
-    for share in shares:
-        check_number("ratios", share, at_least=0, at_most=1)
-    maps, classes = check_maps(maps, images), check_classes(target, len(images)).to(images.device)
-    counts, found = [round(share * maps[0].numel()) for share in shares], []
-    batches = torch.arange(len(images)).split(AT_ONCE)
-    for rows in tqdm(batches, desc=order, unit="batch", disable=not progress):
-        rank = rank_pixels(maps[rows], ORDERS[order], seed)  # (b, height, width)
-        answers = {
-            count: _answer(model, change(rows, rank < count), classes[rows])
-            for count in sorted({0, *counts})
-        }
-        log_p, correct = (torch.stack(v, 1) for v in zip(*(answers[count] for count in counts)))
-        found.append((log_p, answers[0][0], correct))
-    return Curve(tuple(shares), *(torch.cat(v).cpu() for v in zip(*found)), fill)
-
-
 def _answer(model: nn.Module, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of the class, and whether it is the largest, ``(b,)`` each."""
     logits = at_least_float32(model(images))
     classes = check_classes(classes, *logits.shape)
     return logits.log_softmax(1).gather(1, classes[:, None])[:, 0], logits.argmax(1) == classes
+
+
+# --- ROAD: hidden pixels are imputed from what is left (Rong et al. 2022)
+
+NEAR = torch.tensor([[1, 2, 1], [2, 0, 2], [1, 2, 1]])[None, None] / 12  # diagonals count half
+
+
+def road(
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    target,
+    shares: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
+    noise: float = 0.01,
+    seed: int = 0,
+) -> Tensor:
+    """Replace pixels by what their surroundings say, so that no shape of a mask is left to see.
+
+    Half the mean drop of the probability when the most relevant are replaced, minus that of the
+    least relevant, ``(b,)`` in [-0.5, 0.5]: 0 for a map that knows nothing.
+
+    Args:
+        model, images, maps, target, seed: as in `masking_curve`.
+        shares: of replaced pixels, each in (0, 1): with none left there is nothing to impute from.
+        noise: standard deviation added to imputed pixels, in units of each image's own.
+
+    Raises:
+        ValueError: as `masking_curve`, or a share outside (0, 1).
+    """
+    for share in shares:
+        check_number("shares (all removed leaves nothing to impute from)", share, above=0, below=1)
+
+    def imputed(images, hidden):
+        generator = torch.Generator().manual_seed(seed)
+        speckle = torch.randn(images.shape[1:], generator=generator).to(images)
+        speckle = noise * images.std((1, 2, 3), keepdim=True) * speckle
+        return impute(images, hidden) + speckle * hidden[:, None]
+
+    asked = (model, images, maps, target)
+    morf, lerf = (masking_curve(*asked, order, shares, imputed, seed).values for order in ORDERS)
+    return (lerf - morf).mean(1) / 2
+
+
+def impute(images: Tensor, hidden: Tensor, tolerance=1e-5, max_steps=2000) -> Tensor:
+    """Every hidden pixel becomes the weighted mean of its neighbours, hidden ones too (section 4).
+
+    The mean over those neighbours that exist, times their total weight, is a symmetric positive
+    definite system, solved for all images and colours at once.
+
+    Args:
+        images: ``(b, c, height, width)``.
+        hidden: ``(b, height, width)`` boolean; at least one pixel of each image is not.
+        tolerance, max_steps: see `ctrace.cut.krylov.conjugate_gradients`.
+
+    Raises:
+        ValueError: an image without a known pixel.
+        ArithmeticError: no convergence within ``max_steps``.
+    """
+    if bool(hidden.flatten(1).all(1).any()):
+        raise ValueError("impute: an image is hidden completely; nothing is left to impute from.")
+    b, c, h, _ = images.shape
+    mask = repeat(hidden, "b h w -> (b c) 1 h w", c=c)
+    known = torch.where(mask, 0, rearrange(images, "b c h w -> (b c) 1 h w"))
+    spread = partial(F.conv2d, weight=NEAR.to(images), padding=1)
+    degree = spread(torch.ones_like(known[:1]))
+
+    def column(x):
+        return rearrange(torch.where(mask, x, 0), "n 1 h w -> (h w) n")
+
+    def product(v):
+        x = rearrange(v, "(h w) n -> n 1 h w", h=h)
+        return column(degree * x - spread(x))
+
+    found = conjugate_gradients(product, column(spread(known)), tolerance, max_steps=max_steps)
+    found = rearrange(found, "(h w) (b c) -> b c h w", h=h, b=b)
+    return torch.where(hidden[:, None], found, images)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ctrace.check import check_maps
 from ctrace.stats import spearman
-from ctrace.trust.hide import blurred
+from ctrace.trust.hide import filled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,10 +78,7 @@ def mass_inside(maps: Tensor, mask: Tensor) -> Tensor:
         raise ValueError(f"mask: expected weights in [0, 1], got {mask.min()} to {mask.max()}.")
     mass, area = maps.abs().sum((1, 2)), mask.mean((1, 2))
     if bool((mass == 0).any()):
-        i = int(mass.argmin())
-        raise ValueError(
-            f"map {i} has no mass, so no share is anywhere. Count it, pass the others."
-        )
+        raise ValueError(f"map {int(mass.argmin())} has no mass. Count it, pass the others.")
     if bool((area == 0).any()):
         raise ValueError(f"mask {int(area.argmin())} covers nothing: it can tell no map apart.")
     return (maps.abs() * mask).sum((1, 2)) / mass
@@ -117,10 +114,8 @@ def part_correlation(maps: Tensor, masks: Tensor, importance) -> Scores:
     """
     masks, truth = torch.as_tensor(masks), np.asarray(importance, float)
     if masks.ndim != 4 or truth.shape != tuple(masks.shape[:2]) or truth.shape[1] < 3:
-        raise ValueError(
-            "expected masks (b, p, height, width) and importance (b, p) with at least 3 parts, "
-            f"received {tuple(masks.shape)}, {truth.shape}."
-        )
+        got = f"{tuple(masks.shape)}, {truth.shape}"
+        raise ValueError(f"expected masks (b, p, h, w), importance (b, p) with p > 2, got {got}.")
     maps = check_maps(maps, masks).double()
     sums = einsum(maps, masks.double(), "b h w, b p h w -> b p")
     values = torch.from_numpy(spearman(sums.cpu(), truth))
@@ -141,16 +136,14 @@ def controls(images: Tensor, masks: Tensor, seed: int = 0) -> dict[str, Tensor]:
         masks: true parts ``(b, p, height, width)``, or the object ``(b, height, width)``.
         seed: of the noise, which differs from image to image.
     """
-    generator, grey = (
-        torch.Generator().manual_seed(seed),
-        reduce(images, "b c h w -> b h w", "mean"),
-    )
+    grey = reduce(images, "b c h w -> b h w", "mean")
+    generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(grey.shape, generator=generator).to(images.device)
     edges = [np.hypot(*(sobel(one, axis, mode="nearest") for axis in (0, 1))) for one in grey.cpu()]
     masks = masks.to(images)
     return {
         "random": noise,
-        "smooth random": blurred(noise),
+        "smooth random": filled(noise[:, None], "blur")[:, 0],
         "edges": torch.from_numpy(np.stack(edges)).to(images),
         "centre": _gaussian(grey.shape[1:], (0.5, 0.5), 0.25).to(images).repeat(len(grey), 1, 1),
         "area": masks.sum(1).clamp(max=1) if masks.ndim == 4 else masks,

@@ -14,12 +14,11 @@ from einops import rearrange
 from skimage.segmentation import slic
 from torch import Tensor, nn
 
-from ctrace.check import check_classes, check_ready, prepare_images
+from ctrace.check import check_classes, check_number, check_ready, prepare_images
 from ctrace.stats import exact_shapley
-from ctrace.trust.hide import filled
+from ctrace.trust.hide import AT_ONCE, filled
 
 EXACT_UP_TO = 10  # regions; 1,024 coalitions
-AT_ONCE = 128  # images per forward pass
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,14 +29,12 @@ class Shapley:
         values: ``(r,)`` float64; they sum to ``all - none``.
         regions: number of the region of each pixel ``(height, width)``.
         all, none: the logit of the image, and of the baseline.
-        passes: forward passes this took.
     """
 
     values: Tensor
     regions: Tensor
     all: float
     none: float
-    passes: int
 
     @property
     def map(self) -> Tensor:
@@ -76,8 +73,13 @@ def shap(
     """
     check_ready(model)
     x = prepare_images(model, image)
-    start, regions = filled(x, baseline, seed), regions.to(x.device)
-    r = _count(x, regions, samples)
+    start, regions, found = filled(x, baseline, seed), regions.to(x.device), regions.unique()
+    if len(x) != 1 or regions.shape != x.shape[2:] or regions.is_floating_point():
+        got = f"{tuple(x.shape)} and {regions.dtype} {tuple(regions.shape)}"
+        raise ValueError(f"shap: expected one image and a whole number for each pixel, got {got}.")
+    r = len(found)
+    if found.tolist() != list(range(r)):
+        raise ValueError("shap: regions must be numbered from 0 without gaps. Use torch.unique.")
 
     def value(present: Tensor) -> Tensor:
         """Centred logit of each coalition ``(m,)``, from which regions it has ``(m, r)``."""
@@ -88,13 +90,14 @@ def shap(
 
     if r <= EXACT_UP_TO:
         asked = value(torch.arange(2**r)[:, None] >> torch.arange(r) & 1 == 1)  # (2^r,)
-        none, *_, whole = asked.tolist()
+        none, whole = asked[[0, -1]].tolist()
         values = torch.from_numpy(exact_shapley(asked))
-        return Shapley(values, regions.cpu(), whole, none, 2**r)
-    none, whole = value(torch.tensor([[False], [True]]).expand(2, r)).tolist()
-    present = sample_coalitions(r, samples, seed)
-    values = kernel_shap(present, value(present) - none, whole - none)
-    return Shapley(values, regions.cpu(), whole, none, samples + 2)
+    else:
+        check_number(f"samples (to tell {r} regions apart)", samples, at_least=2 * r)
+        none, whole = value(torch.tensor([[False], [True]]).expand(2, r)).tolist()
+        present = sample_coalitions(r, samples, seed)
+        values = kernel_shap(present, value(present) - none, whole - none)
+    return Shapley(values, regions.cpu(), whole, none)
 
 
 def sample_coalitions(r: int, samples: int, seed: int) -> Tensor:
@@ -137,25 +140,8 @@ def superpixels(image: Tensor, n: int = 36) -> Tensor:
     tensor([0, 1, 2, 3])
     """
     if image.ndim != 3 or not bool(torch.isfinite(image).all()):
-        shape = tuple(image.shape)
-        raise ValueError(f"superpixels: expected one finite image (3, height, width), got {shape}.")
+        raise ValueError(f"superpixels: expected one finite image, received {(*image.shape,)}.")
     scaled = (image - image.min()) / (image.max() - image.min()).clamp_min(1e-12)
     pixels = rearrange(scaled, "c h w -> h w c").double().cpu().numpy()
     labels = slic(pixels, n_segments=n, compactness=10, sigma=1, start_label=0)
     return torch.from_numpy(np.unique(labels, return_inverse=True)[1].reshape(labels.shape))
-
-
-def _count(x: Tensor, regions: Tensor, samples: int) -> int:
-    """The number of regions, if they fit the image and the samples."""
-    if len(x) != 1 or regions.shape != x.shape[2:] or regions.is_floating_point():
-        got = f"{tuple(x.shape)} and {regions.dtype} {tuple(regions.shape)}"
-        raise ValueError(f"shap: expected one image and a whole number for each pixel, got {got}.")
-    found = regions.unique()
-    if not torch.equal(found, torch.arange(len(found)).to(found)):
-        raise ValueError("shap: regions must be numbered from 0 without gaps. Use torch.unique.")
-    if len(found) > EXACT_UP_TO and samples < 2 * len(found):
-        raise ValueError(
-            f"samples: {samples} coalitions cannot tell {len(found)} regions apart. "
-            f"Take at least {2 * len(found)}."
-        )
-    return len(found)
