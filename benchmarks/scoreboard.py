@@ -14,6 +14,7 @@ time.
 """
 
 import argparse
+import csv
 import datetime
 import time
 import warnings
@@ -160,8 +161,8 @@ def score_rows(name):
         maps = controls[row] if method is None else in_batches(method, model, birds)
         scored = board.map_scores(model, birds, maps, **CARROT_SIZES if on_carrot else {})
         if method is not None:
-            scored |= board.dependence_scores(model, method, birds) | cost(method, model, birds)
-            scored |= board.mark_scores(method, cheating, model) if cheating else {}
+            scored |= dependence_scores(model, method, birds) | cost(method, model, birds)
+            scored |= mark_scores(method, cheating, model) if cheating else {}
         keep(
             path,
             **{f"score {column}": scores.values.numpy() for column, scores in scored.items()},
@@ -197,6 +198,23 @@ def collect():
     return board.Scoreboard(values, failures, models)
 
 
+def save(scores, folder=board.FOLDER, **versions):
+    """``scores.csv``, one line per cell with its interval, and ``birds.npz``, every single score:
+    array i belongs to line i.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / "birds.npz", *scores.values.values())
+    with open(folder / "scores.csv", "w", newline="") as file:
+        file.write("".join(f"# {name}: {text}\n" for name, text in versions.items()))
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["row", "column", "value", "low", "high", "n", "failures", "models"])
+        for key, values in scores.values.items():
+            mean = scores.interval(*key)
+            numbers = [f"{v:.4f}" for v in (mean.value, mean.low, mean.high)]
+            rest = [values.size, scores.failures[key], "; ".join(scores.models[key])]
+            table.writerow([*key, *numbers, *rest])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", nargs="*", default=[*CNNS, *VITS])
@@ -212,7 +230,8 @@ def main():
     other = scoreboard_other.scores(KEPT)
     for field in ("values", "failures", "models"):
         getattr(scores, field).update(getattr(other, field))
-    scores.save(
+    save(
+        scores,
         date=datetime.date.today().isoformat(),
         torch=torch.__version__,
         numpy=np.__version__,

@@ -10,15 +10,6 @@ from math import comb
 import numpy as np
 from scipy.stats import rankdata
 
-__all__ = [
-    "Interval",
-    "bootstrap",
-    "equal_error_rate",
-    "exact_shapley",
-    "mean_intervals",
-    "spearman",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -74,9 +65,7 @@ def bootstrap(
         shapes = [c.shape for c in columns]
         raise ValueError(f"bootstrap: columns need the same first {axes} axes, received {shapes}.")
     if any(not np.isfinite(c).all() for c in columns):
-        raise ValueError(
-            "bootstrap: NaN. A failed image gets the score of chance and is never dropped."
-        )
+        raise ValueError("bootstrap: NaN. A failed image scores chance and is never dropped.")
     if statistic is None:
         [values] = columns
         values = values.reshape(*size, -1).mean(-1)
@@ -165,8 +154,7 @@ def equal_error_rate(same, different) -> float:
     """
     same, different = (np.sort(np.asarray(pairs)) for pairs in (same, different))
     if not len(same) or not len(different):
-        kinds = f"{len(same)} same and {len(different)} different"
-        raise ValueError(f"both kinds of pairs are needed; received {kinds}")
+        raise ValueError(f"need both kinds of pairs, received {len(same)} and {len(different)}.")
     thresholds = np.sort(np.concatenate([same, different]))
     rejected = np.searchsorted(same, thresholds) / len(same)
     accepted = 1 - np.searchsorted(different, thresholds) / len(different)

@@ -124,7 +124,7 @@ soft = {
 show_figure(
     over(drawn[ONE].image, soft, birds[ONE], columns=3),
     name="trust-three-maps",
-    alt="Three heat maps over one bird, called A, B and C. All three are red on the bird and nearly nowhere else.",
+    alt="Three heat maps over one bird, called A, B and C. All three are reddest on the bird, above all on its wing.",
     caption="Three maps of one bird. One of them has never seen the model.",
 )
 
@@ -464,19 +464,17 @@ def both_rates(results):
     ]
 
 
-figure = viz.show_intervals(
-    {"": {n: both_rates(page[n]) for n in [*checked, *maps, *carrot_maps]}},
-    ["anywhere", "anywhere and inside"],
-    f"share of {BIRDS} birds on which the map survives; dashed: chance, 5%",
-    reference=0.05,
-    quiet=list(checked),
-)
-figure.axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
 show_figure(
-    figure,
+    viz.show_intervals(
+        {"": {n: both_rates(page[n]) for n in [*checked, *maps, *carrot_maps]}},
+        ["anywhere", "anywhere and inside"],
+        f"share of {BIRDS} birds on which the map survives; dashed: chance, 5%",
+        reference=0.05,
+        quiet=list(checked),
+    ),
     name="trust-page",
-    alt="Survival rates with intervals of all controls and methods. The planted truth is at one, the planted lie and the random maps near zero.",
-    caption="Every method against copies anywhere, and inside the bird as well. Shaded: controls. Bars are 95% Wilson intervals over birds.",
+    alt="Survival rates with intervals of all controls and methods. The planted truth is at or near one, the planted lie and the random map at zero.",
+    caption="Every method against copies anywhere, and inside the bird as well. Shaded: controls. Points are rates, lines their 95% Wilson intervals over birds.",
 )
 
 # %%
@@ -500,8 +498,8 @@ assert (
 )
 
 # %% [markdown]
-# Read the page from its shaded rows. What edges and a blob in the middle reach against copies anywhere, no method has earned. Guided backpropagation does well here; keep it in mind. And read the bars: with so few birds most of them overlap. Two methods on the *same* birds can be compared more
-# sharply than two bars: only birds on which they differ say anything.
+# Read the page from its shaded rows. What edges and a blob in the middle reach against copies anywhere, no method has earned. Guided backpropagation does well here; keep it in mind. And read the intervals: with so few birds most of them overlap. Two methods on the *same* birds can be compared more
+# sharply than two intervals: only birds on which they differ say anything.
 
 # %%
 pair = page["integrated gradients"], page["Grad-CAM"]
@@ -640,8 +638,8 @@ show_figure(
         gone["random"].shares, panels, "share of the pixels", "probability of the class"
     ),
     name="trust-curves",
-    alt="Deletion and insertion curves of five maps. The planted truth falls and rises first, the planted lie last.",
-    caption=f"Mean over {BIRDS} birds. The planted truth should fall and rise first, the planted lie last.",
+    alt="Deletion and insertion curves of five maps. The planted truth and integrated gradients fall at once; the planted truth rises and stays up; the planted lie is last in both.",
+    caption=f"Mean over {BIRDS} birds. The planted truth should fall and rise at once, the planted lie last.",
 )
 
 # %%

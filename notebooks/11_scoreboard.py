@@ -282,7 +282,7 @@ print(
 # %% [markdown]
 # ## Which differences are real?
 #
-# The intervals, column by column, best on top. The dashed line is the best control.
+# The intervals, column by column, best on top. The dashed line is the best control (*area* is one for the parts alone).
 
 
 # %%
@@ -319,12 +319,12 @@ for label, columns in {
         label,
         panel(columns, ROWS),
         alt=f"Values and intervals of all methods and controls for {' and '.join(columns)}, best first.",
-        caption=f"{columns[0]} and {columns[1]}. Shaded rows are controls; a dot is a mean, a bar its 95% interval over birds and models.",
+        caption=f"{columns[0]} and {columns[1]}. Shaded rows are controls; a dot is a mean, a line its 95% interval over birds and models.",
     )
 tabs.show()
 
 # %% [markdown]
-# Overlapping bars do not settle a difference: methods see the same birds, and what is hard for one is hard for all. So, for every column: who is best, and who cannot be told from the best when the
+# Overlapping intervals do not settle a difference: methods see the same birds, and what is hard for one is hard for all. So, for every column: who is best, and who cannot be told from the best when the
 # difference is taken bird by bird?
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.scoreboard import dependence_scores, mark_scores
+from benchmarks.scoreboard import dependence_scores, mark_scores, save
 from ctrace.aviary import Aviary
 from ctrace.carrot.attribution import centrality
 from ctrace.carrot.pipeline import Carrot
@@ -200,14 +200,14 @@ def test_rows_of_different_models_have_no_difference():
 
 def test_what_is_saved_is_read_back_and_the_table_is_made_of_it(tmp_path):
     scores = board()
-    scores.save(tmp_path, torch="x")
+    save(scores, tmp_path, torch="x")
     again = read_scoreboard(tmp_path)
     assert again.models == scores.models and again.failures == scores.failures
     assert all(np.array_equal(again.values[key], value) for key, value in scores.values.items())
     lines = (tmp_path / "scores.csv").read_text().splitlines()
     assert lines[0] == "# torch: x"
     renamed = Scoreboard(scores.values, dict.fromkeys(scores.values, 3), scores.models)
-    renamed.save(tmp_path)  # what is saved later is what is read
+    save(renamed, tmp_path)  # what is saved later is what is read
     assert read_scoreboard(tmp_path).failures == renamed.failures
     with np.load(tmp_path / "birds.npz") as stored:
         assert not any("\t" in name or " " in name for name in stored.files)

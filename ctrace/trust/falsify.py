@@ -222,7 +222,7 @@ def _movements(model, image: Tensor, fill: Tensor, masks: Tensor, distance, targ
 
 
 def _judge(moved: Tensor, noise: float, alpha: float, copies: int, constant: bool) -> tuple:
-    """The first six fields of the record, and what the copies did."""
+    """The record's fields up to `null`, in their order."""
     (d_high, d_low), null, rest = moved[:2].tolist(), moved[2 : 2 + copies], moved[2 + copies :]
     p, as_good = _rank(d_high - noise, null)
     p_inside, as_good_inside = _rank(rest[0] - noise, rest[1:]) if len(rest) else (None, 0)

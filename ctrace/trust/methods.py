@@ -80,9 +80,7 @@ def guided_backpropagation(model: nn.Module, images: Tensor, target) -> Tensor:
     """
     relus = [name for name, module in model.named_modules() if isinstance(module, nn.ReLU)]
     if not relus:
-        raise ValueError(
-            "guided_backpropagation: defined for nn.ReLU, and this model has no nn.ReLU."
-        )
+        raise ValueError("guided_backpropagation cuts at every nn.ReLU; the model has no nn.ReLU.")
     images = images.detach().clone().requires_grad_()  # frozen models need a gradient at the input
     with edit_gradient(model, relus, lambda gradient, activation, name: gradient.clamp_min(0)):
         return saliency.gradient(model, images, target)
@@ -174,13 +172,12 @@ class CarrotClassifier(nn.Module):
 @torch.no_grad()
 def _carrot(split: bool, model: CarrotClassifier, images: Tensor, targets: Tensor) -> Tensor:
     regions, graph = model.regions(images)
-    H, theta, operator = regions.H.double(), model.fc.weight.T, model.carrot.operator
-    readout = model.carrot.readout
+    theta, reading = model.fc.weight.T, (model.carrot.operator, model.carrot.readout)
     if split:
-        shares = region_contributions(centrality(graph, operator, readout), H, theta)  # (b, m, k)
+        shares = region_contributions(centrality(graph, *reading), regions.H, theta)  # (b, m, k)
     else:
-        whole = readout(operator(H, graph), H, graph) @ theta  # (b, k)
-        shares = whole[:, None] - remove_nodes(H, graph, operator, readout, theta)
+        whole = model.carrot.read(regions, graph) @ theta  # (b, k)
+        shares = whole[:, None] - remove_nodes(regions.H, graph, *reading, theta)
     shares = shares - shares.mean(2, keepdim=True)  # about the centred logit
     own = shares[torch.arange(len(images)), :, targets]  # (b, m)
     return enlarge(regions.on_grid(own).float(), images.shape[2:])

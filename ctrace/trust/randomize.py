@@ -14,7 +14,6 @@ import torch
 from einops import rearrange
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ctrace.check import check_classes, check_maps, check_number
 from ctrace.stats import spearman
@@ -54,9 +53,7 @@ def stages(model: nn.Module) -> list[str]:
     >>> stages(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2)))
     ['3', '0']
     """
-    names = [
-        name for name, child in model.named_children() if any(True for _ in child.parameters())
-    ]
+    names = [name for name, child in model.named_children() if list(child.parameters())]
     if not names:
         raise ValueError("the model has no module with parameters: there is nothing to randomise.")
     found = []
@@ -105,7 +102,6 @@ def cascade(
     targets,
     depths: Sequence[int] | None = None,
     seed: int = 0,
-    progress: bool = False,
 ) -> Cascade:
     """The maps of several methods while the model loses its weights, compared with those of the
     trained model.
@@ -117,7 +113,6 @@ def cascade(
         images, targets: what the methods are called with.
         depths: how many stages are random; by default every number from 1 to all of them.
         seed: of the random weights.
-        progress: show a bar over models.
 
     Raises:
         ValueError: a method that returns another shape or NaN.
@@ -126,13 +121,11 @@ def cascade(
     depths = tuple(range(1, len(order) + 1)) if depths is None else tuple(depths)
 
     def maps_of(net):
-        drawn = {name: method(net, images, targets) for name, method in methods.items()}
-        return [
-            check_maps(maps, images, name).double().cpu().numpy() for name, maps in drawn.items()
-        ]
+        drawn = ((name, method(net, images, targets)) for name, method in methods.items())
+        return [check_maps(maps, images, name).double().cpu().numpy() for name, maps in drawn]
 
     before, found = maps_of(model), []
-    for depth in tqdm(depths, desc="randomisation", unit="model", disable=not progress):
+    for depth in depths:
         after = maps_of(randomize(model, depth, seed))
         found.append([_alike(*pair) for pair in zip(before, after)])
     likeness = rearrange(np.array(found), "d m kind b -> kind m d b")

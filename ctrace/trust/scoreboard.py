@@ -17,17 +17,10 @@ from torch import Tensor, nn
 
 from ctrace.aviary import KINDS, PARTS, Aviary, importance_table, render
 from ctrace.stats import Interval, bootstrap
+from ctrace.trust import localize
 from ctrace.trust.falsify import falsify
 from ctrace.trust.hide import deletion, insertion
-from ctrace.trust.localize import (
-    Scores,
-    controls,
-    part_correlation,
-    planted_lie,
-    planted_truth,
-    pointing_game,
-    positive_mass_inside,
-)
+from ctrace.trust.localize import Scores
 
 FOLDER = Path(__file__).parents[1] / "data" / "scoreboard"
 STEPS = 10  # of the deletion and insertion curves
@@ -74,7 +67,7 @@ class Birds:
         return Birds(**rows, truth={kind: table[:n] for kind, table in self.truth.items()})
 
 
-def held_out(model: nn.Module, n: int = 300, kinds: Sequence[str] = KINDS) -> Birds:
+def held_out(model: nn.Module, n: int = 300) -> Birds:
     """The first ``n`` birds of the test split, with the parts' importance to this model measured by
     rendering them anew.
     """
@@ -86,15 +79,16 @@ def held_out(model: nn.Module, n: int = 300, kinds: Sequence[str] = KINDS) -> Bi
         targets=torch.tensor(targets),
         parts=torch.stack([torch.stack([d.masks[part] for part in PARTS]) for d in drawn]),
         bird=torch.stack([d.bird for d in drawn]),
-        truth={kind: importance_table(model, scenes, targets, kind) for kind in kinds},
+        truth={kind: importance_table(model, scenes, targets, kind) for kind in KINDS},
     )
 
 
 def control_maps(birds: Birds) -> dict[str, Tensor]:
     """Maps that ignore the model, and two made from the truth about it ``(n, height, width)``."""
     known = (birds.parts, birds.truth["removal"])
-    planted = {"planted truth": planted_truth(*known), "planted lie": planted_lie(*known)}
-    return planted | controls(birds.images, birds.parts)
+    truth, lie = localize.planted_truth(*known), localize.planted_lie(*known)
+    blind = localize.controls(birds.images, birds.parts)
+    return {"planted truth": truth, "planted lie": lie} | blind
 
 
 def map_scores(
@@ -106,20 +100,22 @@ def map_scores(
         curves, tested: how many of the birds get deletion and insertion curves, and the
             falsification test.
     """
-    on_part, truth = birds.parts.sum(1).clamp(max=1), birds.truth.items()
+    on_part = birds.parts.sum(1).clamp(max=1)
     scored = {
-        "pointing": pointing_game(maps, on_part),
-        "mass inside": positive_mass_inside(maps, on_part),
+        "pointing": localize.pointing_game(maps, on_part),
+        "mass inside": localize.positive_mass_inside(maps, on_part),
     }
-    for kind, table in truth:
+    for kind, table in birds.truth.items():
         name = f"parts: {'Shapley' if kind == 'shapley' else kind}"
-        scored[name] = part_correlation(maps, birds.parts, table)
-    few = birds.first(curves)
-    for name, curve in {"deletion": deletion, "insertion": insertion}.items() if curves else ():
-        auc = curve(model, few.images, maps[:curves], few.targets, "blur", STEPS).auc.double()
-        scored[name] = Scores(auc, torch.zeros(len(auc), dtype=torch.bool))
-    few = birds.first(tested)
+        scored[name] = localize.part_correlation(maps, birds.parts, table)
+    if curves:
+        few = birds.first(curves)
+        asked = (model, few.images, maps[:curves], few.targets, "blur", STEPS)
+        for name, curve in (("deletion", deletion), ("insertion", insertion)):
+            auc = curve(*asked).auc.double()
+            scored[name] = Scores(auc, torch.zeros_like(auc, dtype=torch.bool))
     if tested:
+        few = birds.first(tested)
         found = falsify(maps[:tested], few.images, model, few.targets, inside=few.bird)
         verdicts = np.array([result.verdict for result in found])
         unclear = torch.from_numpy(verdicts == "inconclusive")
@@ -160,10 +156,9 @@ class Scoreboard:
         """
         a, b = self.values[first, column], self.values[second, column]
         if self.models[first, column] != self.models[second, column]:
-            raise ValueError(
-                f"{first} and {second} were scored on different models in {column!r}: no "
-                "difference bird by bird exists. Compare each with the controls on its own models."
-            )
+            pair = f"{first} and {second} were scored on different models in {column!r}"
+            hint = "Compare each with the controls on its own models."
+            raise ValueError(f"{pair}: no difference bird by bird exists. {hint}")
         n = min(a.shape[1], b.shape[1])
         return bootstrap(a[:, :n] - b[:, :n], axes=2)
 
@@ -180,22 +175,6 @@ class Scoreboard:
         """Rows from the best to the worst mean."""
         rows = [r for r in rows or self.rows if (r, column) in self.values]
         return sorted(rows, key=lambda row: -_sign(column) * self.values[row, column].mean())
-
-    def save(self, folder: Path = FOLDER, **versions: str) -> None:
-        """``scores.csv``, one line per cell with its interval, and ``birds.npz``, every single
-        score: array i belongs to line i.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(folder / "birds.npz", *self.values.values())
-        with open(folder / "scores.csv", "w", newline="") as file:
-            file.write("".join(f"# {name}: {text}\n" for name, text in versions.items()))
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["row", "column", "value", "low", "high", "n", "failures", "models"])
-            for key, values in self.values.items():
-                mean = self.interval(*key)
-                numbers = [f"{v:.4f}" for v in (mean.value, mean.low, mean.high)]
-                rest = [values.size, self.failures[key], "; ".join(self.models[key])]
-                table.writerow([*key, *numbers, *rest])
 
 
 def read_scoreboard(folder: Path = FOLDER) -> Scoreboard:
