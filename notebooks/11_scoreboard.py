@@ -33,7 +33,7 @@ import torch
 from ctrace import viz
 from ctrace.trust.methods import cnn_methods
 from ctrace.trust.scoreboard import (
-    COLUMNS,
+    FALLING,
     FOLDER,
     Scoreboard,
     control_maps,
@@ -64,18 +64,33 @@ print(
 # we are about three networks, not about networks. A difference is taken bird by bird; we call it **real** when its 95% interval excludes zero.
 
 # %%
-for column, (meaning, better) in COLUMNS.items():
+COLUMNS = {
+    "parts: removal": "rank correlation with what removing each part does",
+    "parts: swap": "rank correlation with what swapping each part does",
+    "parts: Shapley": "rank correlation with each part's Shapley value",
+    "pointing": "share of maps whose largest value lies on a part",
+    "mass inside": "share of the positive mass that lies on the parts",
+    "deletion": "area under the deletion curve, blur fill",
+    "insertion": "area under the insertion curve, blur fill",
+    "survived": "share of maps that survive the falsification test",
+    "falsified": "share of maps that it falsifies",
+    "kept at half": "likeness to the map of a model whose later half is random",
+    "kept at all": "likeness to the map of a model whose weights are all random",
+    "mark": "share of the mass on the cheating model's mark, minus that of honest ones",
+    "cost": "forward passes of the bare model",
+}
+
+# %%
+for column, meaning in COLUMNS.items():
     sizes = {
         board.values[row, column].shape
         for row in board.rows
         if (row, column) in board.values
     }
     n = " or ".join(f"{m} models x {b}" for m, b in sorted(sizes, reverse=True))
-    good = {
-        True: "high is good",
-        False: "low is good",
-        None: "near 0 where the map is about the model",
-    }[better]
+    good = "low is good" if column in FALLING else "high is good"
+    if column.startswith("kept"):
+        good = "near 0 where the map is about the model"
     print(f"{column:15s} {meaning}; {good}; {n}")
 
 # %% [markdown]
@@ -126,11 +141,8 @@ def opponents(column):
 
 def cell(row, column, opponents):
     interval = board.interval(row, column)
-    judged = (
-        COLUMNS.get(column, ("", True))[1] is not None
-        and column not in ("cost", "mark")
-        and row not in opponents
-    )
+    judged = row not in opponents and column not in ("cost", "mark")
+    judged = judged and not column.startswith("kept")
     return (
         interval.value,
         interval.low,

@@ -6,8 +6,7 @@ means the same map everywhere. Settings are the ones the chapters chose on other
 """
 
 from collections.abc import Callable
-from functools import partial
-from weakref import WeakKeyDictionary
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +51,7 @@ def cnn_methods(
     methods["channel tracing, segment"] = partial(_segment, middle)
     methods["SHAP, superpixels"] = _shap
     if train is not None:
-        parch = _Parch(*train)
+        parch = _parchgrad(train)
         for kind, word in (("cls", "class"), ("ins", "instance")):
             gradient, product = (partial(parch, base, kind) for base in ("grad", "inputgrad"))
             methods[f"ParchGrad {word}, |gradient|"] = _unsigned(gradient)
@@ -126,18 +125,19 @@ def _shap(model: nn.Module, images: Tensor, targets: Tensor, samples: int = 128)
     return torch.stack([one.map.float() for one in explained])
 
 
-class _Parch:
+def _parchgrad(train: tuple[Tensor, Tensor]) -> Callable:
     """ParchGrad with statistics of whatever model it meets, collected once for each."""
 
-    def __init__(self, images: Tensor, labels: Tensor):
-        self.images, self.labels, self.known = images, labels, WeakKeyDictionary()
+    @lru_cache(4)
+    def statistics(model):
+        batches = zip(*(part.split(64) for part in train))
+        return ChannelStatistics.collect(model, batches, progress=False)
 
-    def __call__(self, base: str, kind: str, model: nn.Module, images: Tensor, targets: Tensor):
-        if model not in self.known:
-            batches = zip(self.images.split(64), self.labels.split(64))
-            self.known[model] = ChannelStatistics.collect(model, batches, progress=False)
-        parch = ParchGrad(model, self.known[model])
+    def attribute(base, kind, model, images, targets):
+        parch = ParchGrad(model, statistics(model))
         return parch.attribute(base, images, targets, method=kind, quantile=0.1)
+
+    return attribute
 
 
 class CarrotClassifier(nn.Module):
@@ -172,12 +172,13 @@ class CarrotClassifier(nn.Module):
 @torch.no_grad()
 def _carrot(split: bool, model: CarrotClassifier, images: Tensor, targets: Tensor) -> Tensor:
     regions, graph = model.regions(images)
-    theta, reading = model.fc.weight.T, (model.carrot.operator, model.carrot.readout)
+    H, theta, operator = regions.H.double(), model.fc.weight.T, model.carrot.operator
+    readout = model.carrot.readout
     if split:
-        shares = region_contributions(centrality(graph, *reading), regions.H, theta)  # (b, m, k)
+        shares = region_contributions(centrality(graph, operator, readout), H, theta)  # (b, m, k)
     else:
-        whole = model.carrot.read(regions, graph) @ theta  # (b, k)
-        shares = whole[:, None] - remove_nodes(regions.H, graph, *reading, theta)
+        whole = readout(operator(H, graph), H, graph) @ theta  # (b, k)
+        shares = whole[:, None] - remove_nodes(H, graph, operator, readout, theta)
     shares = shares - shares.mean(2, keepdim=True)  # about the centred logit
     own = shares[torch.arange(len(images)), :, targets]  # (b, m)
     return enlarge(regions.on_grid(own).float(), images.shape[2:])

@@ -25,22 +25,8 @@ from ctrace.trust.localize import Scores
 FOLDER = Path(__file__).parents[1] / "data" / "scoreboard"
 STEPS = 10  # of the deletion and insertion curves
 
-# What a column says, and whether more of it is better (None: neither).
-COLUMNS = {
-    "parts: removal": ("rank correlation with what removing each part does", True),
-    "parts: swap": ("rank correlation with what swapping each part does", True),
-    "parts: Shapley": ("rank correlation with each part's Shapley value", True),
-    "pointing": ("share of maps whose largest value lies on a part", True),
-    "mass inside": ("share of the positive mass that lies on the parts", True),
-    "deletion": ("area under the deletion curve, blur fill", False),
-    "insertion": ("area under the insertion curve, blur fill", True),
-    "survived": ("share of maps that survive the falsification test", True),
-    "falsified": ("share of maps that it falsifies", False),
-    "kept at half": ("likeness to the map of a model whose later half is random", None),
-    "kept at all": ("likeness to the map of a model whose weights are all random", None),
-    "mark": ("share of the mass on the cheating model's mark, minus that of honest models", True),
-    "cost": ("forward passes of the bare model", False),
-}
+# columns in which less is better; `kept` is likeness to the map of a model that was made random
+FALLING = ("deletion", "falsified", "kept at half", "kept at all", "cost")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,5 +176,5 @@ def read_scoreboard(folder: Path = FOLDER) -> Scoreboard:
 
 
 def _sign(column: str) -> int:
-    """1 where more is better, as in columns that say nothing of it; -1 where less is."""
-    return 1 if column not in COLUMNS or COLUMNS[column][1] else -1
+    """1 where more is better, -1 where less is."""
+    return -1 if column in FALLING else 1
