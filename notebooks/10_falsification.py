@@ -52,6 +52,7 @@ from ctrace.world.tokens import TimmViTPatchBackbone
 from scipy.stats import binomtest
 from torchvision.transforms.functional import gaussian_blur
 
+# %%
 started = time.time()
 model = load_model("aviary-resnet-0")
 model = model.to(memory_format=torch.channels_last)  # the same numbers, faster on a CPU

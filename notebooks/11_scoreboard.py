@@ -259,26 +259,9 @@ show_table(
 # this page would mean anything.
 
 # %%
-for column in (
-    "parts: removal",
-    "parts: swap",
-    "parts: Shapley",
-    "pointing",
-    "mass inside",
-    "deletion",
-    "insertion",
-    "survived",
-    "falsified",
-):
+for column in [*AGREE, "deletion", "insertion", "survived", "falsified"]:
     assert board.verdict("planted truth", column, opponents(column)) == 1, column
-for column in (
-    "parts: removal",
-    "parts: swap",
-    "parts: Shapley",
-    "mass inside",
-    "deletion",
-    "insertion",
-):
+for column in [*AGREE[:3], "mass inside", "deletion", "insertion"]:
     assert board.verdict("planted lie", column, opponents(column)) == -1, column
 assert (
     not board.values["planted lie", "survived"].any()
