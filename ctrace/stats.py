@@ -2,7 +2,6 @@
 equal error rate.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import comb
@@ -38,13 +37,7 @@ def spearman(a, b, constant: float = np.nan) -> np.ndarray:
     return np.divide((x * y).sum(1), size, out=np.full(len(x), float(constant)), where=size > 0)
 
 
-def bootstrap(
-    *columns,
-    statistic: Callable[..., float] | None = None,
-    axes: int = 1,
-    draws: int = 2000,
-    seed: int = 0,
-) -> Interval:
+def bootstrap(*columns, statistic=None, axes=1, draws=2000, seed=0) -> Interval:
     """A statistic and its 95% percentile interval when images are drawn again.
 
     Args:

@@ -211,17 +211,12 @@ def _answer(model: nn.Module, images: Tensor, classes: Tensor) -> tuple[Tensor, 
 
 # --- ROAD: hidden pixels are imputed from what is left (Rong et al. 2022)
 
+REPLACED = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of the pixels
 NEAR = torch.tensor([[1, 2, 1], [2, 0, 2], [1, 2, 1]])[None, None] / 12  # diagonals count half
 
 
 def road(
-    model: nn.Module,
-    images: Tensor,
-    maps: Tensor,
-    target,
-    shares: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
-    noise: float = 0.01,
-    seed: int = 0,
+    model: nn.Module, images: Tensor, maps: Tensor, target, shares=REPLACED, noise=0.01, seed=0
 ) -> Tensor:
     """Replace pixels by what their surroundings say, so that no shape of a mask is left to see.
 

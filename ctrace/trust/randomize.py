@@ -6,7 +6,7 @@ model has learned shows the image.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,12 +96,7 @@ def randomize(model: nn.Module, depth: int, seed: int = 0) -> nn.Module:
 
 
 def cascade(
-    model: nn.Module,
-    methods: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]],
-    images: Tensor,
-    targets,
-    depths: Sequence[int] | None = None,
-    seed: int = 0,
+    model: nn.Module, methods: dict[str, Callable], images: Tensor, targets, depths=None, seed=0
 ) -> Cascade:
     """The maps of several methods while the model loses its weights, compared with those of the
     trained model.
