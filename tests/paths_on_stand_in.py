@@ -33,11 +33,10 @@ from ctrace import (
 from ctrace.carrot import Carrot, RidgeHead
 from ctrace.look import saliency
 from ctrace.trust.falsify import falsify
-from ctrace.trust.hide import deletion, insertion
+from ctrace.trust.hide import deletion, insertion, road
 from ctrace.trust.localize import controls, pointing_game
 from ctrace.trust.methods import guided_backpropagation
 from ctrace.trust.randomize import cascade
-from ctrace.trust.road import road
 from ctrace.trust.shapley import shap, superpixels
 from ctrace.world.tokens import TimmViTPatchBackbone
 
@@ -165,7 +164,7 @@ TRUST = {
     "deletion": lambda model, x, maps: deletion(model, x, maps, 3).auc,
     "insertion": lambda model, x, maps: insertion(model, x, maps, 3).auc,
     "masking_curve": lambda model, x, maps: masking_curve(model, x, maps, 3).log_odds,
-    "road": lambda model, x, maps: road(model, x, maps, 3).score,
+    "road": lambda model, x, maps: road(model, x, maps, 3),
     "pointing_game": lambda model, x, maps: pointing_game(maps, maps > 0.5).mean,
     "mass_inside": lambda model, x, maps: mass_inside(maps, maps > 0.5),
     "controls": lambda model, x, maps: list(controls(x, maps > 0.5).values()),
