@@ -1,4 +1,4 @@
-"""The colours of the book; photographs, maps and segments mixed into one image: arrays in and out."""
+"""The colours of the book, and photographs, maps and segments mixed into one image."""
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgb

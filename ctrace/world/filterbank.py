@@ -116,9 +116,7 @@ def _grid_hw(sizes: list[tuple[int, int]], grid: int | tuple[int, int]) -> tuple
         )
     (hw,) = found
     if len(hw) != 2 or min(hw) < 2:
-        raise ValueError(
-            f"expected a grid of at least 2 x 2 cells, received grid={grid!r}, which gives {hw}."
-        )
+        raise ValueError(f"expected a grid of at least 2 x 2 cells, received {grid!r}: {hw}.")
     return hw
 
 

@@ -82,9 +82,8 @@ def _resize(image: Image.Image, size: int | tuple[int, int] | None) -> Image.Ima
     else:
         target = tuple(size)
     if len(target) != 2 or min(target) < 1:
-        raise ValueError(
-            f"size must be a positive number of pixels, (width, height) or None, received {size!r}."
-        )
+        expected = "a positive number of pixels, (width, height) or None"
+        raise ValueError(f"size must be {expected}, received {size!r}.")
     return ImageOps.fit(image, target, method=Image.Resampling.LANCZOS)
 
 
@@ -104,9 +103,7 @@ def as_list(images) -> list:
     alone = isinstance(images, (str, Path, Image.Image)) or getattr(images, "ndim", None) == 3
     images = [images] if alone else list(images)
     if not images:
-        raise ValueError(
-            "expected at least one image, received none. Does a pattern list no files?"
-        )
+        raise ValueError("expected at least one image, received none. A pattern without files?")
     return images
 
 
@@ -121,10 +118,8 @@ def rgb_image(entry) -> Image.Image:
         FileNotFoundError: a path that does not exist.
     """
     if not isinstance(entry, (str, Path, Image.Image)):
-        raise ValueError(
-            f"expected a path or a PIL image, received {type(entry).__name__}. Turn an array into "
-            "an image with PIL.Image.fromarray."
-        )
+        got = f"received {type(entry).__name__}. An array: PIL.Image.fromarray(array)"
+        raise ValueError(f"expected a path or a PIL image, {got}.")
     if isinstance(entry, Image.Image):
         return _eight_bits(ImageOps.exif_transpose(entry)).convert("RGB")
     if not Path(entry).is_file():

@@ -43,10 +43,8 @@ def patch_grid(model: nn.Module | None, image_size: tuple[int, int] | None) -> t
     """Rows and columns of patches that a timm model cuts an image ``(height, width)`` into."""
     embed = getattr(model, "patch_embed", None)
     if image_size is None or not hasattr(embed, "dynamic_feat_size"):
-        raise ValueError(
-            "grid: cannot be read off this model. Pass tokens_to_map(tokens, num_prefix_tokens=1, "
-            "grid=(h, w)); to GradCAM, to_map=lambda tokens: tokens_to_map(tokens, ...)."
-        )
+        call = "tokens_to_map(tokens, num_prefix_tokens=1, grid=(h, w))"
+        raise ValueError(f"grid: cannot be read off this model. Use {call}, in GradCAM as to_map.")
     return tuple(embed.dynamic_feat_size(image_size))
 
 
@@ -102,10 +100,8 @@ def tokens_to_map(
         num_prefix_tokens = getattr(model, "num_prefix_tokens", None)
     grid = patch_grid(model, image_size) if grid is None else grid
     if num_prefix_tokens is None:
-        raise ValueError(
-            "num_prefix_tokens: the model does not say how many stand before the patches. Pass 0, "
-            "1 (class token), 2 or 5."
-        )
+        hint = "Pass 0, 1 (class token), 2 or 5: how many stand before the patches."
+        raise ValueError(f"num_prefix_tokens: the model does not say. {hint}")
     patches = patch_tokens(tokens, num_prefix_tokens, grid)
     return rearrange(patches, "b (h w) c -> b c h w", h=grid[0])
 
@@ -123,17 +119,13 @@ def layer_to_map(
     if output.ndim == 3:
         return tokens_to_map(output, model, image_size)
     if output.ndim != 4:
-        raise ValueError(
-            f"the layer puts out {tuple(output.shape)}, which has no image axes. Name the last "
-            "block, (b, c, h, w) or (b, n, c), not the pooling or the head."
-        )
+        hint = "Name the last block, (b, c, h, w) or (b, n, c), not the pooling or the head."
+        raise ValueError(f"the layer's output {tuple(output.shape)} has no image axes. {hint}")
     if _channels_last(model, module):
         output = rearrange(output, "b h w c -> b c h w")
     h, w = output.shape[2:]
     if h * w == 1:
-        raise ValueError(
-            "the layer's grid is 1 x 1 and points nowhere. Name a layer before the pooling."
-        )
+        raise ValueError("the layer's grid is 1 x 1, points nowhere: name one before the pooling.")
     if not 0.5 <= (h * image_size[1]) / (w * image_size[0]) <= 2:
         raise ValueError(
             f"the layer's output {tuple(output.shape)} is no (b, c, h, w) for a {image_size} "
@@ -249,10 +241,8 @@ class TimmViTPatchBackbone(nn.Module):
 
     def _grid(self, images: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
         if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(
-                f"images: expected (b, 3, height, width), received {tuple(images.shape)}. A single "
-                "image needs image[None]."
-            )
+            got = f"received {tuple(images.shape)}. A single image needs image[None]"
+            raise ValueError(f"images: expected (b, 3, height, width), {got}.")
         size, embed = tuple(images.shape[2:]), self.model.patch_embed
         patch = tuple(int(side) for side in embed.feat_ratio(as_scalar=False))
         if any(side % step for side, step in zip(size, patch)):
