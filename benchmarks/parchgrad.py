@@ -17,7 +17,7 @@ from turns import machine, medians, parser, ratios, spread, take_turns, timed, v
 
 from ctrace.look.activations import Moments, welch_greater
 from ctrace.look.channel_statistics import ChannelStatistics
-from ctrace.look.layers import find_layers
+from ctrace.look.hooks import find_layers
 from ctrace.look.parchgrad import ParchGrad
 from ctrace.look.partition import default_convs
 from ctrace.world.models import BUNDLED, build_bundled

@@ -1,11 +1,12 @@
 """What every room asks of its input, in one place and in the same words.
 
 Each checker returns the value in the form the code wants, or says what was expected, what came and
-what to do about it.
+what to do about it. `fingerprint` asks the converse: whether a model was left as it was found.
 """
 
 import math
 import operator
+import zlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -80,9 +81,7 @@ def check_device(device, at: torch.device | None = None) -> torch.device | None:
     if wanted is not None and wanted.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: torch sees no CUDA device here, received {device!r}. Use None.")
     if at is not None and (wanted.type, wanted.index or 0) != (at.type, at.index or 0):
-        raise ValueError(
-            f"device: asked for {wanted}, the model is on {at}. Use model.to({device!r})."
-        )
+        raise ValueError(f"device: asked for {wanted}, the model is on {at}. Use model.to(device).")
     return wanted
 
 
@@ -92,17 +91,13 @@ def check_device(device, at: torch.device | None = None) -> torch.device | None:
 def check_features(x: Tensor, rows_at_least: int = 2) -> Tensor:
     """``x (n, c)`` if it is finite, float32 or float64, and has enough rows."""
     if not isinstance(x, Tensor) or x.ndim != 2:
-        raise ValueError(
-            f"features: expected a torch tensor with two axes (n, c), received {_seen(x)}. "
-            "An array: torch.as_tensor(x); a grid (h, w, c): x.flatten(0, 1)."
-        )
+        got = f"{_seen(x)}. An array: torch.as_tensor(x); a grid (h, w, c): x.flatten(0, 1)"
+        raise ValueError(f"features: expected a torch tensor with two axes (n, c), received {got}.")
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"features: expected float32 or float64, received {x.dtype}: x.float().")
     if x.shape[0] < rows_at_least or x.shape[1] < 1:
-        raise ValueError(
-            f"features: expected at least {rows_at_least} rows and 1 channel, received "
-            f"{_seen(x)}. Each row is a point: give more points, or ask for less."
-        )
+        wanted = f"at least {rows_at_least} rows (points) and 1 channel"
+        raise ValueError(f"features: expected {wanted}, received {_seen(x)}. Give more points.")
     # the sum alone needs no copy, but may overflow
     if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
         bad = f"{int((~torch.isfinite(x)).any(1).sum())} of {len(x)} rows hold NaN or infinity"
@@ -114,15 +109,11 @@ def check_maps(maps, images: Tensor, what: str = "maps") -> Tensor:
     """Finite maps ``(b, height, width)`` that fit ``images (b, ..., height, width)``, detached and
     on their device.
     """
-    maps, shape = (
-        torch.as_tensor(maps).detach().to(images.device),
-        (len(images), *images.shape[-2:]),
-    )
+    maps = torch.as_tensor(maps).detach().to(images.device)
+    shape = (len(images), *images.shape[-2:])
     if maps.shape != shape:
-        raise ValueError(
-            f"{what}: expected (b, height, width) equal to {shape}, received {_seen(maps)}. "
-            "Enlarge a grid to the image first; sum an input attribution over its colours."
-        )
+        got = f"{_seen(maps)}. Enlarge a grid; sum an input attribution over its colours"
+        raise ValueError(f"{what}: expected (b, height, width) equal to {shape}, received {got}.")
     if not bool(torch.isfinite(maps).all()):
         raise ValueError(f"{what}: NaN or infinity has no rank. Count a failed map: pass zeros.")
     return maps
@@ -135,17 +126,13 @@ def check_classes(target, b: int, n_classes: int | None = None, what: str = "tar
         got = f"{classes.dtype}. Embeddings and soft labels are no classes"
         raise ValueError(f"{what}: expected whole class numbers, received {got}.")
     if classes.shape not in ((), (b,)):
-        raise ValueError(
-            f"{what}: expected one class for each of the {b} images, received shape "
-            f"{_seen(classes)}. A single int asks all images about the same class."
-        )
+        got = f"received shape {_seen(classes)}. A single int asks all about one class"
+        raise ValueError(f"{what}: expected one class for each of the {b} images, {got}.")
     low, high = int(classes.min()), int(classes.max())
     if low < 0 or (n_classes is not None and high >= n_classes):
         run = "from 0" if n_classes is None else f"from 0 to {n_classes - 1}"
-        raise ValueError(
-            f"{what}: classes run {run}, received {low} to {high}. Does the data number "
-            "its classes as the model does?"
-        )
+        got = f"{low} to {high}. Does the data number its classes as the model does?"
+        raise ValueError(f"{what}: classes run {run}, received {got}")
     return classes.long().expand(b)
 
 
@@ -193,18 +180,14 @@ def check_ready(model: nn.Module) -> None:
 def check_pixels(images: Tensor, channels: int = 3) -> Tensor:
     """Pixels ``(..., 3, height, width)`` in [0, 1], not yet normalised; uint8 is divided by 255."""
     if images.ndim not in (3, 4) or images.shape[-3] != channels:
-        raise ValueError(
-            f"image: expected ({channels}, height, width), or a batch of them, received "
-            f"{tuple(images.shape)}. Channels come first: permute(2, 0, 1)."
-        )
+        wanted = f"({channels}, height, width), or a batch of them, received {_seen(images)}"
+        raise ValueError(f"image: expected {wanted}. Channels come first: permute(2, 0, 1).")
     pixels = images / 255 if images.dtype == torch.uint8 else images
     # written so that NaN fails too
     if not pixels.is_floating_point() or not bool(((pixels >= 0) & (pixels <= 1)).all()):
-        raise ValueError(
-            f"image: expected uint8 or floats in [0, 1], received {pixels.dtype} from "
-            f"{pixels.min():.4g} to {pixels.max():.4g}. Grey levels need division by 255; a "
-            "model's mean and standard deviation are applied after this, and once."
-        )
+        got = f"{pixels.dtype} from {pixels.min():.4g} to {pixels.max():.4g}"
+        how = "Grey levels need division by 255; a model's mean and deviation come after this"
+        raise ValueError(f"image: expected uint8 or floats in [0, 1], received {got}. {how}.")
     return pixels
 
 
@@ -217,19 +200,17 @@ def prepare_images(model: nn.Module, image: Tensor) -> Tensor:
         RuntimeError: a tensor made under inference mode.
     """
     if not isinstance(image, Tensor) or image.ndim not in (3, 4) or 0 in image.shape:
-        raise ValueError(
-            f"image: expected a tensor (3, height, width) or (b, 3, height, width), received "
-            f"{_seen(image)}. A numpy photo: torch.from_numpy(photo).permute(2, 0, 1) / 255."
-        )
+        wanted = f"a tensor (3, height, width) or (b, 3, height, width), received {_seen(image)}"
+        how = "torch.from_numpy(photo).permute(2, 0, 1) / 255"
+        raise ValueError(f"image: expected {wanted}. A numpy photo: {how}.")
     if image.is_inference() or any(p.is_inference() for p in model.parameters()):
         made = "made under torch.inference_mode() and can have no gradient. Clone it outside."
         raise RuntimeError(f"the image or the model was {made}")
     if image.shape[-1] in (1, 3) and image.shape[-3] not in (1, 3):
         raise ValueError(f"image: {_seen(image)} has its channels last. Use image.movedim(-1, -3).")
     if not image.is_floating_point():
-        raise ValueError(
-            f"image: expected floating point, received {image.dtype}. Divide 0..255 by 255."
-        )
+        got = f"{image.dtype}. Divide 0..255 by 255"
+        raise ValueError(f"image: expected floating point, received {got}.")
     if not bool(torch.isfinite(image).all()):
         raise ValueError("image: holds NaN or infinity.")
     like = next((p for p in model.parameters() if p.is_floating_point()), image)
@@ -245,21 +226,47 @@ def one_output(output, b: int) -> Tensor:
         RuntimeError: the way back is cut.
     """
     if not isinstance(output, Tensor) or output.ndim == 0 or len(output) != b:
-        raise ValueError(
-            f"the model returned {_seen(output)}; expected one tensor with a row for each of the "
-            f"{b} images. Wrap the model in a module that returns its logits or its embedding."
-        )
+        wanted = f"one tensor with a row for each of the {b} images. Wrap the model to return it"
+        raise ValueError(f"the model returned {_seen(output)}; expected {wanted}.")
     if not output.requires_grad:
-        raise RuntimeError(
-            "no gradient can go back through the model's output. It detaches, runs under no_grad, "
-            "or passes through numpy (an ONNX session)? Load the weights into PyTorch modules."
-        )
+        why = "It detaches, runs under no_grad, or passes through numpy (an ONNX session)?"
+        raise RuntimeError(f"no gradient in the output. {why} Load the weights into PyTorch.")
     return output
 
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision to float32; everything else as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def fingerprint(model: nn.Module) -> dict[str, tuple]:
+    """Everything about a model that a method could leave changed: compare one from before with one
+    from after.
+
+    Per module: training flag, in-place flag and all hooks. Per parameter and buffer:
+    ``requires_grad``, hooks on the tensor, a checksum of the values and of ``.grad``.
+
+    >>> net = nn.Linear(2, 2)
+    >>> before = fingerprint(net)
+    >>> net(torch.ones(1, 2)).sum().backward()
+    >>> [name for name, facts in fingerprint(net).items() if facts != before[name]]
+    ['weight', 'bias']
+    """
+    facts = {}
+    for name, module in model.named_modules():
+        hooks = {k: tuple(v.items()) for k, v in vars(module).items() if k.endswith("hooks") and v}
+        facts[f"module {name}"] = module.training, getattr(module, "inplace", None), hooks
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        hooks = tuple((tensor._backward_hooks or {}).items())
+        facts[name] = tensor.requires_grad, hooks, _checksum(tensor), _checksum(tensor.grad)
+    return facts
+
+
+def _checksum(tensor: Tensor | None) -> int | None:
+    if tensor is None:
+        return None
+    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return zlib.crc32(values.numpy())
 
 
 def _seen(x) -> str:

@@ -36,9 +36,9 @@ import torch
 from ctrace import viz
 from ctrace.aviary import PARTS, SPECIES, Aviary, render, sample_scene, scene_seed
 from ctrace.aviary.species import species_by_name, twin_pairs
+from ctrace.check import fingerprint
 from ctrace.look.gradcam import GradCAM
 from ctrace.look.hooks import capture
-from ctrace.look.layers import fingerprint
 from ctrace.stats import mean_intervals
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.world.models import load_model

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ctrace.check import fingerprint
 from ctrace.look.gradcam import WEIGHTS, GradCAM
 from ctrace.look.hooks import capture
-from ctrace.look.layers import fingerprint
 from ctrace.world.tokens import tokens_to_map
 from tests import reference_gradcam as reference
 from tests.reference_gradcam import Embedder, Residual, make_vit

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from ctrace.check import fingerprint
 from ctrace.look.hooks import capture, edit_gradient
-from ctrace.look.layers import fingerprint
 from tests.reference_gradcam import Residual
 
 

@@ -5,8 +5,9 @@ import timm
 import torch
 from torch import nn
 
-from ctrace.look.hooks import capture
-from ctrace.look.layers import find_layers, fingerprint, live_layer
+from ctrace.check import fingerprint
+from ctrace.look.gradcam import live_layer
+from ctrace.look.hooks import capture, find_layers
 from tests.reference_gradcam import Residual, make_vit
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ctrace.look.layers import fingerprint
+from ctrace.check import fingerprint
 from ctrace.trust.hide import masking_curve
 from ctrace.trust.localize import mass_inside
 

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
-from ctrace.look.layers import find_layers
+from ctrace.look.hooks import find_layers
 from ctrace.look.partition import default_convs
 from ctrace.world.models import build_bundled
 

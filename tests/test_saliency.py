@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ctrace.check import fingerprint
 from ctrace.look import saliency
 from ctrace.look.hooks import edit_gradient
-from ctrace.look.layers import fingerprint
 from tests.reference_gradcam import Embedder, Residual
 
 METHODS = {

@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from ctrace.look.layers import fingerprint
+from ctrace.check import fingerprint
 from ctrace.trust.falsify import (
     Falsification,
     angle_between,

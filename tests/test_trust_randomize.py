@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ctrace.aviary import Aviary
-from ctrace.look.layers import fingerprint
+from ctrace.check import fingerprint
 from ctrace.look.saliency import gradient, integrated_gradients
 from ctrace.stats import spearman
 from ctrace.trust.localize import controls

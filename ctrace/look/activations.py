@@ -14,10 +14,7 @@ from einops import reduce
 from scipy import special
 from torch import Tensor, nn
 
-from ctrace.look.hooks import check_reached, watch
-from ctrace.look.layers import find_layers
-
-__all__ = ["Moments", "channel_means", "mean_activation", "welch_greater"]
+from ctrace.look.hooks import check_reached, find_layers, watch
 
 
 def mean_activation(output: Tensor) -> Tensor:
@@ -36,7 +33,7 @@ def channel_means(model: nn.Module, layers=None) -> Iterator[Callable]:
     Nothing larger than that is kept, and the hooks are gone when the context closes.
 
     Args:
-        layers: as in `ctrace.look.layers.find_layers`; all convolutions by default.
+        layers: as in `ctrace.look.hooks.find_layers`; all convolutions by default.
 
     Raises:
         ValueError: a layer that is not reached, is used twice, or whose rows are not images.
@@ -109,7 +106,7 @@ class Moments:
         return Moments(count, self.mean + step * share, self.m2 + other.m2 + spread)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Moments":
-        """The same change of all three tables: to another device, or to some of their columns."""
+        """The same change of all three tables: to another device, or to some of their rows."""
         return Moments(change(self.count), change(self.mean), change(self.m2))
 
     def __getitem__(self, groups) -> "Moments":

@@ -12,7 +12,6 @@ BatchNorm, as published. Collect from training images; the maps you judge come f
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,9 +31,7 @@ from ctrace.check import (
     prepare_images,
 )
 from ctrace.look.activations import Moments, channel_means, welch_greater
-from ctrace.look.layers import find_layers
-
-__all__ = ["ChannelStatistics"]
+from ctrace.look.hooks import find_layers
 
 # of the summed sizes of a channel's weights: half precision moves their sum by less, another
 # training by more
@@ -59,13 +56,7 @@ class ChannelStatistics:
 
     @classmethod
     def collect(
-        cls,
-        model: nn.Module,
-        loader: Iterable,
-        layers=None,
-        num_classes: int | None = None,
-        device=None,
-        progress: bool = True,
+        cls, model: nn.Module, loader, layers=None, num_classes=None, device=None, progress=True
     ) -> "ChannelStatistics":
         """One pass over ``(images, labels)`` batches. Memory: 16 bytes per class and channel,
         whatever the number of images.
@@ -89,7 +80,8 @@ class ChannelStatistics:
                 convolutions, a layer that is not reached, reached twice, or not finite.
         """
         check_ready(model)
-        convs, mine, distributed = find_layers(model, layers, nn.Conv2d), None, _is_distributed()
+        convs, mine = find_layers(model, layers, nn.Conv2d), None
+        distributed = dist.is_available() and dist.is_initialized()
         quiet = not progress or (distributed and dist.get_rank() > 0)
         with torch.no_grad(), channel_means(model, layers) as run:
             for batch in tqdm(loader, desc="channel statistics", unit="batch", disable=quiet):
@@ -101,9 +93,7 @@ class ChannelStatistics:
                 mine._add(values, check_classes(labels, len(values), len(mine.count), "labels"))
         mine = _all_reduce(mine) if distributed else mine
         if mine is None:
-            raise ValueError(
-                "loader: no batch came out. An iterator that is used up, or drop_last?"
-            )
+            raise ValueError("loader: no batch came out. A used-up iterator, or drop_last?")
         for name in mine.layers:
             if not bool(torch.isfinite(mine.of_layer(name).m2).all()):
                 why = "so no mean is. Half precision overflowing? Use float32."
@@ -157,14 +147,9 @@ class ChannelStatistics:
         classes = check_classes(classes, len(classes), len(count), "classes").to(self.count.device)
         wrong = classes[~self.testable()[classes]].unique().tolist()
         if wrong:
-            seen = {
-                c: f"{count[c]} of {sum(count)} images" if count[c] else "never seen" for c in wrong
-            }
-            named = ", ".join(f"class {c} ({words})" for c, words in list(seen.items())[:5])
-            raise ValueError(
-                f"{named}: a test needs two images of the class and two of others. Collect over "
-                "more images, or ask only for classes in statistics.testable()."
-            )
+            named = ", ".join(f"class {c} ({count[c]} of {sum(count)} images)" for c in wrong[:5])
+            need = "a test needs two images of the class and two of others"
+            raise ValueError(f"{named}: {need}. Collect more, or see statistics.testable().")
         return classes
 
     def check_model(self, model: nn.Module, layers: list[str]) -> None:
@@ -179,9 +164,7 @@ class ChannelStatistics:
                 differ = f"the weights of {name!r} are not those they were collected on"
             else:
                 continue
-            raise ValueError(
-                f"statistics of another model: {differ}. Collect them again on this one."
-            )
+            raise ValueError(f"statistics of another model: {differ}. Collect them again here.")
 
     def merge(self, other: "ChannelStatistics") -> "ChannelStatistics":
         """The statistics of both sets of images together.
@@ -191,9 +174,7 @@ class ChannelStatistics:
         """
         same = self.layers == other.layers and len(self.count) == len(other.count)
         if not same or not _same_weights(self.weights, other.weights):
-            raise ValueError(
-                "merge: expected the same model, layers and number of classes in both."
-            )
+            raise ValueError("merge: expected the same model, layers and classes in both.")
         theirs = other.moments.map(lambda table: table.to(self.moments.mean.device))
         return replace(self, moments=self.moments.merge(theirs))
 
@@ -211,8 +192,7 @@ class ChannelStatistics:
             ValueError: no such file, or not one of these.
         """
         if not Path(path).is_file():
-            how = "ChannelStatistics.collect(...).save(path)"
-            raise ValueError(f"no statistics at {path}. Write them with {how}.")
+            raise ValueError(f"no statistics at {path}. ChannelStatistics.save writes them.")
         try:
             with safe_open(str(path), "pt") as file:
                 layers = json.loads(file.metadata()["layers"])
@@ -268,20 +248,11 @@ def _same_weights(a: Tensor, b: Tensor) -> bool:
     return bool(((a[0] - b[0]).abs() <= WEIGHT_SLACK * torch.maximum(a[1], b[1])).all())
 
 
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
 def _all_reduce(mine: ChannelStatistics | None) -> ChannelStatistics:
     """The statistics of all processes together, the same in each."""
     kinds = [None] * dist.get_world_size()
     dist.all_gather_object(kinds, mine and (mine.layers, len(mine.count)))
     if mine is None or any(kind != kinds[0] for kind in kinds):
-        have = [
-            f"{len(kind[0])} layers, {kind[1]} classes" if kind else "no batch" for kind in kinds
-        ]
-        raise ValueError(
-            "torch.distributed: every process needs images, and the same layers and classes. They "
-            f"have: {'; '.join(have)}."
-        )
+        have = "; ".join(f"{len(k[0])} layers, {k[1]} classes" if k else "no batch" for k in kinds)
+        raise ValueError(f"torch.distributed: every process needs images of one kind, have {have}.")
     return replace(mine, moments=mine.moments.all_reduce())

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ctrace.check import one_of
 
-__all__ = ["Explanation"]
-
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
@@ -36,7 +34,6 @@ class Explanation:
     score: Tensor
     target: list[str]
     target_layer: str
-    method: str
     status: list[str]
     explanation: list[str]
     image_size: tuple[int, int]

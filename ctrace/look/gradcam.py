@@ -8,6 +8,7 @@ scaling are drawing, and come last.
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,12 +23,9 @@ from ctrace.check import (
     prepare_images,
 )
 from ctrace.look.explanation import Explanation
-from ctrace.look.hooks import capture
-from ctrace.look.layers import find_layers, live_layer
+from ctrace.look.hooks import capture, find_layers
 from ctrace.look.targets import SIMILARITIES, Target, make_target, saturation
 from ctrace.world.tokens import covered_size, layer_to_map
-
-__all__ = ["WEIGHTS", "GradCAM"]
 
 
 def _gradcam(acts: Tensor, grads: Tensor) -> Tensor:
@@ -44,10 +42,8 @@ def _gradcam_plus_plus(acts: Tensor, grads: Tensor) -> Tensor:
     """
     denominator = 2 + acts.sum((2, 3), keepdim=True) * grads  # (b, c, h, w)
     if bool(((denominator <= 0) & (grads > 0)).any()):
-        raise ArithmeticError(
-            "gradcam++: a denominator 2 + sum(A) g is not positive, which its derivation excludes "
-            "by assuming activations >= 0. Name a layer behind a ReLU, or use 'hirescam'."
-        )
+        why = "a denominator 2 + sum(A) g is not positive: the derivation assumes activations >= 0"
+        raise ArithmeticError(f"gradcam++: {why}. Name a layer behind a ReLU, or use 'hirescam'.")
     return (grads.relu() / denominator).sum((2, 3), keepdim=True)
 
 
@@ -99,12 +95,7 @@ class GradCAM:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        target_layer=None,
-        device=None,
-        method: str = "gradcam",
-        to_map: Callable[[Tensor], Tensor] | None = None,
+        self, model: nn.Module, target_layer=None, device=None, method="gradcam", to_map=None
     ):
         layer = (live_layer(model) or "last conv") if target_layer is None else target_layer
         [(self.target_layer_name, self._module)] = find_layers(model, layer).items()
@@ -164,8 +155,8 @@ class GradCAM:
         one_of("similarity", similarity, SIMILARITIES)
         first, second = prepare_images(self.model, first), prepare_images(self.model, second)
         if len(first) != 1 or first.shape != second.shape:
-            received = f"{tuple(first.shape)} and {tuple(second.shape)}"
-            raise ValueError(f"expected two single images of one size, received {received}.")
+            shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+            raise ValueError(f"expected two single images of one size, received {shapes}.")
         pair = torch.cat([first, second])
         return self._explain(pair, lambda output: make_target(output, similarity, output.flip(0)))
 
@@ -175,17 +166,16 @@ class GradCAM:
             output = one_output(self.model(images), len(images))
             target = ask(output.detach())
             score = target(output)
-            stuck = saturation(
-                output, score, target, lambda v: seen.backward(output, v, retain_graph=True)[0]
-            )
+            pull = partial(seen.backward, output, retain_graph=True)
+            stuck = saturation(output, score, target, lambda v: pull(v)[0])
             seen.backward(score.sum())
         [layer] = seen.values()
         size = tuple(images.shape[2:])
         acts, grads = (self._as_map(x, size) for x in (layer.activation, layer.gradient))
         self.activations, self.gradients = acts, grads  # (b, c, h, w)
         if not bool(torch.isfinite(grads).all() & torch.isfinite(acts).all()):
-            where = f"{layer.name}: NaN or infinity in activations or gradients"
-            raise ArithmeticError(f"{where}. In float16, try bfloat16 or float32.")
+            where = f"activations or gradients at {layer.name}"
+            raise ArithmeticError(f"{where}: NaN or infinity. In float16, try bfloat16 or float32.")
         weights = WEIGHTS[self.method](acts, grads)
         raw = (weights * acts).sum(1)  # (b, h, w)
         eps = torch.finfo(layer.activation.dtype).eps
@@ -194,6 +184,7 @@ class GradCAM:
         highest = raw.amax((1, 2)).tolist()
         verdicts = list(map(self._verdict, stuck, dead.tolist(), noise.tolist(), highest))
         keep = ~(noise | dead | torch.tensor([bool(reason) for reason in stuck], device=raw.device))
+        status, explanation = map(list, zip(*verdicts))
         return Explanation(
             raw=torch.where(keep[:, None, None], raw, 0),
             weights=torch.where(keep[:, None], weights.mean((2, 3)), 0),
@@ -201,9 +192,8 @@ class GradCAM:
             score=score.detach(),
             target=target.words,
             target_layer=layer.name,
-            method=self.method,
-            status=[status for status, _ in verdicts],
-            explanation=[explanation for _, explanation in verdicts],
+            status=status,
+            explanation=explanation,
             image_size=size,
             covered_size=covered_size(self.model, layer.activation, raw.shape[1:], size),
         )
@@ -213,7 +203,7 @@ class GradCAM:
             return at_least_float32(layer_to_map(output, self.model, self._module, image_size))
         maps = self._to_map(output)
         if maps.ndim != 4 or len(maps) != len(output):
-            shapes = f"from {tuple(output.shape)}, it returned {tuple(maps.shape)}"
+            shapes = f"from {tuple(output.shape)}, received {tuple(maps.shape)}"
             raise ValueError(f"to_map: expected (b, c, h, w) {shapes}.")
         return at_least_float32(maps)
 
@@ -224,16 +214,30 @@ class GradCAM:
         if dead:
             return "dead_layer", _why_dead(self.model, layer)
         if noise:
-            return "no_evidence", (
-                f"the map at {layer} is zero up to rounding: the activations are zero, or their "
-                "weights cancel, as in front of a normalisation. Name a layer behind."
+            why = "activations are zero, or weights cancel, as in front of a normalisation"
+            return (
+                "no_evidence",
+                f"the map at {layer} is only rounding: {why}. Name a layer behind.",
             )
         if highest <= 0:
-            return "no_evidence", (
-                f"no place at {layer} raises this score: the raw map is negative everywhere. "
-                "relu=False shows what lowers it; another target or method may find support."
-            )
+            why = "relu=False shows what lowers it; another target or method may find support"
+            return "no_evidence", f"no place at {layer} raises this score: {why}."
         return "ok", ""
+
+
+def live_layer(model: nn.Module) -> str | None:
+    """The deepest layer of a timm transformer whose patch tokens reach the score under any pooling;
+    ``None`` for other models.
+
+    The output of the last block is read by the pooling alone. When that takes the class token, the
+    gradient of every patch token there is exactly zero; before its attention, they all still count.
+    """
+    blocks = getattr(model, "blocks", None)
+    listed = isinstance(blocks, nn.Sequential | nn.ModuleList)
+    if not hasattr(model, "num_prefix_tokens") or not listed or len(blocks) < 2:
+        return None
+    last = len(blocks) - 1
+    return f"blocks.{last}.norm1" if hasattr(blocks[last], "norm1") else f"blocks.{last - 1}"
 
 
 def _rounding_level(acts: Tensor, grads: Tensor, eps: float) -> Tensor:
@@ -247,14 +251,10 @@ def _rounding_level(acts: Tensor, grads: Tensor, eps: float) -> Tensor:
 def _why_dead(model: nn.Module, layer: str) -> str:
     live, names = live_layer(model), [name for name, _ in model.named_modules()]
     if live and (live.startswith(f"{layer}.") or names.index(layer) > names.index(live)):
-        return (
-            f"the score's gradient is exactly zero at every patch token of {layer}: behind the "
-            f"last attention the pooling reads the class token only. Use target_layer={live!r}."
-        )
-    return (
-        f"the score's gradient is exactly zero everywhere at {layer}: the score does not depend on "
-        "it (detached?), or every path to it is shut (ReLUs at zero, float16 underflow)."
-    )
+        why = "behind the last attention the pooling reads the class token only"
+        return f"the gradient is zero at every patch of {layer}: {why}. Use target_layer={live!r}."
+    why = "the score does not depend on it, or every path to it is shut (ReLUs, float16 underflow)"
+    return f"the score's gradient is exactly zero everywhere at {layer}: {why}."
 
 
 def _speak(result: Explanation, relu: bool) -> None:

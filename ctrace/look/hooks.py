@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from difflib import get_close_matches
 from functools import partial
 
 import torch
@@ -21,19 +22,60 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from ctrace.check import check_gradients_on
-from ctrace.look.layers import find_layers
 
-__all__ = ["Capture", "Captured", "capture", "check_reached", "edit_gradient", "is_edited", "watch"]
-
+SHORTCUTS = {"downsample", "shortcut", "skip"}  # what timm, torchvision and common code call them
 _EDITED: ContextVar[tuple[nn.Module, ...]] = ContextVar("edited models", default=())
+
+
+def find_layers(model: nn.Module, layers=None, kind: type = nn.Module) -> dict[str, nn.Module]:
+    """Modules by dotted name, in the order they are asked for.
+
+    Args:
+        layers: a dotted name, a module, ``"last conv"``, a list of these, or all of the kind when
+            None. ``"last conv"`` is the last `Conv2d` to be defined, without the shortcuts of
+            residual blocks: they are defined last, and carry what the block did not change.
+        kind: only modules of this type are found.
+
+    Raises:
+        ValueError: no such layer; the message lists the nearest names.
+
+    >>> list(find_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), "last conv"))
+    ['0']
+    """
+    if not isinstance(model, nn.Module):
+        got = f"{type(model).__name__}. From ONNX or numpy, load the weights into PyTorch modules"
+        raise ValueError(f"model: expected a torch.nn.Module, received {got}.")
+    known = {name: module for name, module in model.named_modules() if isinstance(module, kind)}
+    names = {id(module): name for name, module in known.items()}
+    if layers is None:
+        layers = list(known) or ["last conv"]
+    asked = [layers] if isinstance(layers, (str, nn.Module)) else list(layers)
+    if not asked:
+        raise ValueError("layers: expected at least one layer, received none.")
+    found = [_last_conv(model) if x == "last conv" else names.get(id(x), x) for x in asked]
+    for name in found:
+        if name not in known:
+            wanted = name if isinstance(name, str) else type(name).__name__
+            near = get_close_matches(wanted, known, n=5, cutoff=0.3) or list(known)[-5:]
+            part = f"a {kind.__name__} that is part of this model"
+            nearest = f"Nearest names: {', '.join(near)}"
+            raise ValueError(f"layers: expected {part}, received {wanted}. {nearest}.")
+    return {name: known[name] for name in found}
+
+
+def _last_conv(model: nn.Module) -> str:
+    convs = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    if not convs:
+        name = (
+            f"{type(model).__name__} has no Conv2d (an ONNX session? Load its weights into PyTorch)"
+        )
+        raise ValueError(f"{name}. Name a layer whose output is (b, c, h, w) or (b, n, c).")
+    return ([name for name in convs if not SHORTCUTS & set(name.split("."))] or convs)[-1]
 
 
 @contextmanager
 def watch(
-    model: nn.Module,
-    modules: dict[str, nn.Module],
-    see: Callable[[str, Tensor], Tensor | None],
-    start: Callable[[], None] = lambda: None,
+    model: nn.Module, modules: dict[str, nn.Module], see: Callable, start: Callable = lambda: None
 ) -> Iterator[set[str]]:
     """Calls ``start()`` before each pass through the model and ``see(name, output)`` at each of the
     modules, in the thread that opened the context and in no other; what ``see`` returns replaces
@@ -52,10 +94,8 @@ def watch(
         if threading.get_ident() != here:
             return None
         if not isinstance(output, Tensor):
-            raise ValueError(
-                f"layer {name!r} puts out a {type(output).__name__}, not a tensor. Name a module "
-                "inside or behind it that puts out one tensor."
-            )
+            kind = type(output).__name__
+            raise ValueError(f"layer {name!r} puts out a {kind}, not a tensor. Name one inside it.")
         reached.add(name)
         return see(name, output)
 
@@ -119,16 +159,12 @@ def capture(model: nn.Module, layers) -> Iterator["Capture"]:
     modules = find_layers(model, layers)
     seen = Capture({name: Captured(name) for name in modules})
     try:
-        with watch(
-            model, modules, lambda name, output: seen[name]._see(output), seen._restart
-        ) as reached:
+        with watch(model, modules, seen._see, seen._restart) as reached:
             yield seen
             check_reached(modules, reached)
     finally:
         for record in seen.values():
-            # the graph holds the hook, the hook the record: without this the three would hold each
-            # other
-            record._edge = None
+            record._edge = None  # graph, hook and record would hold each other
 
 
 class Captured:
@@ -150,10 +186,8 @@ class Captured:
         pass has reached it.
         """
         if self._gradient is None:
-            raise RuntimeError(
-                f"layer {self.name!r}: no gradient has come back. Backward has not run yet, or the "
-                "score does not depend on it: `seen.backward(score)` inside the context has zeros."
-            )
+            why = "Backward has not run, or the score is free of it: seen.backward has zeros there"
+            raise RuntimeError(f"layer {self.name!r}: no gradient has come back. {why}.")
         return self._gradient
 
     def _restart(self):
@@ -163,10 +197,8 @@ class Captured:
     def _see(self, output: Tensor) -> Tensor:
         self.calls += 1
         if self.calls > 1:
-            raise ValueError(
-                f"layer {self.name!r} is called a second time in one pass: used in two places, it "
-                "has two activations. Give each place its own module, or capture a neighbour."
-            )
+            where = f"layer {self.name!r} is called a second time in one pass"
+            raise ValueError(f"{where}: two activations. Capture a neighbour that is called once.")
         live = _differentiable(output)
         self._activation = output.detach().clone()
         # stays with the values as they are now, whatever is done in place later
@@ -183,9 +215,7 @@ class Captured:
 class Capture(dict):
     """From the layer's dotted name to `Captured`; ``[layer] = seen.values()`` unpacks one."""
 
-    def backward(
-        self, score: Tensor, grad_outputs: Tensor | None = None, retain_graph: bool = False
-    ) -> list[Tensor]:
+    def backward(self, score: Tensor, grad_outputs=None, retain_graph=False) -> list[Tensor]:
         """Send gradients from ``score`` to the captured layers and no further: no parameter gets a
         ``.grad``.
 
@@ -198,14 +228,10 @@ class Capture(dict):
         check_reached(self, [name for name, record in self.items() if record.calls])
         edges = [record._edge for record in self.values()]
         if None in edges:
-            raise RuntimeError(
-                "backward: the context is closed. Call it inside `with capture(...)`."
-            )
+            raise RuntimeError("backward: the context is closed. Call it in `with capture(...)`.")
         if not score.requires_grad:
-            raise RuntimeError(
-                f"the score does not depend on {', '.join(self)} through any gradient: the model "
-                "detaches, runs under no_grad, or passes through numpy (an ONNX session)."
-            )
+            why = "the model detaches, runs under no_grad, or passes through numpy (ONNX)"
+            raise RuntimeError(f"the score does not depend on {', '.join(self)}: {why}.")
         found = torch.autograd.grad(
             score, edges, grad_outputs, retain_graph=retain_graph, allow_unused=True
         )
@@ -214,12 +240,12 @@ class Capture(dict):
                 record._gradient = torch.zeros_like(record.activation)
         return [record.gradient for record in self.values()]
 
+    def _see(self, name: str, output: Tensor) -> Tensor:
+        return self[name]._see(output)
+
     def _restart(self):
         for record in self.values():
             record._restart()
-
-
-# --- editing
 
 
 @contextmanager
@@ -239,16 +265,13 @@ def edit_gradient(
 
     Raises:
         ValueError: as in `capture`, or a rule that returns another shape.
-        RuntimeError: gradients are off, or none will pass the layer because neither parameters nor
-            input require one.
+        RuntimeError: gradients are off, or none will pass the layer.
     """
 
     def see(name: str, output: Tensor) -> Tensor:
         if not output.requires_grad:
-            raise RuntimeError(
-                f"edit_gradient: no gradient will pass layer {name!r}: neither its parameters nor "
-                "its input require one. Call `image.requires_grad_()` first, or name a later layer."
-            )
+            why = "neither its parameters nor its input require one: image.requires_grad_()"
+            raise RuntimeError(f"edit_gradient: no gradient will pass layer {name!r}, {why}.")
         live, activation = _differentiable(output), output.detach().clone()
 
         def edit(gradient: Tensor) -> Tensor:

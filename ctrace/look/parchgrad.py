@@ -25,11 +25,8 @@ from torch import Tensor, nn
 from ctrace.check import check_number, one_of
 from ctrace.look import saliency
 from ctrace.look.channel_statistics import ChannelStatistics
-from ctrace.look.hooks import edit_gradient
-from ctrace.look.layers import find_layers
+from ctrace.look.hooks import edit_gradient, find_layers
 from ctrace.look.partition import METHODS, default_convs, keep_channels, reweigh
-
-__all__ = ["ATTRIBUTIONS", "ParchGrad", "Partition"]
 
 ATTRIBUTIONS = {
     "grad": saliency.gradient,
@@ -69,11 +66,7 @@ class ParchGrad:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        statistics: ChannelStatistics,
-        layers=None,
-        layer_ratio: float | None = None,
+        self, model: nn.Module, statistics: ChannelStatistics, layers=None, layer_ratio=None
     ):
         if layers is not None and layer_ratio is not None:
             raise ValueError("pass layers or layer_ratio, not both: each says what to edit.")
@@ -135,19 +128,11 @@ class ParchGrad:
         # filled on the way back
         empty = ", ".join(name for name in reversed(seen.empty) if bool(seen.empty[name]))
         if empty:
-            warnings.warn(
-                f"no channel was kept for some image at {empty}, so all were, and its gradient "
-                "there is the plain one. Raise alpha, or keep a share with quantile.",
-                stacklevel=3,
-            )
+            why = f"no channel was kept for some image at {empty}, so all were"
+            warnings.warn(f"{why}. Raise alpha, or keep a share with quantile.", stacklevel=3)
 
     def attribute(
-        self,
-        attribution: str,
-        images: Tensor,
-        target=None,
-        settings: dict | None = None,
-        **partition,
+        self, attribution: str, images: Tensor, target=None, settings=None, **partition
     ) -> Tensor:
         """An input attribution ``(b, c, height, width)`` through the partition.
 
@@ -161,9 +146,7 @@ class ParchGrad:
         with self.partition(**partition):
             return function(self.model, images, target, **settings or {})
 
-    def kept_for(
-        self, classes, quantile: float | None = None, alpha: float | None = None
-    ) -> dict[str, Tensor]:
+    def kept_for(self, classes, quantile=None, alpha=None) -> dict[str, Tensor]:
         """Which channels class masks keep, without any image: ``(classes asked, channels)`` by
         layer. A row may be empty.
         """
@@ -185,9 +168,7 @@ class ParchGrad:
             return lambda rows: keep_channels(*test(rows), quantile, alpha, shuffle, name)
 
         if quantile is None and alpha is None:
-            raise ValueError(
-                "pass quantile, the share to keep, or alpha, the largest p-value to keep."
-            )
+            raise ValueError("pass quantile, the share to keep, or alpha, the largest p to keep.")
         if quantile is not None:
             check_number("quantile", quantile, above=0, at_most=1)
         if alpha is not None:
@@ -209,8 +190,7 @@ class ParchGrad:
         if gradient.ndim != 2 or gradient.shape[1] != k or bool((asked.sum(1) > 1).any()):
             raise ValueError(
                 f"the class of a row cannot be told from the gradient {tuple(gradient.shape)} at "
-                f"the output: expected one entry a row, at one of {k} classes. Ask for a logit "
-                "(target=class), or name the class: partition(classes=3)."
+                f"the output: expected one entry a row, of {k}. Ask for a logit, or pass classes=3."
             )
         classes = asked.to(torch.uint8).argmax(1)
         # a row that is asked nothing has no gradient to edit

@@ -14,10 +14,7 @@ from torch import Tensor, nn
 from ctrace.check import at_least_float32, check_number
 from ctrace.look.activations import mean_activation
 from ctrace.look.channel_statistics import ChannelStatistics
-from ctrace.look.layers import find_layers
-
-__all__ = ["METHODS", "ClassTest", "InstanceTest", "default_convs", "keep_channels", "reweigh"]
-
+from ctrace.look.hooks import find_layers
 
 # --- which layers
 
@@ -46,10 +43,8 @@ def default_convs(model: nn.Module, layer_ratio: float | None = None) -> list[st
         chosen = FAMILIES[family.__name__](model, convs) if family.__name__ in FAMILIES else []
         if chosen:
             return chosen
-    raise ValueError(
-        f"no default layers are known for {type(model).__name__}. Pass layer_ratio, for example "
-        f"0.5 for the last half of its {len(convs)} convolutions, or layers by name."
-    )
+    family = type(model).__name__
+    raise ValueError(f"no default layers are known for {family}. Pass layer_ratio=0.5, or layers.")
 
 
 def share_of(n: int, share: float) -> int:
@@ -152,11 +147,7 @@ def keep_channels(
 
 
 def reweigh(
-    gradient: Tensor,
-    kept: Tensor,
-    gamma: float = math.inf,
-    variance_conservation: bool = True,
-    exact_variance: bool = False,
+    gradient: Tensor, kept: Tensor, gamma=math.inf, variance_conservation=True, exact_variance=False
 ) -> Tensor:
     """The gradient at a convolution's output with its two groups of channels weighed anew (Park,
     Jeon and Choi 2023).

@@ -7,6 +7,7 @@ one by one: every image sees the same noise.
 """
 
 import warnings
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,6 @@ from ctrace.check import (
 )
 from ctrace.look.hooks import is_edited
 from ctrace.look.targets import Target, make_target, saturation
-
-__all__ = ["gradient", "input_x_gradient", "integrated_gradients", "smoothgrad"]
 
 AT_ONCE = 32  # points per forward pass, so that memory does not grow with samples or steps
 
@@ -56,13 +55,7 @@ def input_x_gradient(model: nn.Module, image: Tensor, target=None, **embeddings)
 
 
 def smoothgrad(
-    model: nn.Module,
-    image: Tensor,
-    target=None,
-    samples: int = 25,
-    noise: float = 0.15,
-    seed: int = 0,
-    **embeddings,
+    model: nn.Module, image: Tensor, target=None, samples=25, noise=0.15, seed=0, **embeddings
 ) -> Tensor:
     """Mean `gradient` over noisy copies of the image (Smilkov et al. 2017, section 3).
 
@@ -83,12 +76,7 @@ def smoothgrad(
 
 
 def integrated_gradients(
-    model: nn.Module,
-    image: Tensor,
-    target=None,
-    steps: int = 64,
-    baseline: Tensor | float = 0.0,
-    **embeddings,
+    model: nn.Module, image: Tensor, target=None, steps=64, baseline=0.0, **embeddings
 ) -> Tensor:
     """Mean `gradient` along the straight line from a baseline, times the difference (Sundararajan
     et al. 2017, eq. 1).
@@ -106,10 +94,8 @@ def integrated_gradients(
     images, question, _ = _ask(model, image, target, embeddings)
     start = torch.as_tensor(baseline, dtype=images.dtype, device=images.device)
     if (start.ndim and start.shape[-3:] != images.shape[1:]) or not bool(start.isfinite().all()):
-        raise ValueError(
-            f"baseline: expected a finite number or image {tuple(images.shape[1:])}, received "
-            f"{tuple(start.shape)}, or NaN in it."
-        )
+        wanted, came = tuple(images.shape[1:]), tuple(start.shape)
+        raise ValueError(f"baseline: expected a finite number or image {wanted}, received {came}.")
     along = torch.linspace(0, 1, steps + 1).to(images)[:, None, None, None]
     share = torch.ones_like(along)
     share[0] = share[-1] = 0.5
@@ -122,9 +108,7 @@ def integrated_gradients(
     return torch.stack(maps)
 
 
-def _ask(
-    model: nn.Module, image: Tensor, target, embeddings: dict
-) -> tuple[Tensor, Target, Tensor]:
+def _ask(model: nn.Module, image: Tensor, target, embeddings) -> tuple[Tensor, Target, Tensor]:
     """The images as a batch, the question asked of them, and the gradient; refuses a question whose
     answer is flat.
     """
@@ -135,10 +119,8 @@ def _ask(
     question = make_target(output.detach(), target, **embeddings)
     score = question(output)
 
-    def pull(v: Tensor) -> Tensor:
-        return torch.autograd.grad(output, images, v, retain_graph=True)[0]
-
-    reasons = enumerate(saturation(output, score, question, pull))
+    pull = partial(torch.autograd.grad, output, images, retain_graph=True)
+    reasons = enumerate(saturation(output, score, question, lambda v: pull(v)[0]))
     refused = [f"image {i}: saturated_target: {reason}" for i, reason in reasons if reason]
     if refused:
         raise ValueError("\n".join(refused))
@@ -166,8 +148,5 @@ def _check_complete(attribution: Tensor, difference: float, i: int) -> None:
     total, size = float(attribution.sum()), float(attribution.abs().sum())
     # a difference near zero needs a scale of its own
     if abs(total - difference) > 0.05 * max(abs(difference), 0.1 * size):
-        warnings.warn(
-            f"image {i}: integrated gradients sum to {total:.4g}, the score changed by "
-            f"{difference:.4g}. Raise steps until they agree.",
-            stacklevel=3,
-        )
+        sums = f"integrated gradients sum to {total:.4g}, the score changed by {difference:.4g}"
+        warnings.warn(f"image {i}: {sums}. Raise steps until they agree.", stacklevel=3)

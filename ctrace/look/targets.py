@@ -15,8 +15,6 @@ from torch import Tensor
 
 from ctrace.check import at_least_float32, check_classes, one_of
 
-__all__ = ["SIMILARITIES", "Target", "make_target", "saturation"]
-
 # of embeddings (b, 1, d) to references (b, r, d); the euclidean is squared: the same map up to a
 # factor, and no kink where the distance is 0
 SIMILARITIES = {
@@ -91,24 +89,18 @@ def make_target(
     """
     b = len(output)
     if target_embedding is None and baseline_embedding is not None:
-        raise ValueError(
-            "baseline_embedding: a contrast is the similarity to a target_embedding minus the one "
-            "to this, and no target_embedding came."
-        )
+        raise ValueError("baseline_embedding: a contrast with what? no target_embedding came.")
     if target is None and target_embedding is None:
         target = "norm"
-        warnings.warn(
-            "no target: explaining the norm of the output, as for an embedding without a "
-            "reference; target='norm' says so. For a classifier pass target=class or 'predicted', "
-            "for a pair target_embedding.",
-            stacklevel=2,
-        )
+        norm = "no target: explaining the norm of the output; target='norm' says so"
+        others = "A classifier takes a class or 'predicted', a pair target_embedding"
+        warnings.warn(f"{norm}. {others}.", stacklevel=2)
     if target_embedding is None and callable(target):
         words = getattr(target, "__name__", "callable")
         return Target("callable", [words] * b, function=target)
     if output.ndim != 2:
         raise ValueError(
-            f"the model's output has shape {tuple(output.shape)}; classes and embeddings are rows "
+            f"the model's output has shape {tuple(output.shape)}, classes and embeddings are rows "
             "(b, d). Pass a callable that makes one score per image of it."
         )
     if target_embedding is not None:
@@ -142,10 +134,8 @@ def _references(given, output: Tensor, kind: str, name: str) -> Tensor:
     elif given.ndim == 2:
         given = given[None] if b == 1 else given[:, None]
     if given.ndim != 3 or len(given) not in (1, b) or given.shape[1] == 0 or given.shape[2] != d:
-        raise ValueError(
-            f"{name}: expected ({d},) for all images, ({b}, {d}) one per image, or (1, r, {d}) for "
-            f"r references; received {shape}. Is it from another model? A gallery is gallery[None]."
-        )
+        wanted = f"({d},) for all images, ({b}, {d}) one per image, or (1, r, {d}) for r references"
+        raise ValueError(f"{name}: expected {wanted}; received {shape}. Is it from another model?")
     lost = kind == "cosine" and bool((given.norm(dim=2) == 0).any())
     if lost or not bool(torch.isfinite(given).all()):
         raise ValueError(f"{name}: NaN, infinity or a zero vector, which has no direction.")
@@ -156,14 +146,11 @@ def _one_score_each(score, output: Tensor) -> Tensor:
     expected = (len(output),)
     if not isinstance(score, Tensor) or score.shape != expected:
         got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-        raise ValueError(
-            f"target: the callable must return one score per image, shape {expected}, from the "
-            f"whole output; it returned {got}."
-        )
+        wanted = f"one score per image, shape {expected}"
+        raise ValueError(f"target: the callable must return {wanted}; it returned {got}.")
     if output.requires_grad and not score.requires_grad:
         raise ValueError(
-            "target: the callable's score does not come from the output by torch operations "
-            "(.item(), numpy, detach?)."
+            "target: the callable's score does not come from the output (.item(), numpy?)."
         )
     return score
 
@@ -218,16 +205,11 @@ def _length_is_fixed(unit: Tensor, output: Tensor, pull: Callable, tolerance: fl
 
 def _reason(target: Target, i: int) -> str:
     if target.kind == "norm":
-        why = (
-            "the model normalises its embedding, so its norm has no gradient. Ask for a similarity."
-        )
+        why = "the model normalises, so the norm has no gradient. Ask for a similarity."
     elif target.kind not in SIMILARITIES:
         why = "the score does not respond to the output (a probability of 0 or 1?). Use the logit."
     elif target.baselines is not None:
         why = "the two sides cancel: are they the same? Contrast two different identities."
     else:
-        why = (
-            "the image and its reference have the same embedding (or opposite ones, or zero), "
-            "where a similarity is flat. Compare two different images."
-        )
+        why = "at the same embedding (or opposite, or 0) it is flat. Compare two different images."
     return f"{target.words[i]}: {why}"
