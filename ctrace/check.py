@@ -186,7 +186,7 @@ def check_pixels(images: Tensor, channels: int = 3) -> Tensor:
     # written so that NaN fails too
     if not pixels.is_floating_point() or not bool(((pixels >= 0) & (pixels <= 1)).all()):
         got = f"{pixels.dtype} from {pixels.min():.4g} to {pixels.max():.4g}"
-        how = "Grey levels need division by 255; a model's mean and deviation come after this"
+        how = "Grey levels need division by 255; a mean and standard deviation come after this"
         raise ValueError(f"image: expected uint8 or floats in [0, 1], received {got}. {how}.")
     return pixels
 

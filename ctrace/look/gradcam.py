@@ -42,7 +42,7 @@ def _gradcam_plus_plus(acts: Tensor, grads: Tensor) -> Tensor:
     """
     denominator = 2 + acts.sum((2, 3), keepdim=True) * grads  # (b, c, h, w)
     if bool(((denominator <= 0) & (grads > 0)).any()):
-        why = "a denominator 2 + sum(A) g is not positive: the derivation assumes activations >= 0"
+        why = "a denominator 2 + sum(A) g is not positive, excluded by assuming activations >= 0"
         raise ArithmeticError(f"gradcam++: {why}. Name a layer behind a ReLU, or use 'hirescam'.")
     return (grads.relu() / denominator).sum((2, 3), keepdim=True)
 
@@ -220,8 +220,10 @@ class GradCAM:
                 f"the map at {layer} is only rounding: {why}. Name a layer behind.",
             )
         if highest <= 0:
-            why = "relu=False shows what lowers it; another target or method may find support"
-            return "no_evidence", f"no place at {layer} raises this score: {why}."
+            why = (
+                "relu=False shows what lowers the score; another target or method may find support"
+            )
+            return "no_evidence", f"the map at {layer} is negative everywhere: {why}."
         return "ok", ""
 
 
@@ -253,7 +255,9 @@ def _why_dead(model: nn.Module, layer: str) -> str:
     if live and (live.startswith(f"{layer}.") or names.index(layer) > names.index(live)):
         why = "behind the last attention the pooling reads the class token only"
         return f"the gradient is zero at every patch of {layer}: {why}. Use target_layer={live!r}."
-    why = "the score does not depend on it, or every path to it is shut (ReLUs, float16 underflow)"
+    why = (
+        "the score does not depend on it (detached?), or every path to it is shut (ReLUs, float16)"
+    )
     return f"the score's gradient is exactly zero everywhere at {layer}: {why}."
 
 

@@ -134,7 +134,7 @@ def _references(given, output: Tensor, kind: str, name: str) -> Tensor:
     elif given.ndim == 2:
         given = given[None] if b == 1 else given[:, None]
     if given.ndim != 3 or len(given) not in (1, b) or given.shape[1] == 0 or given.shape[2] != d:
-        wanted = f"({d},) for all images, ({b}, {d}) one per image, or (1, r, {d}) for r references"
+        wanted = f"({d},) for all images, ({b}, {d}) one per image, or (1, r, {d}), gallery[None]"
         raise ValueError(f"{name}: expected {wanted}; received {shape}. Is it from another model?")
     lost = kind == "cosine" and bool((given.norm(dim=2) == 0).any())
     if lost or not bool(torch.isfinite(given).all()):
