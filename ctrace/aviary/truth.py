@@ -82,11 +82,7 @@ def _importance(whole: float, changed: np.ndarray, kind: str) -> np.ndarray:
 
 
 def importance_table(
-    model: Callable,
-    scenes: list[Scene],
-    targets: list[int],
-    kind: str = "removal",
-    size: int | None = None,
+    model: Callable, scenes: list[Scene], targets, kind: str = "removal", size: int | None = None
 ) -> np.ndarray:
     """`part_importance` of many birds in large batches: `(n_scenes, n_parts)`, columns in the order
     of `PARTS`.
@@ -94,7 +90,7 @@ def importance_table(
     Args:
         model: see `centred_logits`.
         scenes: whole birds; only their parts, never their surroundings, are changed.
-        targets: one class index per scene.
+        targets: one class index per scene, whole numbers.
         kind: "removal" (6 renderings a scene), "swap" (14) or "shapley" (33), see the head of this
             module.
         size: pixels; None takes the model's input size.
