@@ -230,12 +230,29 @@ tested = {
     "A, SmoothGrad": falsify(three["A"], x, net, target),
     "B, edges": falsify(three["B"], x, net, target),
 }
+
+
+# %% tags=["hide-input"]
+@viz.style()
+def among_copies(tested):
+    """What hiding the copies does, and the top and the bottom of each map among them."""
+    figure = viz.new_picture(viz.WIDTH, 2.6)
+    axes = figure.subplots(1, len(tested))
+    blue, orange, green = (viz.segment_colour(i) for i in range(3))
+    for ax, (name, r) in zip(axes, tested.items()):
+        bars = {"weights": np.full(len(r.null), 1 / len(r.null)), "alpha": 0.5}
+        ax.hist(r.null, 20, color=blue, label="99 moved copies", **bars)
+        ax.axvline(r.d_high, color=orange, linestyle="--", label="top of the map")
+        ax.axvline(r.d_low, color=green, linestyle="-.", label="bottom")
+        ax.set(title=name, xlabel="drop of the logit")
+    axes[0].set_ylabel("share of the copies")
+    shown = axes[0].get_legend_handles_labels()
+    figure.legend(*shown, loc="outside upper center", ncols=3)
+    return figure
+
+
 show_figure(
-    viz.show_hist(
-        {name: {"99 moved copies": r.null} for name, r in tested.items()},
-        "drop of the logit",
-        {n: {"top of the map": r.d_high, "bottom": r.d_low} for n, r in tested.items()},
-    ),
+    among_copies(tested),
     name="trust-null",
     alt="Three histograms of the drops caused by moved copies; in each the top of the map lies far to the right.",
     caption="One bird, three maps: what the copies do, and where the top and the bottom of each map lie among them.",
