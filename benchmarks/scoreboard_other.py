@@ -8,8 +8,7 @@ from tqdm import tqdm
 
 from benchmarks.planted import GROUPS, channel_groups, paint, planted_images, planted_network
 from ctrace.aviary import PARTS, Aviary, render, sample_scene
-from ctrace.carrot.evaluate import linear_datamodeling_scores, training_scores
-from ctrace.carrot.head import RidgeHead
+from ctrace.carrot.head import linear_datamodeling_scores, training_scores
 from ctrace.carrot.pipeline import Carrot
 from ctrace.cut.tracing import ablate, best_overlap, trace_channels
 from ctrace.look.channel_statistics import ChannelStatistics
@@ -175,12 +174,12 @@ def data_scores(name, train=1400, test=300, refits=60):
     )
     carrot.fit(loader(Aviary("train", train), batch_size=100), num_classes=14, progress=False)
     held = carrot.embeddings(loader(Aviary("test", test), batch_size=100), progress=False)
-    head, G, y, g, target = carrot.head, carrot.train.G, carrot.train.labels, held.G, held.labels
-    scores = training_scores(head, G, y, g, target)
-    columns = {"leave-one-out": against_refits(scores, head, G, y, g, target, refits)}
+    head, y, g, target = carrot.head, carrot.train.labels, held.G, held.labels
+    scores = training_scores(head, g, target)
+    columns = {"leave-one-out": against_refits(scores, head, g, target, refits)}
     for removed in (0.5, 0.1):
         columns[f"LDS, {removed:.0%} removed"] = linear_datamodeling_scores(
-            scores, head, G, y, g, target, removed, subsets=60
+            scores, head, g, target, removed, subsets=60
         )
     alike = {
         row: (y[s.topk(5).indices] == target[:, None]).double().mean(1) for row, s in scores.items()
@@ -193,18 +192,13 @@ def data_scores(name, train=1400, test=300, refits=60):
     }
 
 
-def against_refits(scores, head, G, y, g, target, refits):
+def against_refits(scores, head, g, target, refits):
     """Rank correlation with what fitting again without each of some training images really does
     ``(m,)`` by method.
     """
-    some = torch.randperm(len(G), generator=torch.Generator().manual_seed(0))[:refits]
-    before, rows = head.predict(g), torch.arange(len(G))
-    again = [
-        RidgeHead(head.penalty, "none", head.intercept)
-        .fit(G[rows != i], y[rows != i], 14)
-        .predict(g)
-        for i in some
-    ]
+    some = torch.randperm(len(head.G), generator=torch.Generator().manual_seed(0))[:refits]
+    before, rows = head.predict(g), torch.arange(len(head.G))
+    again = [head.refit(rows != i).predict(g) for i in some]
     effect = torch.stack(
         [(before - z).gather(1, target[:, None])[:, 0] for z in again], 1
     )  # (m, refits)

@@ -472,7 +472,7 @@ np.add.at(paid, torch.cat([i[dearest], j[dearest]]).numpy(), 1)
 show_figure(
     viz.show_grid(
         [viz.Panel(scenes[iris].image), viz.Panel(values=on_grid(paid))],
-        ["a bird", "how many of the 150 dearest ties end here"],
+        ["a bird", "ends of the 150 dearest ties"],
         columns=2,
         scale="unsigned",
         unit="ties",
@@ -804,7 +804,7 @@ look = {"scale": "unsigned", "limit": 1, "unit": "weight", "tallest": 1.6}
 show_figure(
     viz.show_grid(panels, titles, columns=3, rows=rows, **look),
     name="carrot-washout",
-    alt="Four rows: a matrix of weights, tokens before, tokens after. First row: empty matrix, no change. Second: full matrix, one colour. Third: a broken diagonal, some patches faded. Fourth: a structured matrix, gentle smoothing.",
+    alt="Four rows: a matrix of weights, tokens before, tokens after. First row: empty matrix, no change. Second: full matrix, one colour. Third: a broken diagonal, some patches turned to one green. Fourth: a structured matrix, gentle smoothing.",
     caption="Three regimes in which diffusion is useless, and the cure for the first and the third. The second is cured only by another readout.",
 )
 

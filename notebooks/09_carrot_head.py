@@ -32,18 +32,26 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from einops import einsum, rearrange
+from matplotlib.collections import LineCollection
+from torch.utils.data import DataLoader
+
+started = time.time()
+print(f"torch {torch.__version__} on the CPU")
+
+# %%
 from ctrace import viz
 from ctrace.aviary import PARTS, Aviary, importance_table, render
 from ctrace.aviary.species import differing_parts, species_by_name
 from ctrace.carrot.attribution import remove_edges, remove_subgraph, subset_logits
 from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.diffusion import GraphReadout
-from ctrace.carrot.evaluate import (
+from ctrace.carrot.head import (
+    RidgeHead,
     cosine_to_training,
     linear_datamodeling_scores,
     training_scores,
 )
-from ctrace.carrot.head import RidgeHead
 from ctrace.carrot.pipeline import Carrot
 from ctrace.carrot.ridge import leave_one_out_path, one_hot
 from ctrace.stats import bootstrap, spearman
@@ -51,13 +59,8 @@ from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.viz.paint import line_look
 from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone
-from einops import einsum, rearrange
-from matplotlib.collections import LineCollection
-from torch.utils.data import DataLoader
 
-started = time.time()
 model = load_model("aviary-vit-0", device="cpu")
-print(f"torch {torch.__version__} on the CPU")
 
 # %% [markdown]
 # ## The idea
@@ -271,9 +274,8 @@ print(f"{len(train)} refits: largest difference from the closed form {worst:.0e}
 assert worst < 1e-8
 
 # %% tags=["hide-input"]
-likeness = training_scores(
-    carrot.head, carrot.train.G, y, g[None], torch.tensor([target])
-)["neighbours"][0]
+claimed = training_scores(carrot.head, g[None], torch.tensor([target]))
+likeness = claimed["neighbours"][0]
 own, panels = y == target, {}
 for title, claim in (views | {"cosine": likeness}).items():
     correlation = torch.corrcoef(torch.stack([-loo, claim]))[0, 1]
@@ -297,7 +299,7 @@ show_figure(
 
 # %%
 some = torch.arange(0, len(test), 3)
-scores = training_scores(carrot.head, carrot.train.G, y, found.G[some], said[some])
+scores = training_scores(carrot.head, found.G[some], said[some])
 truth = scores["leave-one-out"]
 agreement = {
     name: bootstrap(
@@ -506,7 +508,7 @@ for which, m in zip(("right", "wrong"), maps):
 # What can be taken out of a graph is not only a patch. A single **tie** can be cut, and a **group** of patches can go at once. Each is again the logit of the graph that is left, with nothing fitted. Which ties carry this answer, and is a group worth the sum of its patches?
 
 # %%
-graph = carrot.graph_of(why.regions)
+graph = carrot.graph.build(why.regions)
 line = (why.regions.H, graph, carrot.operator, carrot.readout, carrot.head.theta)
 i, j = torch.triu_indices(144, 144, 1)
 strong = graph.W[0, i, j].topk(400).indices
@@ -515,12 +517,13 @@ cut = why.score - why.bias - remove_edges(*line, edges)[0, :, target]  # (e,)
 
 # %%
 worst = int(cut.abs().argmax())
-W = graph.W.clone()
-W[0, edges[worst], edges[worst].flip(0)] = 0
-less = type(graph).from_weights(W)
-again = carrot.read(why.regions, less)[0] @ carrot.head.theta[:, target]
-print(f"the tie that matters most: {float(cut[worst]):+.5f} by formula")
-print(f"                           {why.score - why.bias - float(again):+.5f} rebuilt")
+W = graph.W[0].clone()
+W[edges[worst], edges[worst].flip(0)] = 0
+d = W.sum(1)
+heat = torch.linalg.matrix_exp(2 * (W / (d[:, None] * d).sqrt() - torch.eye(144)))
+again = d / d.sum() @ heat @ why.regions.H[0].double() @ carrot.head.theta[:, target]
+print(f"the tie that matters most: {float(cut[worst]):+.5f} by `remove_edges`")
+print(f"                           {why.score - why.bias - float(again):+.5f} by hand")
 assert abs(why.score - why.bias - float(again) - float(cut[worst])) < 1e-10
 
 # %%
@@ -584,7 +587,7 @@ def embeddings_of(line, split):
     rows = {name: [] for name in entrants}
     for images, _ in DataLoader(split, 70):
         regions = line.regions_of(images)
-        graph = line.graph_of(regions)
+        graph = line.graph.build(regions)
         tokens = {0: regions.H.double(), 1: line.operator(regions.H, graph)}
         for name, (warm, readout) in entrants.items():
             rows[name].append(GraphReadout(readout)(tokens[warm], regions.H, graph))
@@ -686,14 +689,7 @@ assert (
 # %%
 lds = {
     gone: linear_datamodeling_scores(
-        scores,
-        carrot.head,
-        carrot.train.G,
-        y,
-        found.G[some],
-        said[some],
-        gone,
-        subsets=60,
+        scores, carrot.head, found.G[some], said[some], gone, subsets=60
     )
     for gone in (0.5, 0.25, 0.1)
 }
@@ -781,7 +777,7 @@ assert (
 def opened(line, images):
     """Regions, graph, and the head's weights for logits less their mean over species."""
     regions, theta = line.regions_of(images), line.head.theta
-    return regions, line.graph_of(regions), theta - theta.mean(1, keepdim=True)
+    return regions, line.graph.build(regions), theta - theta.mean(1, keepdim=True)
 
 
 def own(values, classes):
@@ -791,8 +787,8 @@ def own(values, classes):
 
 def region_scores(line, state, classes):
     """What each patch is said to add to the centred logit, (b, m), by removal and split."""
-    split, removal = line.by_region(*state)
-    return {"removal": own(removal, classes), "split": own(split, classes)}
+    ways = {"removal": line.region_removal, "split": line.region_split}
+    return {name: own(way(*state), classes) for name, way in ways.items()}
 
 
 def logits_with(line, state, keep, classes):
@@ -826,6 +822,28 @@ for name, score in orders.items():
         for keep in (rank >= taken, rank < taken + 12)
     )
 assert torch.allclose(curves["chance"][0][:, 0], whole, atol=1e-9)  # nothing gone yet
+
+# %% [markdown]
+# All these graphs were cut out of one product. One bird the long way, with its rows and columns deleted and everything computed again, lies on the same curves:
+
+
+# %%
+def logit_rebuilt(i, stay):
+    """The logit of one bird on the patches that stay: weights, degrees, heat, readout."""
+    regions, graph, theta = state
+    W = graph.W[i][stay][:, stay]
+    d = W.sum(1)
+    L = torch.eye(len(d)) - W / (d[:, None] * d).sqrt()
+    heat = torch.linalg.matrix_exp(-carrot.operator.t * L)
+    g = d / d.sum() @ heat @ regions.H[i][stay].double()
+    return float(g @ theta[:, answers[i]])
+
+
+first, (out, into) = by_region["removal"][0].argsort(descending=True), curves["removal"]
+for step, gone in enumerate(taken.tolist()):
+    assert abs(logit_rebuilt(0, first[gone:]) - out[0, step]) < 1e-9
+    assert abs(logit_rebuilt(0, first[: gone + 12]) - into[0, step]) < 1e-9
+print(f"{2 * len(taken)} graphs of one bird, rebuilt: the same logits to 1e-9")
 
 # %% tags=["hide-input"]
 gone, nothing = torch.arange(13) / 12, torch.full((1,), torch.nan, dtype=torch.double)
@@ -899,6 +917,18 @@ assert (
 )
 
 # %%
+weight = by_region["removal"].clamp_min(0)
+seen = [(w[:, None] * h).sum(0) / w.sum() for w, h in zip(weight, H)]
+seen = [one - sum(seen) / len(seen) for one in seen]  # about the mean picture
+near = [[float(F.cosine_similarity(a, b, dim=0)) for b in seen] for a in seen]
+kin = (answers[:, None] == answers).tolist()
+for i, value in enumerate(consistent["removal"].tolist()):  # the same, pair by pair
+    same = [j for j in range(28) if j != i and kin[i][j]]
+    other = [j for j in range(28) if not kin[i][j]]
+    wins = [near[i][a] > near[i][b] for a in same for b in other]
+    assert abs(sum(wins) / len(wins) - value) < 1e-12
+
+# %%
 print(
     f"removal against all patches alike: {bootstrap(consistent['removal'] - consistent['all patches alike'])}"
 )
@@ -938,6 +968,13 @@ scored = {
     "truth again": again,
 }
 agree = {name: spearman(score, truth, constant=0.0) for name, score in scored.items()}
+
+# %%
+left = [
+    [logit_rebuilt(i, gone == 0) for gone in parts.T] for i, parts in enumerate(cells)
+]
+left = torch.tensor(left, dtype=torch.double)  # (b, parts), each graph built anew
+assert torch.allclose(scored["regions removed"], whole[:, None] - left, atol=1e-9)
 
 # %%
 for name, values in agree.items():
@@ -1011,14 +1048,14 @@ assert (
 assert found_by["convolutions only"].low > 0
 
 # %% tags=["hide-input"]
-bird_, part_ = divmod(
-    int(
-        torch.stack([change.sum(2) / change.sum(2).std() for change in lost.values()])
-        .amin(0)
-        .argmax()
-    ),
-    5,
-)
+# a drop that is large at every depth, and inside its part about as much as on average
+drops_ = torch.stack([change.sum(2) for change in lost.values()])  # (depths, b, parts)
+large = (drops_ > drops_.flatten(1).median(1).values[:, None, None]).all(0)
+inside = (lost["convolutions only"] * cells).sum(2) / drops_[0]
+typical = (inside - stays["convolutions only"]).abs().where(large, torch.inf)
+bird_, part_ = divmod(int(typical.argmin()), 5)
+
+# %% tags=["hide-input"]
 outline = F.interpolate(cells[bird_, part_].view(1, 1, 12, 12), (96, 96))[0, 0]
 shares_ = [
     in_pixels(100 * change[bird_, part_] / change[bird_, part_].sum())

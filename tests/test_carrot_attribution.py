@@ -164,7 +164,7 @@ def test_removal_survives_a_region_whose_only_tie_is_removed():
     graph, H = RegionGraph.from_weights(W), torch.ones(1, 3, 2, dtype=torch.double)
     with pytest.raises(ValueError, match="left without any weight"):
         remove_nodes(H, graph, OPERATOR, GraphReadout("mean"), torch.eye(2))
-    with pytest.raises(ValueError, match="left without any weight"):
+    with pytest.raises(ValueError, match="nodes have no weight"):
         remove_edges(H, graph, OPERATOR, GraphReadout("mean"), torch.eye(2), [(0, 1)])
 
 

@@ -127,12 +127,15 @@ def test_any_ending_and_any_depth_is_read_and_a_folder_that_is_no_split_is_refus
         folder_splits(root, 8, progress=False)
 
 
-def test_sixteen_bit_images_are_refused_and_not_clipped_to_white(tmp_path):
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((10, 10), 9000, np.uint16)).save(buffer, "PNG")
-    images = [buffer.getvalue()] + [png(i) for i in range(5)]
-    with pytest.raises(ValueError, match="row 0: grey levels of mode I;16, not 8 bits"):
-        parquet_splits(table(tmp_path, images=images), 8, progress=False)
+def test_sixteen_bit_images_keep_their_grey_and_images_without_a_known_white_are_refused(tmp_path):
+    grey, unknown = io.BytesIO(), io.BytesIO()
+    Image.fromarray(np.full((10, 10), 9000, np.uint16)).save(grey, "PNG")
+    Image.fromarray(np.full((10, 10), 0.5, np.float32)).save(unknown, "TIFF")
+    images = [grey.getvalue()] + [png(i) for i in range(5)]
+    image, _ = parquet_splits(table(tmp_path, images=images), 8, progress=False)["train"][0]
+    torch.testing.assert_close(image, torch.full((3, 8, 8), round(9000 / 257) / 255))
+    with pytest.raises(ValueError, match="row 0: .* do not say what is white"):
+        parquet_splits(table(tmp_path, images=[unknown.getvalue(), *images[1:]]), 8, progress=False)
 
 
 def test_grey_palette_and_turned_photographs_are_read_as_colour_the_right_way_up(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from scipy.sparse.linalg import expm_multiply
 
 from ctrace.carrot.diffusion import DiffusionOperator, chebyshev_weights, exp_action
-from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder
+from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder, RegionSet
 from tests import reference_carrot as reference
 from tests.test_carrot_graph import regions
 
@@ -127,6 +127,13 @@ def test_the_dropped_coefficients_bound_the_error(t, tolerance):
 def test_float32_tokens_are_diffused_in_float64(built):
     graph, r = built
     assert DiffusionOperator(1.0)(r.H.float(), graph).dtype == torch.float64
+
+
+def test_one_image_has_one_graph():
+    """Tokens ``(n, c)`` without a batch are a batch of one."""
+    H, P = torch.randn(9, 4), torch.rand(9, 2)
+    W, L = RegionGraphBuilder().build(RegionSet(H, P))
+    assert W.shape == (1, 9, 9) and DiffusionOperator(t=1.0)(H, L[0]).shape == (9, 4)
 
 
 @pytest.mark.parametrize("t", [-1.0, float("nan"), float("inf")])

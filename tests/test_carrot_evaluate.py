@@ -7,8 +7,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from ctrace.carrot.evaluate import linear_datamodeling_scores, training_scores
-from ctrace.carrot.head import RidgeHead
+from ctrace.carrot.head import RidgeHead, linear_datamodeling_scores, training_scores
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +20,8 @@ def fitted():
 
 def test_the_datamodel_score_is_the_correlation_with_fits_one_by_one(fitted):
     head, G, y, g, target = fitted
-    scores = training_scores(head, G, y, g, target)
-    got = linear_datamodeling_scores(scores, head, G, y, g, target, removed=0.5, subsets=12, seed=3)
+    scores = training_scores(head, g, target)
+    got = linear_datamodeling_scores(scores, head, g, target, removed=0.5, subsets=12, seed=3)
     generator = torch.Generator().manual_seed(3)
     sums, truth = [], []
     for _ in range(12):
@@ -36,10 +35,10 @@ def test_the_datamodel_score_is_the_correlation_with_fits_one_by_one(fitted):
 
 def test_leave_one_out_foretells_refits_and_the_decompositions_and_chance_do_not(fitted):
     head, G, y, g, target = fitted
-    scores = training_scores(head, G, y, g, target)
+    scores = training_scores(head, g, target)
     means = {
         name: float(v.mean())
-        for name, v in linear_datamodeling_scores(scores, head, G, y, g, target, 0.1, 60).items()
+        for name, v in linear_datamodeling_scores(scores, head, g, target, 0.1, 60).items()
     }
     assert (
         means["leave-one-out"]
@@ -51,7 +50,7 @@ def test_leave_one_out_foretells_refits_and_the_decompositions_and_chance_do_not
 
 def test_every_score_means_what_presence_adds(fitted):
     head, G, y, g, target = fitted
-    scores = training_scores(head, G, y, g, target)
+    scores = training_scores(head, g, target)
     rest = torch.arange(60) != 5
     without = RidgeHead(2.0, intercept=True).fit(G[rest], y[rest]).predict(g)
     torch.testing.assert_close(
@@ -73,4 +72,4 @@ def test_every_score_means_what_presence_adds(fitted):
 def test_a_share_that_removes_nothing_is_refused(fitted):
     head, G, y, g, target = fitted
     with pytest.raises(ValueError, match="takes 1 to 59 of the 60 images, not 0.001"):
-        linear_datamodeling_scores({}, head, G, y, g, target, 0.001)
+        linear_datamodeling_scores({}, head, g, target, 0.001)

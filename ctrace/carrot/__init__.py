@@ -9,15 +9,3 @@ from ctrace.carrot.diffusion import READOUTS, DiffusionOperator, GraphReadout
 from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder, RegionSet
 from ctrace.carrot.head import RidgeHead, training_contribution
 from ctrace.carrot.pipeline import Carrot
-
-__all__ = [
-    "READOUTS",
-    "Carrot",
-    "DiffusionOperator",
-    "GraphReadout",
-    "RegionGraph",
-    "RegionGraphBuilder",
-    "RegionSet",
-    "RidgeHead",
-    "training_contribution",
-]

@@ -3,17 +3,19 @@
 Two different questions. `region_contributions` splits a logit into parts that sum to it.
 `remove_nodes`, `remove_edges` and `remove_subgraph` ask what the logit becomes when something is
 taken out of the graph and everything else is left: degrees, diffusion and readout follow,
-bandwidths and the other weights stay. A part of a sum need not be an effect.
+bandwidths and the other weights stay. A part of a sum need not be an effect. `Explanation` holds
+both, beside the same two questions asked about training images.
 """
+
+from dataclasses import dataclass
+from itertools import product
 
 import torch
 from einops import einsum
 from torch import Tensor
 
 from ctrace.carrot.diffusion import DiffusionOperator, GraphReadout, exp_action
-from ctrace.carrot.graph import RegionGraph
-
-CHUNK_BYTES = 2**27  # graphs rebuilt at a time, for readouts that are not linear
+from ctrace.carrot.graph import RegionGraph, RegionSet
 
 
 def centrality(graph: RegionGraph, operator: DiffusionOperator, readout="mean") -> Tensor:
@@ -93,8 +95,11 @@ def subset_logits(H, graph: RegionGraph, operator, readout, theta: Tensor, keep)
     if not readout.is_linear:
         return _rebuilt(H, graph, operator, readout, theta, keep)
     d = graph.W @ keep  # (b, m, r), the degrees in each reduced graph
-    s = _check_degrees(torch.where(keep > 0, d, torch.inf)).rsqrt()
-    return _read(lambda v: s * (graph.W @ (s * v)), readout.weights(d, keep), operator, H, theta)
+    if bool(((d == 0) & (keep > 0)).any()):
+        raise ValueError("a region is left without any weight. Give each one to itself.")
+    s = torch.where(keep > 0, d, torch.inf).rsqrt()
+    omega = exp_action(lambda v: s * (graph.W @ (s * v)), readout.weights(d, keep), operator.t)
+    return einsum(omega, H.to(omega) @ theta.to(omega), "b m r, b m k -> b r k")
 
 
 def remove_edges(H, graph: RegionGraph, operator, readout, theta: Tensor, edges) -> Tensor:
@@ -104,58 +109,81 @@ def remove_edges(H, graph: RegionGraph, operator, readout, theta: Tensor, edges)
     Raises:
         ValueError: an edge from a region to itself, or to one that is not there.
     """
-    i, j = _check_edges(edges, graph.W).unbind(1)
-    e, cut = torch.arange(len(i), device=i.device), graph.W[:, i, j]  # (b, e)
-    if not readout.is_linear:
-        cut_graphs = graph.W.repeat(len(i), 1, 1, 1)  # (e, b, m, m)
-        cut_graphs[e, :, i, j] = cut_graphs[e, :, j, i] = 0
-        return torch.stack([_once(W, H, operator, readout, theta) for W in cut_graphs], 1)
-
-    def product(v):
-        """Column e times the weights without edge e."""
-        out = graph.W @ v
-        out[:, i, e] -= cut * v[:, j, e]
-        out[:, j, e] -= cut * v[:, i, e]
-        return out
-
-    d = product(torch.ones(*graph.d.shape, len(i), dtype=cut.dtype, device=cut.device))  # (b, m, e)
-    s = _check_degrees(d).rsqrt()
-    return _read(lambda v: s * product(s * v), readout.weights(d), operator, H, theta)
+    logits = []
+    for i, j in _check_edges(edges, graph.W).tolist():
+        W = graph.W.clone()
+        W[:, i, j] = W[:, j, i] = 0
+        logits.append(_once(W, H, operator, readout, theta))
+    return torch.stack(logits, 1)
 
 
-def _read(product, weights: Tensor, operator, H: Tensor, theta: Tensor) -> Tensor:
-    """One column of readout weights per choice, all diffused together, then read against the head:
-    ``(b, r, k)``.
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why an image got the logit of a class, by ``n`` training images and by ``m`` regions.
+
+    Attributes:
+        target: the class, and ``versus`` the one it is set against, if any: then every number is
+            about the difference of the two logits.
+        logits: ``(k,)``.
+        score: what is explained, the logit of the target (minus that of ``versus``).
+        leave_one_out: change of the score when one training image is removed ``(n,)``; exact,
+            negative for a helpful one.
+        weight_view, dual_view: shares of the training images ``(n,)``; each sums to the score, and
+            neither is an effect.
+        region_split: shares of the regions ``(m,)``; with ``bias`` they sum to the score. None for
+            a readout that is no weighted sum.
+        region_removal: drop of the score when one region is taken out of the graph ``(m,)``; exact,
+            positive for one that spoke for it.
+        bias: the part of the score that no region has to do with.
+        regions: with ``on_grid``, to lay numbers of regions on the image.
     """
-    omega = exp_action(product, weights, operator.t)  # (b, m, r)
-    return einsum(omega, H.to(omega) @ theta.to(omega), "b m r, b m k -> b r k")
+
+    target: int
+    versus: int | None
+    logits: Tensor
+    score: float
+    leave_one_out: Tensor
+    weight_view: Tensor
+    dual_view: Tensor
+    region_split: Tensor | None
+    region_removal: Tensor
+    bias: float
+    regions: RegionSet
+
+    def helpful(self, n: int = 5) -> list[int]:
+        """The training images without which the score would be lowest, most helpful first; fewer
+        than ``n`` if fewer help.
+        """
+        order = self.leave_one_out.argsort()[:n].tolist()
+        return [i for i in order if self.leave_one_out[i] < 0]
+
+    def harmful(self, n: int = 5) -> list[int]:
+        """The training images without which the score would be highest, most harmful first."""
+        order = self.leave_one_out.argsort(descending=True)[:n].tolist()
+        return [i for i in order if self.leave_one_out[i] > 0]
+
+    def on_grid(self, values: Tensor) -> Tensor:
+        """Numbers of regions ``(m,)`` on the patches ``(h, w)``."""
+        return self.regions.on_grid(values[None])[0]
 
 
 def _once(W: Tensor, H: Tensor, operator, readout, theta: Tensor) -> Tensor:
     """Logits ``(b, k)`` of graphs given by their weights, the long way."""
     graph, H = RegionGraph.from_weights(W), H.to(W)
+    if readout.is_linear:  # one column is diffused in place of c
+        return einsum(centrality(graph, operator, readout), H @ theta.to(W), "b m, b m k -> b k")
     return readout(operator(H, graph), H, graph) @ theta.to(W)
 
 
 def _rebuilt(H, graph: RegionGraph, operator, readout, theta: Tensor, keep: Tensor) -> Tensor:
-    """The reduced graphs one by one in memory, in batches of equal size: for readouts that need
-    every diffused token.
-    """
+    """The reduced graphs one by one, for readouts that need every diffused token."""
     b, _, r = keep.shape
-    sizes, logits = keep.sum(1).long(), graph.W.new_empty(b, r, theta.shape[1])  # (b, r), (b, r, k)
-    for size in sizes.unique().tolist():
-        for part in (sizes == size).nonzero().split(max(1, CHUNK_BYTES // (8 * size**2))):
-            image, choice = part.unbind(1)
-            nodes = keep[image, :, choice].nonzero()[:, 1].unflatten(0, (-1, size))  # (q, size)
-            W = graph.W[image[:, None, None], nodes[:, :, None], nodes[:, None, :]]
-            logits[image, choice] = _once(W, H[image[:, None], nodes], operator, readout, theta)
+    logits = graph.W.new_empty(b, r, theta.shape[1])
+    for image, choice in product(range(b), range(r)):
+        nodes = keep[image, :, choice].nonzero()[:, 0]
+        W = graph.W[image, nodes[:, None], nodes][None]
+        logits[image, choice] = _once(W, H[image, nodes][None], operator, readout, theta)[0]
     return logits
-
-
-def _check_degrees(d: Tensor) -> Tensor:
-    if not bool((d > 0).all()):
-        raise ValueError("a region is left without any weight. Give each one to itself.")
-    return d
 
 
 def _check_keep(keep, W: Tensor) -> Tensor:

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ctrace.aviary import SPECIES, Aviary, Cached
 from ctrace.check import check_number, one_of
+from ctrace.world.photos import rgb_image
 
 COLUMNS = ("image", "label", "class_name", "split")
 SPLITS = {"training": "train", "valid": "val", "validation": "val"} | {
@@ -37,18 +38,18 @@ class Split(Dataset):
     Attributes:
         labels: ``(n,)``.
         names: where each image comes from, in words.
-        read: grey levels ``(3, size, size)`` uint8 of image i.
+        reads: what gives image i, grey levels ``(3, size, size)`` uint8.
     """
 
     labels: Tensor
     names: Sequence[str]
-    read: Callable[[int], Tensor] = field(repr=False)
+    reads: Sequence[Callable[[], Tensor]] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.read(index).float() / 255, int(self.labels[index])
+        return self.reads[index]().float() / 255, int(self.labels[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +88,9 @@ def aviary_splits(train: int, test: int, val: int = 0, size: int = 96, **setting
     splits = {}
     for name, n in (("train", train), ("val", val), ("test", test)):
         if n:
-            birds, names = (
-                Cached(Aviary(name, n, size, **settings)),
-                [f"{name} scene {i}" for i in range(n)],
-            )
-            splits[name] = Split(birds.targets, names, birds.images.__getitem__)
+            birds = Cached(Aviary(name, n, size, **settings))
+            reads = [partial(birds.images.__getitem__, i) for i in range(n)]
+            splits[name] = Split(birds.targets, [f"{name} scene {i}" for i in range(n)], reads)
     return Splits(splits, tuple(s.name for s in SPECIES))
 
 
@@ -171,12 +170,13 @@ def _assemble(source, records, classes, size: int, unreadable: str, progress: bo
         raise ValueError(f"{source}: split holds {sorted(unknown)}; expected {known}.")
     kept, bad = {"train": [], "val": [], "test": []}, []
     for split, name, where, read in tqdm(records, "checking images", disable=not progress):
+        image = partial(_decode, read, size)
         try:
-            _decode(read(), size)
+            image()
         except Exception as error:  # decoders raise many types for a bad file
             bad.append((where, str(error) or type(error).__name__))
         else:
-            kept[SPLITS[split]].append((classes.index(name), where, read))
+            kept[SPLITS[split]].append((classes.index(name), where, image))
     if bad:
         message = f"{len(bad)} of {len(records)} images cannot be read: {_few(bad)}"
         if unreadable == "raise":
@@ -186,7 +186,7 @@ def _assemble(source, records, classes, size: int, unreadable: str, progress: bo
     for name, items in kept.items():
         if items:
             labels, names, reads = zip(*items)
-            splits[name] = Split(torch.tensor(labels), names, partial(_read, reads, size))
+            splits[name] = Split(torch.tensor(labels), names, reads)
         elif name != "val":
             raise ValueError(
                 f"{source}: the {name} split is empty, no images under {name}/<class>/."
@@ -198,16 +198,9 @@ def _assemble(source, records, classes, size: int, unreadable: str, progress: bo
     return Splits(splits, tuple(map(str, classes)), tuple(bad))
 
 
-def _read(reads: Sequence[Callable[[], bytes]], size: int, index: int) -> Tensor:
-    return _decode(reads[index](), size)
-
-
-def _decode(content: bytes, size: int) -> Tensor:
-    with Image.open(io.BytesIO(content)) as image:
-        if image.mode[0] in "IF":  # PIL would clip these to 255
-            raise ValueError(f"grey levels of mode {image.mode}, not 8 bits: scale them to 0..255")
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-        resized = upright.resize((size, size), Image.Resampling.BICUBIC)
+def _decode(read: Callable[[], bytes], size: int) -> Tensor:
+    with Image.open(io.BytesIO(read())) as image:
+        resized = rgb_image(image).resize((size, size), Image.Resampling.BICUBIC)
     return rearrange(torch.from_numpy(np.array(resized)), "h w c -> c h w").contiguous()
 
 

@@ -199,8 +199,15 @@ class RegionGraphBuilder:
         sigma_s = self._bandwidth("sigma_s", by_place)
         sigma_f = self._bandwidth("sigma_f", by_feature)
         near, alike = by_place / sigma_s[:, None, None], by_feature / sigma_f[:, None, None]
-        W = torch.exp(-near.square() - alike.square())
-        _warn_if_cut_off(W)
+        W, m = torch.exp(-near.square() - alike.square()), regions.m
+        ties = (W.sum((1, 2)) - m) / max(1, m * (m - 1))  # (b,), the diagonal is 1
+        if cut_off := int((ties < NO_TIES).sum()):
+            warnings.warn(
+                f"graph: in {cut_off} of {len(W)} images regions have a mean weight below "
+                f"{NO_TIES:g}: the bandwidth is far below the distances, W is the identity and "
+                "diffusion does nothing. Leave sigma_s and sigma_f at None to adapt them.",
+                stacklevel=2,
+            )
         return RegionGraph.from_weights(W, sigma_s, sigma_f)
 
     def points(self, regions: RegionSet) -> list[Graph]:
@@ -250,15 +257,3 @@ def _distances(x: Tensor) -> Tensor:
     distance = torch.cdist(x, x)
     itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
     return ((distance + distance.mT) / 2).masked_fill(itself, 0)
-
-
-def _warn_if_cut_off(W: Tensor) -> None:
-    m = W.shape[-1]
-    ties = (W.sum((1, 2)) - m) / max(1, m * (m - 1))  # (b,), the diagonal is 1
-    if cut_off := int((ties < NO_TIES).sum()):
-        warnings.warn(
-            f"graph: in {cut_off} of {len(W)} images the mean weight between different regions is "
-            f"below {NO_TIES:g}: the bandwidth is far below the distances, W is the identity and "
-            "diffusion does nothing. Leave sigma_s and sigma_f at None to adapt them.",
-            stacklevel=3,
-        )

@@ -3,7 +3,8 @@ no gradient, no optimiser.
 
 ``Theta = (G^T G + r I)^-1 G^T Y`` makes every logit a weighted sum over training images,
 ``logits(g) = sum_i S_i(g) Y_i`` with ``S_i(g) = g^T (G^T G + r I)^-1 g_i``. Everything else follows
-from S: two exact decompositions, and what happens without an image.
+from S: two exact decompositions, and what happens without an image. Whether such an attribution
+says what refits do is what `linear_datamodeling_scores` measures.
 
     >>> G, y = torch.eye(3, dtype=torch.double), torch.tensor([0, 1, 1])
     >>> head = RidgeHead(lam=1.0).fit(G, y)
@@ -15,22 +16,23 @@ from S: two exact decompositions, and what happens without an image.
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from ctrace.carrot import ridge
 from ctrace.check import one_of
+from ctrace.stats import spearman
 
 DUAL_GAP = 1e-4  # relative; G^T alpha further from theta than this is a sum that misses the logit
 
 
 class RidgeHead:
-    """Least squares with a penalty on the weights, solved exactly; it keeps the training
-    embeddings, to answer for itself.
+    """Least squares with a penalty on the weights, solved exactly, in float64.
 
-    Computed in float64 where the embeddings are. With fewer images than channels the ``(n, n)``
-    system is solved, otherwise the ``(c, c)`` one; the answers are the same. Under
-    ``torch.distributed`` each process passes its own share of the images to `fit`:
-    the weights are then those of all images, and the attributions are about the share, still exact.
+    With fewer images than channels the ``(n, n)`` system is solved, otherwise the ``(c, c)`` one;
+    the answers are the same. Under ``torch.distributed`` each process passes its own share of the
+    images to `fit`: the weights are then those of all images, and the attributions are about the
+    share, still exact.
 
     Args:
         lam: size of the penalty, above 0.
@@ -40,7 +42,8 @@ class RidgeHead:
         intercept: add a constant, which is not penalised.
 
     Attributes:
-        theta: weights ``(c, k)``, after `fit` like all that follow.
+        G, Y: training embeddings ``(n, c)`` and targets ``(n, k)``, after `fit` like the rest.
+        theta: weights ``(c, k)``.
         bias: ``(k,)``, zero without intercept.
         penalty: ``r``.
         residuals: target minus logit of each training image ``(n, k)``.
@@ -70,7 +73,7 @@ class RidgeHead:
         """
         G, Y = ridge.training_set(G, y, num_classes)
         shared = dist.is_available() and dist.is_initialized()
-        count = int(ridge.over_processes(G.new_tensor([len(G)])))
+        count = int(ridge.over_processes(G.new_tensor(len(G))))
         if count < 1 + self.intercept:
             raise ValueError(
                 f"fit: expected at least {1 + self.intercept} training images, received {count}."
@@ -79,14 +82,14 @@ class RidgeHead:
         if shared:
             _check_one_class_map(G, Y)
         g_mean, y_mean = (share * ridge.over_processes(rows.sum(0)) for rows in (G, Y))
-        G, centred = G - g_mean, Y - y_mean
         solve = ridge.solve_dual if len(G) < G.shape[1] and not shared else ridge.solve_primal
-        theta, smooth, residuals, room = solve(G, centred, r, share)
+        theta, smooth, residuals, room = solve(G - g_mean, Y - y_mean, r, share)
         alpha = residuals / r
-        missed = ridge.over_processes(G.T @ alpha) - theta
+        missed = ridge.over_processes((G - g_mean).T @ alpha) - theta
         self._dual_gap = float(missed.abs().max() / theta.abs().max().clamp_min(1e-300))
-        self._G, self._Y, self._g_mean, self._y_mean, self._share = G, Y, g_mean, y_mean, share
+        self._g_mean, self._y_mean, self._share = g_mean, y_mean, share
         self._smooth, self._room = smooth, room  # (c, n), (n,)
+        self.G, self.Y = G, Y
         self.theta, self.bias, self.penalty = theta, y_mean - g_mean @ theta, r
         self.residuals, self.alpha, self.leverage = residuals, alpha, 1 - room
         return self
@@ -120,15 +123,15 @@ class RidgeHead:
         """
         one_of("view", view, ("weight", "dual"))
         if view == "weight":
-            return _each(self.smoother(g), self._Y, target)
-        products = self._centred(g) @ self._G.T  # (..., n)
+            return _each(self.smoother(g), self.Y, target)
+        products = self._centred(g) @ self._centred(self.G).T  # (..., n)
         if self._dual_gap > DUAL_GAP:
             raise ArithmeticError(
                 f"dual view: the penalty {self.penalty:.1e} loses alpha in rounding, its sums miss "
                 f"the logits by {self._dual_gap:.0e} of theta. Raise lam."
             )
         equal = torch.full_like(products, self._share)
-        return _each(products, self.alpha, target) + _each(equal, self._Y, target)
+        return _each(products, self.alpha, target) + _each(equal, self.Y, target)
 
     def leave_one_out(self, g: Tensor, target=None) -> Tensor:
         """Change of each logit of ``g`` when one training image is removed, for each of them: equal
@@ -156,10 +159,8 @@ class RidgeHead:
 
     def leave_out(self, g: Tensor, group) -> Tensor:
         """Change of the logits ``(k,)`` or ``(m, k)`` when a group of training images is removed
-        together, at the same penalty.
-
-        Exact (Woodbury); the sum of the single effects is not, because the images of a group stand
-        in for each other.
+        together, at the same penalty: exact (Woodbury), unlike the sum of the single effects,
+        because the images of a group stand in for each other.
 
         Args:
             g: ``(c,)``, or several ``(m, c)``.
@@ -170,7 +171,7 @@ class RidgeHead:
             ArithmeticError: what remains does not fix the logits.
         """
         group = self._numbers(group)
-        own = self._G[group] @ self._smooth[:, group] + self._share  # (s, s)
+        own = self.smoother(self.G[group])[:, group]  # (s, s)
         factor, failed = torch.linalg.cholesky_ex(
             torch.eye(len(group), dtype=own.dtype, device=own.device) - (own + own.T) / 2
         )
@@ -180,6 +181,13 @@ class RidgeHead:
                 f"leave_out: without these {len(group)} nothing fixes the logits. Keep some images."
             )
         return -self.smoother(g)[..., group] @ torch.cholesky_solve(self.residuals[group], factor)
+
+    def refit(self, kept: Tensor) -> "RidgeHead":
+        """A new head of some of the training images, their numbers or a mask, at the same penalty
+        ``r``: the slow way to what `leave_out` says.
+        """
+        head = RidgeHead(self.penalty, "none", self.intercept)
+        return head.fit(self.G[kept], self.Y[kept])
 
     def _centred(self, g: Tensor) -> Tensor:
         if not hasattr(self, "theta"):
@@ -192,7 +200,7 @@ class RidgeHead:
         return g.to(self.theta) - self._g_mean
 
     def _numbers(self, group) -> Tensor:
-        group, n = torch.as_tensor(group, device=self._G.device), len(self._G)
+        group, n = torch.as_tensor(group, device=self.G.device), len(self.G)
         if group.dtype == torch.bool and group.shape == (n,):
             return group.nonzero()[:, 0]
         whole = group.ndim == 1 and group.dtype in (torch.int64, torch.int32)
@@ -205,19 +213,73 @@ class RidgeHead:
 
 
 def training_contribution(g_test: Tensor, G_train: Tensor, alpha: Tensor) -> Tensor:
-    """``alpha_ic <g_i, g>``, the dual view as a function: shares of training images in the logits
-    ``g Theta`` when ``Theta = G^T alpha``.
-
-    Args:
-        g_test: ``(c,)``, or several ``(m, c)``.
-        G_train: ``(n, c)``.
-        alpha: dual coefficients ``(n, k)``, such as `RidgeHead.alpha` of a head without intercept.
-
-    Returns:
-        ``(n, k)`` or ``(m, n, k)``.
+    """``alpha_ic <g_i, g>``, the dual view as a function: shares ``(n, k)`` or ``(m, n, k)`` of the
+    training images ``G_train (n, c)`` in the logits ``g Theta`` of ``g_test (c,)`` or ``(m, c)``,
+    when ``Theta = G^T alpha`` with dual coefficients ``alpha (n, k)``.
     """
     alpha = alpha.to(G_train.device)
     return _each(g_test.to(alpha) @ G_train.to(alpha).T, alpha, None)
+
+
+def training_scores(head: RidgeHead, g: Tensor, target: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """What each training image is said to add to the target logit of each test image, ``(m, n)`` by
+    method.
+
+    Leave-one-out with its sign turned (what the presence of an image adds), both exact
+    decompositions, neighbourhood (the cosine, negative for images of other classes), and chance.
+    """
+    alike, generator = cosine_to_training(head.G, g), torch.Generator().manual_seed(seed)
+    return {
+        "leave-one-out": -head.leave_one_out(g, target),
+        "weight view": head.training_contributions(g, "weight", target),
+        "dual view": head.training_contributions(g, "dual", target),
+        "neighbours": torch.where(head.Y.T[target] == 1, alike, -alike),
+        "random": torch.randn(alike.shape, generator=generator, dtype=torch.double),
+    }
+
+
+def cosine_to_training(G: Tensor, g: Tensor) -> Tensor:
+    """Cosines ``(m, n)`` of ``g (m, c)`` with the training embeddings ``G (n, c)``, about their
+    mean.
+    """
+    mean = G.double().mean(0)
+    return F.normalize(g.double() - mean, dim=1) @ F.normalize(G.double() - mean, dim=1).T
+
+
+def linear_datamodeling_scores(
+    scores, head: RidgeHead, g: Tensor, target: Tensor, removed: float, subsets=100, seed=0
+) -> dict[str, Tensor]:
+    """How well sums of scores foretell logits of heads fitted again on subsets (Park et al. 2023):
+    ``(m,)`` rank correlations by method, 0 where a sum never changes; one for each test image and
+    never a mean alone, for `ctrace.stats.bootstrap`.
+
+    Every subset is a real fit at the same penalty. For each test image: Spearman's correlation,
+    over subsets, of the sum of the scores of the images kept with the logit that came out.
+
+    Args:
+        scores: ``(m, n)`` by method, as from `training_scores`.
+        g: test embeddings ``(m, c)``.
+        target: class explained of each ``(m,)``.
+        removed: share of the training images that is left out of a subset.
+        subsets: number of fits.
+
+    Raises:
+        ValueError: a share that takes no image, or all.
+    """
+    n, generator = len(head.G), torch.Generator().manual_seed(seed)
+    gone = round(removed * n)
+    if not 0 < gone < n:
+        raise ValueError(
+            f"removed: expected a share that takes 1 to {n - 1} of the {n} images, not {removed}."
+        )
+    kept = torch.stack([torch.randperm(n, generator=generator)[gone:] for _ in range(subsets)])
+    logits = torch.stack([head.refit(rows).predict(g) for rows in kept], 1)  # (m, s, k)
+    truth = logits[torch.arange(len(g)), :, target]  # (m, s)
+    inside = torch.zeros(subsets, n, dtype=torch.double).scatter(1, kept, 1)  # (s, n)
+    return {
+        name: torch.from_numpy(spearman(score.double() @ inside.T, truth, constant=0))
+        for name, score in scores.items()
+    }
 
 
 def _each(weights: Tensor, values: Tensor, target) -> Tensor:

@@ -4,7 +4,7 @@ diffusion, readout, ridge head.
 
 import os
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ctrace.carrot.attribution import centrality, region_contributions, remove_nodes
+from ctrace.carrot.attribution import Explanation, centrality, region_contributions, remove_nodes
 from ctrace.carrot.diffusion import DiffusionOperator, GraphReadout
-from ctrace.carrot.explanation import Explanation
 from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder, RegionSet
 from ctrace.carrot.head import RidgeHead
-from ctrace.carrot.ridge import leave_one_out_path
+from ctrace.carrot.ridge import leave_one_out_path, one_hot
 from ctrace.check import check_classes
 
 LAMS = tuple(10.0 ** (e / 2) for e in range(-12, 9))
@@ -49,15 +48,15 @@ class Carrot:
         backbone: a `TimmViTPatchBackbone`.
         t: diffusion time; 0 leaves the graph out.
         readout: one of `ctrace.carrot.diffusion.READOUTS`, or a `GraphReadout`.
-        lam: penalty of the head; None chooses it by leave-one-out on the training images.
-        scale, intercept: of the `RidgeHead`.
+        lam: penalty of the head per training image (it has an intercept, which is free); None
+            chooses it by leave-one-out on the training images.
         graph: a `RegionGraphBuilder`; bandwidths adapted to each image by default.
         regions: a function from a `PatchOutput` to a `RegionSet`; every patch by default.
         preprocess: images in [0, 1] to the backbone's input; None takes the one of the model's
             ``info``.
 
     Attributes:
-        head: the fitted `RidgeHead`.
+        head: the `RidgeHead`, solved by `fit`.
         path: leave-one-out errors over lam where lam was chosen, else None.
         train: embeddings and labels of the training images.
     """
@@ -68,8 +67,6 @@ class Carrot:
         t: float = 2.0,
         readout: str | GraphReadout = "degree",
         lam: float | None = None,
-        scale: str = "n",
-        intercept: bool = True,
         graph: RegionGraphBuilder | None = None,
         regions: Callable | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
@@ -84,16 +81,11 @@ class Carrot:
         self.graph, self.regions = graph or RegionGraphBuilder(), regions or RegionSet.from_patches
         self.operator = DiffusionOperator(t)
         self.readout = GraphReadout(readout) if isinstance(readout, str) else readout
-        self.lam, self.scale, self.intercept = lam, scale, intercept
-        self.head, self.path, self.train = None, None, None
+        self.lam, self.head, self.path, self.train = lam, RidgeHead(), None, None
 
     def regions_of(self, images: Tensor) -> RegionSet:
         """Regions of images ``(b, 3, height, width)`` in [0, 1]."""
         return self.regions(self.backbone(self.preprocess(images)))
-
-    def graph_of(self, regions: RegionSet) -> RegionGraph:
-        """The graph of each image over its regions."""
-        return self.graph.build(regions)
 
     def read(self, regions: RegionSet, graph: RegionGraph) -> Tensor:
         """Embeddings ``(b, c)``, float64."""
@@ -103,7 +95,7 @@ class Carrot:
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings ``(b, c)`` of images ``(b, 3, height, width)`` in [0, 1]."""
         regions = self.regions_of(images)
-        return self.read(regions, self.graph_of(regions))
+        return self.read(regions, self.graph.build(regions))
 
     def embeddings(self, data: Dataset | Iterable, cache=None, progress=True) -> Embeddings:
         """Embeddings of a whole data set.
@@ -133,10 +125,8 @@ class Carrot:
             )
         return Embeddings(G, y)
 
-    def fit(
-        self, data, num_classes=None, cache=None, progress=True, lams: Sequence[float] = LAMS
-    ) -> "Carrot":
-        """Embeds the training images, chooses lam by leave-one-out among ``lams`` unless it was
+    def fit(self, data, num_classes=None, cache=None, progress=True) -> "Carrot":
+        """Embeds the training images, chooses lam by leave-one-out among `LAMS` unless it was
         given, and solves for the head.
 
         Args:
@@ -153,16 +143,17 @@ class Carrot:
                 "lam: leave-one-out needs all images in one process. Pass lam where there are more."
             )
         train = data if isinstance(data, Embeddings) else self.embeddings(data, cache, progress)
-        settings, path = (self.scale, self.intercept), None
-        if self.lam is None:
-            path = leave_one_out_path(train.G, train.labels, lams, *settings, num_classes)
-        head = RidgeHead(path.best if path else self.lam, *settings)
-        self.head, self.path, self.train = head.fit(train.G, train.labels, num_classes), path, train
+        path, lam = None, self.lam
+        if lam is None:
+            path = leave_one_out_path(train.G, train.labels, LAMS, "n", True, num_classes)
+            lam = path.best
+        head = RidgeHead(lam, "n", intercept=True).fit(train.G, train.labels, num_classes)
+        self.head, self.path, self.train = head, path, train
         return self
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits ``(b, k)`` of images ``(b, 3, height, width)`` in [0, 1]."""
-        return self._fitted().predict(self.embed(images).cpu())
+        return self.head.predict(self.embed(images).cpu())
 
     @torch.no_grad()
     def explain(self, image: Tensor, target=None, versus: int | None = None) -> Explanation:
@@ -180,14 +171,17 @@ class Carrot:
             raise ValueError(
                 f"image: expected one image (3, height, width), received {tuple(image.shape)}."
             )
-        head, regions = self._fitted(), self.regions_of(image[None])
-        graph = self.graph_of(regions)
-        g = self.read(regions, graph)  # (1, c)
-        logits = head.predict(g.cpu()[0])  # (k,)
+        head, regions = self.head, self.regions_of(image[None])
+        graph = self.graph.build(regions)
+        read = self.read(regions, graph)  # (1, c)
+        g = read.cpu()[0]
+        logits = head.predict(g)  # (k,)
         target = int(logits.argmax()) if target is None else target
-        v = _direction(target, versus, logits)
-        split, removal = self.by_region(regions, graph, (head.theta @ v)[:, None], g)
-        g = g.cpu()[0]
+        v = _direction(target, versus, len(logits))
+        theta = (head.theta @ v)[:, None]  # (c, 1)
+        removal = self.region_removal(regions, graph, theta, read)[0, :, 0].cpu()
+        linear = self.readout.is_linear
+        split = self.region_split(regions, graph, theta)[0, :, 0].cpu() if linear else None
         return Explanation(
             target,
             versus,
@@ -196,31 +190,26 @@ class Carrot:
             leave_one_out=head.leave_one_out(g) @ v,
             weight_view=head.training_contributions(g, "weight") @ v,
             dual_view=head.training_contributions(g, "dual") @ v,
-            region_split=None if split is None else split[0, :, 0].cpu(),
-            region_removal=removal[0, :, 0].cpu(),
+            region_split=split,
+            region_removal=removal,
             bias=float(head.bias @ v),
             regions=regions,
         )
 
-    def by_region(
-        self, regions: RegionSet, graph: RegionGraph, theta: Tensor, g: Tensor | None = None
-    ) -> tuple[Tensor | None, Tensor]:
-        """What each region is said to add to logits with weights ``theta (p, k)``, two ways.
-
-        Args:
-            g: embeddings ``(b, p)``, where they were read already.
-
-        Returns:
-            The additive split ``(b, m, k)``, None for a readout that is no weighted sum; and the
-            drop without each region ``(b, m, k)``.
+    def region_split(self, regions: RegionSet, graph: RegionGraph, theta: Tensor) -> Tensor:
+        """What each region adds to logits with weights ``theta (p, k)``: ``(b, m, k)``, for a
+        readout that is a weighted sum.
         """
-        theta = theta.to(graph.W)
-        whole = (self.read(regions, graph) if g is None else g) @ theta  # (b, k)
-        without = remove_nodes(regions.H, graph, self.operator, self.readout, theta)
-        if not self.readout.is_linear:
-            return None, whole[:, None] - without
         omega = centrality(graph, self.operator, self.readout)
-        return region_contributions(omega, regions.H, theta), whole[:, None] - without
+        return region_contributions(omega, regions.H, theta)
+
+    def region_removal(self, regions, graph, theta: Tensor, g: Tensor | None = None) -> Tensor:
+        """How far logits with weights ``theta (p, k)`` drop without each region: ``(b, m, k)``.
+        ``g (b, p)`` are the embeddings, where they were read already.
+        """
+        g = self.read(regions, graph) if g is None else g
+        without = remove_nodes(regions.H, graph, self.operator, self.readout, theta)
+        return (g @ theta.to(g))[:, None] - without
 
     def _key(self):
         """A hash of everything but the pixels that an embedding depends on."""
@@ -254,24 +243,15 @@ class Carrot:
                 f"cache: {path} is damaged or no file of embeddings. Delete the file."
             ) from error
 
-    def _fitted(self) -> RidgeHead:
-        if self.head is None:
-            raise ValueError("this pipeline has no head yet: call fit(training images) first.")
-        return self.head
-
 
 def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def _direction(target: int, versus: int | None, logits: Tensor) -> Tensor:
+def _direction(target: int, versus: int | None, k: int) -> Tensor:
     """What to multiply the logits ``(k,)`` with to get the score."""
-    k = len(logits)
-    check_classes([target] if versus is None else [target, versus], 1 + (versus is not None), k)
     if target == versus:
         raise ValueError(f"versus: expected two different classes, received {target} twice.")
-    v = torch.zeros_like(logits)
-    v[target] = 1
-    if versus is not None:
-        v[versus] = -1
-    return v
+    classes = [target] if versus is None else [target, versus]
+    rows = one_hot(check_classes(classes, len(classes), k), k)
+    return rows[0] if versus is None else rows[0] - rows[1]

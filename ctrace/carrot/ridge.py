@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
-from ctrace.check import check_features, check_number, one_of
+from ctrace.check import check_classes, check_features, check_number, one_of
 
 LEAST_ROOM = 1e-10  # 1 - leverage below this has lost ten digits of sixteen to the subtraction
 LEAST_PIVOT = 1e-12  # smallest over largest: below this the solution has lost twelve
@@ -93,18 +94,13 @@ def one_hot(y: Tensor, num_classes: int | None = None) -> Tensor:
     >>> one_hot(torch.tensor([1, 0]), 3).tolist()
     [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     """
-    lowest, highest = (int(y.min()), int(y.max())) if len(y) else (0, -1)
-    k = highest + 1 if num_classes is None else num_classes
-    if lowest < 0 or highest >= k:
-        raise ValueError(
-            f"labels: expected 0 to {k - 1}, received {lowest} to {highest}. One class map for all?"
-        )
-    return torch.eye(k, dtype=torch.double, device=y.device)[y.long()]  # (n, k)
+    k = int(y.max()) + 1 if num_classes is None else num_classes
+    return F.one_hot(check_classes(y, len(y), k, "labels"), k).double()
 
 
 def training_set(G: Tensor, y: Tensor, num_classes: int | None) -> tuple[Tensor, Tensor]:
     """Embeddings ``(n, c)`` and targets ``(n, k)`` in float64, checked."""
-    check_features(G, rows_at_least=0)
+    check_features(G, rows_at_least=1)
     if y.ndim not in (1, 2) or len(y) != len(G) or (y.ndim == 1) == y.is_floating_point():
         raise ValueError(
             f"y: expected {len(G)} class numbers, or targets (n, k), not {y.dtype} {(*y.shape,)}."

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import einsum, rearrange, reduce
 from torch import Tensor, nn
 
-from ctrace.carrot.attribution import centrality, region_contributions, remove_nodes
+from ctrace.carrot.attribution import centrality
 from ctrace.carrot.pipeline import Carrot
 from ctrace.cut.kway import kway_ncut
 from ctrace.cut.ncut import Ncut
@@ -172,13 +172,8 @@ class CarrotClassifier(nn.Module):
 @torch.no_grad()
 def _carrot(split: bool, model: CarrotClassifier, images: Tensor, targets: Tensor) -> Tensor:
     regions, graph = model.regions(images)
-    H, theta, operator = regions.H.double(), model.fc.weight.T, model.carrot.operator
-    readout = model.carrot.readout
-    if split:
-        shares = region_contributions(centrality(graph, operator, readout), H, theta)  # (b, m, k)
-    else:
-        whole = readout(operator(H, graph), H, graph) @ theta  # (b, k)
-        shares = whole[:, None] - remove_nodes(H, graph, operator, readout, theta)
+    ask = model.carrot.region_split if split else model.carrot.region_removal
+    shares = ask(regions, graph, model.fc.weight.T)  # (b, m, k)
     shares = shares - shares.mean(2, keepdim=True)  # about the centred logit
     own = shares[torch.arange(len(images)), :, targets]  # (b, m)
     return enlarge(regions.on_grid(own).float(), images.shape[2:])
