@@ -44,7 +44,8 @@ def patch_grid(model: nn.Module | None, image_size: tuple[int, int] | None) -> t
     embed = getattr(model, "patch_embed", None)
     if image_size is None or not hasattr(embed, "dynamic_feat_size"):
         call = "tokens_to_map(tokens, num_prefix_tokens=1, grid=(h, w))"
-        raise ValueError(f"grid: cannot be read off this model. Use {call}, in GradCAM as to_map.")
+        hint = f"Use {call}; in GradCAM, to_map=lambda tokens: ..."
+        raise ValueError(f"grid: cannot be read off this model. {hint}")
     return tuple(embed.dynamic_feat_size(image_size))
 
 
