@@ -5,7 +5,7 @@ what to do about it. `fingerprint` asks the converse: whether a model was left a
 """
 
 import math
-import operator
+import operator as op
 import zlib
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -14,12 +14,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor, nn
 
-BOUNDS = {
-    "above": operator.gt,
-    "at_least": operator.ge,
-    "below": operator.lt,
-    "at_most": operator.le,
-}
+BOUNDS = {"above": op.gt, "at_least": op.ge, "below": op.lt, "at_most": op.le}
 RATES = ("p", "drop_prob", "prob", "drop_rate", "dropout")  # what modules call a chance of dropping
 SHOWN = 24  # names in a message
 

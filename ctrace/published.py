@@ -36,12 +36,12 @@ from torch import Tensor, nn
 from ctrace.check import one_of
 from ctrace.cut.kway import kway_ncut
 from ctrace.cut.ncut import Ncut
+from ctrace.cut.tracing import ORDERS
 from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.look.parchgrad import ATTRIBUTIONS, ParchGrad
 from ctrace.look.partition import METHODS, default_convs
 from ctrace.world.models import load_model
 
-ORDERS = ("effect", "literal")  # the slope of raising a channel, or the published recipe's negative
 STATISTICS_FILE = "statistics.safetensors"  # in place of four pickles
 
 
@@ -174,8 +174,7 @@ def input_attrib(
         ValueError: a wrapper without layers, or a class for each image that is not its own.
     """
     if p_value_threshold is not None and p_value_threshold < 1:
-        words = "with many images every channel passes that gate"
-        warnings.warn(f"p_value_threshold is left out: {words}.", stacklevel=2)
+        warnings.warn("p_value_threshold is left out: with many images all pass.", stacklevel=2)
     if not modify_gradient:
         return ATTRIBUTIONS[name](wrapper.model, x, y).abs().mean(1)
     if wrapper.parchgrad is None:

@@ -48,9 +48,7 @@ class Explanation:
         scaled at all.
         """
         maps = self.raw.relu() if relu else self.raw
-        maps = F.interpolate(
-            maps[:, None], self.covered_size, mode="bilinear", align_corners=False
-        )[:, 0]
+        maps = F.interpolate(maps[:, None], self.covered_size, mode="bilinear")[:, 0]
         maps = maps[:, : self.image_size[0], : self.image_size[1]]
         if normalize:
             top = maps.abs().amax((1, 2), keepdim=True)
@@ -77,9 +75,7 @@ class Explanation:
             raise ValueError(f"ranking: all weights of image {image} are zero. {why}")
         return key.argsort(dim=-1, descending=True, stable=True)
 
-    def table(
-        self, image: int = 0, kind: str = "support", top: int = 5, names=None
-    ) -> list[tuple[int, str, float]]:
+    def table(self, image=0, kind="support", top=5, names=None) -> list[tuple[int, str, float]]:
         """The ``top`` channels of an image as ``(number, name, weight)``."""
         weights = self.weights[image].tolist()
         names = names or [f"channel {c}" for c in range(len(weights))]

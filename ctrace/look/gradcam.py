@@ -136,19 +136,11 @@ class GradCAM:
         maps = result.heatmap(relu, normalize)
         return maps[0] if image.ndim == 3 else maps
 
-    def explain(
-        self, image: Tensor, *, target=None, target_embedding=None, baseline_embedding=None
-    ) -> Explanation:
+    def explain(self, image: Tensor, **question) -> Explanation:
         """All behind `compute_attribution`, with a status per image instead of an exception."""
+        return self._explain(prepare_images(self.model, image), partial(make_target, **question))
 
-        def ask(output: Tensor) -> Target:
-            return make_target(output, target, target_embedding, baseline_embedding)
-
-        return self._explain(prepare_images(self.model, image), ask)
-
-    def explain_pair(
-        self, first: Tensor, second: Tensor, similarity: str = "cosine"
-    ) -> Explanation:
+    def explain_pair(self, first: Tensor, second: Tensor, similarity="cosine") -> Explanation:
         """Two images, each explained by its similarity to the other, in one pass: row 0 is the
         first, row 1 the second.
         """
@@ -215,10 +207,7 @@ class GradCAM:
             return "dead_layer", _why_dead(self.model, layer)
         if noise:
             why = "activations are zero, or weights cancel, as in front of a normalisation"
-            return (
-                "no_evidence",
-                f"the map at {layer} is only rounding: {why}. Name a layer behind.",
-            )
+            return "no_evidence", f"{layer} gives only rounding: {why}. Name a layer behind it."
         if highest <= 0:
             why = (
                 "relu=False shows what lowers the score; another target or method may find support"

@@ -66,9 +66,7 @@ def find_layers(model: nn.Module, layers=None, kind: type = nn.Module) -> dict[s
 def _last_conv(model: nn.Module) -> str:
     convs = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     if not convs:
-        name = (
-            f"{type(model).__name__} has no Conv2d (an ONNX session? Load its weights into PyTorch)"
-        )
+        name = f"{type(model).__name__} has no Conv2d (an ONNX session? Load its weights in torch)"
         raise ValueError(f"{name}. Name a layer whose output is (b, c, h, w) or (b, n, c).")
     return ([name for name in convs if not SHORTCUTS & set(name.split("."))] or convs)[-1]
 
@@ -113,10 +111,8 @@ def check_reached(names, reached) -> None:
     """Raises ValueError when a forward pass has left out one of the named layers."""
     missed = [repr(name) for name in names if name not in reached]
     if missed:
-        raise ValueError(
-            f"{', '.join(missed)}: never reached by a forward pass. Was the model called inside "
-            "the context and in its thread? Does it use this layer (an auxiliary head)?"
-        )
+        why = "Not called in the context and its thread, or not used (an auxiliary head)?"
+        raise ValueError(f"{', '.join(missed)}: never reached by a forward pass. {why}")
 
 
 def _differentiable(output: Tensor) -> Tensor:
@@ -249,9 +245,7 @@ class Capture(dict):
 
 
 @contextmanager
-def edit_gradient(
-    model: nn.Module, layers, rule: Callable[[Tensor, Tensor, str], Tensor]
-) -> Iterator[None]:
+def edit_gradient(model: nn.Module, layers, rule: Callable) -> Iterator[None]:
     """Replace the gradient at the output of the named layers while it passes.
 
     The forward values do not change. A layer used in several places is edited in each of them, with

@@ -105,9 +105,7 @@ class InstanceTest:
     def __init__(self, statistics: ChannelStatistics, layer: str, device):
         total = statistics.of_layer(layer).total()
         if total.count < 2:
-            raise ValueError(
-                "a standard deviation needs two images, the statistics hold one image."
-            )
+            raise ValueError("the statistics hold one image, a standard deviation needs two.")
         self.mean, self.std = total.mean.to(device), total.variance().sqrt().to(device)  # (1, c)
 
     def __call__(self, activation: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,9 +118,7 @@ class InstanceTest:
 METHODS = {"cls": ClassTest, "ins": InstanceTest}
 
 
-def keep_channels(
-    p: Tensor, order: Tensor, quantile: float | None, alpha: float | None, shuffle=None, layer=""
-) -> Tensor:
+def keep_channels(p: Tensor, order: Tensor, quantile, alpha, shuffle=None, layer="") -> Tensor:
     """The kept channels of a layer ``(b, c)``, from their p-values and their order ``(b, c)``.
 
     Args:

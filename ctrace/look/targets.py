@@ -99,10 +99,8 @@ def make_target(
         words = getattr(target, "__name__", "callable")
         return Target("callable", [words] * b, function=target)
     if output.ndim != 2:
-        raise ValueError(
-            f"the model's output has shape {tuple(output.shape)}, classes and embeddings are rows "
-            "(b, d). Pass a callable that makes one score per image of it."
-        )
+        how = "Classes and embeddings are rows (b, d). Pass a callable to one score per image"
+        raise ValueError(f"the model's output has shape {tuple(output.shape)}. {how}.")
     if target_embedding is not None:
         return _similarity_target(output, target, target_embedding, baseline_embedding)
     if isinstance(target, str):
@@ -149,15 +147,11 @@ def _one_score_each(score, output: Tensor) -> Tensor:
         wanted = f"one score per image, shape {expected}"
         raise ValueError(f"target: the callable must return {wanted}; it returned {got}.")
     if output.requires_grad and not score.requires_grad:
-        raise ValueError(
-            "target: the callable's score does not come from the output (.item(), numpy?)."
-        )
+        raise ValueError("target: the callable's score does not come from the output (.item()?).")
     return score
 
 
-def saturation(
-    output: Tensor, score: Tensor, target: Target, pull: Callable[[Tensor], Tensor]
-) -> list[str]:
+def saturation(output: Tensor, score: Tensor, target: Target, pull: Callable) -> list[str]:
     """Per image, why the score cannot change, or ``""`` where it can.
 
     Two causes. The score is flat at the output: a pair of equal embeddings, two equal references, a
