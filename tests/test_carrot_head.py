@@ -308,7 +308,7 @@ G3, Y3 = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
             lambda: RidgeHead(1).fit(G3 * torch.tensor([[1.0], [torch.nan], [1], [torch.inf]]), Y3),
             "2 of 4 rows hold NaN",
         ),
-        (lambda: RidgeHead(1).fit(G3[:0], Y3[:0]), "at least 1 rows and 1 channel, received"),
+        (lambda: RidgeHead(1).fit(G3[:0], Y3[:0]), "features: expected at least 1 row"),
         (
             lambda: RidgeHead(1, intercept=True).fit(G3[:1], Y3[:1]),
             "at least 2 training images, received 1",
