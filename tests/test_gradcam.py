@@ -228,7 +228,7 @@ def test_a_model_that_does_not_say_its_grid_takes_a_function_and_a_wrong_axis_is
             return self.net(x)
 
     model, image = Wrapped(), batch(1, (48, 48))
-    with pytest.raises(ValueError, match="in GradCAM as to_map"):
+    with pytest.raises(ValueError, match="to_map=lambda"):
         GradCAM(model, "net.blocks.2.norm1").explain(image, target=0)
     turned = GradCAM(
         model, "net.blocks.2.norm1", to_map=lambda t: tokens_to_map(t, model.net, (48, 48))

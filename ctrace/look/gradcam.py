@@ -209,9 +209,7 @@ class GradCAM:
             why = "activations are zero, or weights cancel, as in front of a normalisation"
             return "no_evidence", f"{layer} gives only rounding: {why}. Name a layer behind it."
         if highest <= 0:
-            why = (
-                "relu=False shows what lowers the score; another target or method may find support"
-            )
+            why = "relu=False shows what lowers the score; another target or method may support it"
             return "no_evidence", f"the map at {layer} is negative everywhere: {why}."
         return "ok", ""
 
