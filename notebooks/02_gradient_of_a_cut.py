@@ -760,6 +760,51 @@ assert fixed_whole > 0.1 and flipped > len(entries) // 10
 # In {numref}`fig-gradient-every-entry` we can see all circles on the line, which the first assertion confirms to five digits for the worst of them. A channel ranking by the sign of a
 # square would be a guess.
 #
+# ### A fourth thing that is held fixed: the bandwidth
+#
+# So far $\sigma$ was a number. When a *rule* reads it off the points, such as one scale per point, the distance to its seventh neighbour {cite:p}`zelnik2004`, it moves with them: it is part of
+# the function. Vectors, rotation, degrees, bandwidth: all four turn or move, and each is held fixed somewhere. The first is the whole
+# gradient of a loss of $Z$. **What do the other three cost?** One literal pipeline, in which one thing at a time stands still:
+
+
+# %%
+def held_scores(x, k, what=None):
+    """The cut with one scale per point; `what` is held fixed."""
+    scales = bandwidth(x, "local")
+    scales = scales.detach() if what == "bandwidth" else scales
+    W = rbf_affinity(x, sigma=scales)
+    d = W.detach().sum(1) if what == "degrees" else W.sum(1)
+    U = torch.linalg.eigh(W / (d[:, None] * d).sqrt())[1].flip(1)[:, :k]
+    Z, R = kway_ncut(U, return_rotation=True)
+    return U @ R.detach() if what == "rotation" else Z
+
+
+# %%
+parts = scores(x, "local", k).argmax(1)
+asked = {"random weights": loss} | {
+    f"published, segment {j}": lambda Z, j=j: Z[parts == j, j].abs().mean()
+    for j in range(k)
+}
+fixable = ("rotation", "degrees", "bandwidth")
+print(f"{'relative error, wrong signs of 144':36}", *(f"{f:>14}" for f in fixable))
+for name, of_Z in asked.items():
+    want = differences(lambda y: of_Z(scores(y, "local", k)), x)
+    got = gradient(lambda y: of_Z(scores(y, "local", k)), x)
+    assert relative(got, want) < 1e-7
+    line = []
+    for what in fixable:
+        part = gradient(lambda y: of_Z(held_scores(y, k, what)), x)
+        error = relative(part, want)
+        signs = int((part.sign() != want.sign()).sum())
+        line.append(f"{error:8.2f} {signs:5}")
+        assert error > 0.05 and signs > 0
+    print(f"{name:36}", *line)
+
+# %% [markdown]
+# A frozen bandwidth is no smaller an error than a frozen rotation, for a random loss and for the published one. `ctrace` differentiates the rule with the rest, and
+# the differences, which apply the rule again at both ends, agree to at least seven digits. A bandwidth given as a number is a constant, as it was above; `bandwidth_grad=False`
+# holds any bandwidth fixed.
+#
 # ### The degenerate cases, again
 #
 # The four inputs on which `eigh` stumbled, and one more: copies in clusters of different size. For each, the gradient of `ctrace` against differences for every entry.

@@ -35,7 +35,6 @@ import torch
 import torch.nn.functional as F
 from ctrace import (
     Ncut,
-    bandwidth,
     filter_bank,
     kway_ncut,
     load_model,
@@ -173,9 +172,8 @@ assert attribution[0].abs() > 20 * attribution[1].abs()
 
 # %%
 x = features.features.double()
-scales = bandwidth(x, "local")
 traces = {
-    name: trace_channels(x, 6, objective=name, sigma=scales)
+    name: trace_channels(x, 6, objective=name)
     for name in ("association", "cut", "score")
 }
 total = traces["association"].scores.sum()
@@ -211,18 +209,17 @@ for name in ("cut", "score"):
 #
 # Here the field has a trap. The recipe in circulation differentiates the *negated* score and then sorts in descending order.
 # Which channels come first: those the segment has, or those it lacks? We need not argue. For every channel and every
-# segment, raise the channel inside the segment by a small step, solve again from the beginning, and look at the strength.
+# segment, raise the channel inside the segment by a small step, solve again from the beginning, bandwidths included, and look at the strength.
 
 # %%
 tiny = filter_bank(photo, grid=16)
 x16, k = tiny.features.double(), 4
-scales16 = bandwidth(x16, "local")
-traced = trace_channels(x16, k, sigma=scales16)
+traced = trace_channels(x16, k)
 
 
 def strengths(points):
     """Strength of every segment, everything solved anew."""
-    solver = Ncut(k, sigma=scales16)
+    solver = Ncut(k)
     Z = kway_ncut(solver.fit_transform(points))
     return segment_strength(Z, Z.argmax(1), solver.graph)
 
@@ -236,12 +233,16 @@ def slope(j, c, step=1e-4):
 
 
 measured = torch.tensor([[slope(j, c) for c in range(x16.shape[1])] for j in range(k)])
-predicted = traced.attributions.float() * torch.bincount(traced.segments)[:, None]
-error = float((measured - predicted).abs().max() / measured.abs().max())
-print(
-    f"{measured.numel()} slopes measured, largest error {error:.1e} of the largest slope"
+size = torch.bincount(traced.segments)[:, None]
+predicted = traced.attributions.float() * size
+held = trace_channels(x16, k, bandwidth_grad=False).attributions.float() * size
+error, missed = (
+    float((measured - p).abs().max() / measured.abs().max()) for p in (predicted, held)
 )
-assert error < 1e-5
+turned = int((held.sign() != measured.sign()).sum())
+print(f"{measured.numel()} slopes, largest error {error:.1e} of the largest slope")
+print(f"bandwidths held fixed: {missed:.2f}, and {turned} signs wrong")
+assert error < 1e-5 and missed > 0.05 and turned > 0
 
 # %%
 show_figure(
@@ -260,7 +261,8 @@ assert spearman(traced.attributions.cpu(), measured.cpu()).min() > 0.999
 assert spearman(literal.cpu(), measured.cpu()).max() < -0.999
 
 # %% [markdown]
-# All of them lie on the line, so the attribution has the sign of the effect: rank correlation +1. The literal recipe has -1: exactly upside
+# All of them lie on the line, so the attribution has the sign of the effect: rank correlation +1. (Each point's bandwidth is the distance to one of its neighbours. That moves too,
+# and belongs to the gradient: held fixed, even a few signs come out wrong.) The literal recipe has -1: exactly upside
 # down. Its first channels are the ones whose *absence* holds the segment together. That can be worth knowing, but it needs its right
 # name. Here a ranking is asked for by name, and the literal order stays available for comparison.
 
@@ -329,21 +331,28 @@ for number, (name, point, what) in enumerate(examples, 1):
 tabs.show()
 
 # %% [markdown]
-# In how many of them is the first supporting channel higher inside the segment than outside? If the sign were the wrong way round, in none.
+# In how many of them is the first supporting channel higher inside the segment than outside? If the sign were the wrong way round, in none. We ask twice: as
+# above, and with the bandwidths held fixed.
 
 # %%
-higher = total = 0
+higher, total = {True: 0, False: 0}, 6 * len(examples)
 for name, _, _ in examples:
     bank = filter_bank(load_photo(name), grid=32)
-    result = trace_channels(bank, n_segments=6)
-    for j in range(6):
-        best, mask = int(result.ranking("support", j)[0]), result.mask(j)
-        higher += bool(
-            bank.features[mask, best].mean() > bank.features[~mask, best].mean()
-        )
-        total += 1
-print(f"first supporting channel is higher inside for {higher} of {total} segments")
-assert higher > 0.85 * total
+    for moving in higher:
+        result = trace_channels(bank, n_segments=6, bandwidth_grad=moving)
+        for j in range(6):
+            best, mask = int(result.ranking("support", j)[0]), result.mask(j)
+            inside, outside = bank.features[mask, best], bank.features[~mask, best]
+            higher[moving] += bool(inside.mean() > outside.mean())
+print(
+    f"first supporting channel is higher inside for {higher[True]} of {total} segments"
+)
+print(f"with the bandwidths held fixed, for {higher[False]}")
+assert higher[False] > 0.85 * total and higher[True] > 0.7 * total
+
+# %% [markdown]
+# In most, either way; a little less often for the whole gradient, in which a channel also acts through the bandwidths and need not be one that the
+# segment has more of.
 
 # %% [markdown]
 # ## Does the ranking matter? Ablation
@@ -592,10 +601,7 @@ else:
 # %%
 def check_negation(segments, rankings, attributions):
     """Compares a prediction with what happens."""
-    before, after = (
-        trace_channels(x16, 4, sigma=scales16),
-        trace_channels(-x16, 4, sigma=scales16),
-    )
+    before, after = (trace_channels(x16, 4), trace_channels(-x16, 4))
     truth = (
         "same" if torch.equal(before.segments, after.segments) else "reversed",
         "same"
@@ -695,7 +701,7 @@ assert check_contrast(contrast)
 # %%
 def check_everywhere(average):
     """`average` takes the gradient (n, c) and returns what it makes of it, (c,)."""
-    solver = Ncut(k, sigma=scales16, track_grad=True)
+    solver = Ncut(k, track_grad=True)
     x = x16.clone().requires_grad_()
     Z = kway_ncut(solver.fit_transform(x))
     (gradient,) = torch.autograd.grad(

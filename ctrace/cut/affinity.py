@@ -8,7 +8,9 @@ from ctrace.check import one_of
 __all__ = ["rbf_affinity", "cosine_affinity", "bandwidth", "row_tiles"]
 
 LOCAL_NEIGHBOR = 7  # Zelnik-Manor and Perona (2004), section 3
-SAMPLE = 1000  # rows that the median rule looks at
+SAMPLE = 1000  # rows that the rules for one number look at
+QUANTILE = 0.25  # of the mean weights, which the degree rule aims at
+EXPONENT_DIGITS = 1e-4  # rounding allowed in an exponent: far from all others, a row costs digits
 TILE_BYTES = 2**23  # one (rows, n) tile; a handful of them are alive at once
 
 
@@ -45,6 +47,16 @@ def rbf_keys(x: Tensor, sigma: float | Tensor, mean: Tensor) -> Tensor:
     return keys / torch.as_tensor(sigma).to(x).reshape(-1, 1)
 
 
+def precise_keys(x: Tensor, sigma: Tensor) -> Tensor:
+    """`rbf_keys` about the mean of the rows, in float64 where float32 would lose the digits of an
+    exponent.
+    """
+    mean = x.mean(0)
+    spread = ((x - mean).square().sum(1) / sigma.square()).max()
+    wide = x.double() if spread * torch.finfo(x.dtype).eps > EXPONENT_DIGITS else x
+    return rbf_keys(wide, sigma, mean.to(wide))
+
+
 def rbf_weights(rows: Tensor, keys: Tensor) -> Tensor:
     """``exp(-|x_i - y_j|^2 / (2 sigma_i sigma_j))`` ``(r, m)`` from `rbf_keys` of both sides: one
     product gives the whole exponent.
@@ -71,13 +83,24 @@ def cosine_affinity(x: Tensor, y: Tensor | None = None, sigma: float = 0.5) -> T
     return torch.exp(-((cos - 1) ** 2) / (2 * sigma**2))
 
 
+def check_symmetric(what: str, w: Tensor) -> None:
+    rounding = 1e-6 * float(w.abs().max())
+    if len(w) != len(w.T) or not torch.allclose(w, w.T, rtol=1e-4, atol=rounding):
+        raise ValueError(
+            f"{what}: expected symmetric weights, w(x, y) = w(y, x), received shape "
+            f"{tuple(w.shape)} and other values. A cut needs an undirected graph: (W + W.T) / 2."
+        )
+
+
 def bandwidth(x: Tensor, rule: str | float | Tensor = "local", seed: int = 0) -> Tensor:
-    """Chooses the rbf bandwidth from the data, without gradient.
+    """Chooses the rbf bandwidth from the data, differentiable in ``x``.
 
     Rules: ``"local"`` gives each point its own scale, the distance to its 7th neighbour over
     ``sqrt(2)`` (Zelnik-Manor and Perona 2004); a point with seven exact copies of itself has no
     such distance and takes the median scale of the others. ``"median"`` is the median pairwise
-    distance of up to 1,000 rows.
+    distance of up to 1,000 rows. ``"degree"``, on as many, makes the mean weight equal to the
+    0.25-quantile of the rows' mean weights at ``sigma_0``, the sum of the channels' standard
+    deviations.
 
     Args:
         x: features ``(n, c)``.
@@ -90,12 +113,14 @@ def bandwidth(x: Tensor, rule: str | float | Tensor = "local", seed: int = 0) ->
 
     Raises:
         ValueError: an unknown rule, a bandwidth that is not positive, or features that do not
-            differ.
+            differ enough.
     """
-    x = x.detach()
     if not isinstance(rule, str):
         return _given_bandwidth(torch.as_tensor(rule, dtype=x.dtype, device=x.device), len(x))
-    one_of("sigma", rule, ("local", "median"))
+    one_of("sigma", rule, ("local", "median", "degree"))
+    if rule != "local" and len(x) > SAMPLE:
+        rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:SAMPLE]
+        x = x[rows.to(x.device)]
     if bool((x == x[0]).all()):
         raise ValueError(
             f"sigma={rule!r}: all {len(x)} rows are the same, so there is nothing to cut. Likely "
@@ -103,8 +128,9 @@ def bandwidth(x: Tensor, rule: str | float | Tensor = "local", seed: int = 0) ->
         )
     if rule == "local":
         return _local_scales(x)
-    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:SAMPLE]
-    distances = torch.pdist(x[rows.to(x.device)])
+    if rule == "degree":
+        return _degree_scale(x.double()).to(x)
+    distances = torch.pdist(x)
     # Copies at distance zero say nothing about the scale at which the rest differ.
     return distances[distances > 0].median()
 
@@ -115,24 +141,51 @@ def _given_bandwidth(sigma: Tensor, n: int) -> Tensor:
             f"sigma: expected a positive, finite number, or one for each of the {n} points; "
             f"received {tuple(sigma.shape)}, smallest value {float(sigma.min()):g}."
         )
-    return sigma.detach()
+    return sigma
 
 
 def _local_scales(x: Tensor) -> Tensor:
     neighbor = min(LOCAL_NEIGHBOR, len(x) - 1)
     # The products behind `cdist` cancel: only centred and in float64 they tell near neighbours
     # apart. The distance itself is taken from the difference: between copies it is exactly zero.
-    wide = x.double() - x.double().mean(0)
-    scales = x.new_empty(len(x))
+    wide = (x.double() - x.double().mean(0)).detach()
+    near = torch.empty(len(x), dtype=torch.long, device=x.device)
     for rows in row_tiles(len(x), wide):
-        near = torch.cdist(wide[rows], wide).kthvalue(neighbor + 1, dim=1).indices  # itself first
-        scales[rows] = (x[rows] - x[near]).norm(dim=1) / 2**0.5
+        near[rows] = torch.cdist(wide[rows], wide).kthvalue(neighbor + 1, dim=1).indices
+    scales = (x - x[near]).norm(dim=1) / 2**0.5  # each point is its own nearest neighbour
     if not bool((scales > 0).any()):
         raise ValueError(
             f"sigma='local': every row has {neighbor} exact copies, so no point has a scale. "
             "Pass a number, or sigma='median'."
         )
     return torch.where(scales > 0, scales, scales[scales > 0].median())
+
+
+def _degree_scale(x: Tensor) -> Tensor:
+    exact = "donot_use_mm_for_euclid_dist"  # copies are at distance zero
+    squared = torch.cdist(x, x, compute_mode=exact).square()
+    high = x.detach().std(0).sum()
+    target = torch.quantile(torch.exp(squared / (-2 * x.std(0).sum() ** 2)).mean(1), QUANTILE)
+
+    def excess(sigma):
+        return torch.exp(squared / (-2 * sigma**2)).mean() - target
+
+    with torch.no_grad():
+        if not (squared == 0).double().mean() < target:
+            raise ValueError(
+                "sigma='degree': the rows hold so many copies that no bandwidth brings the mean "
+                f"weight down to {float(target):.3g}. Pass a number, or sigma='local'."
+            )
+        low = torch.zeros_like(high)
+        while excess(high) < 0:
+            low, high = high, 2 * high
+        while low < (middle := (low + high) / 2) < high:
+            low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+        slope = (torch.exp(squared / (-2 * high**2)) * squared).mean() / high**3
+    # A Newton step of no length: the solution stays, and moves with x as the implicit function
+    # theorem says.
+    left = excess(high)
+    return high - (left - left.detach()) / slope
 
 
 def row_tiles(rows: int, like: Tensor, n: int | None = None) -> list[slice]:

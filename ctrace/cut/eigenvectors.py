@@ -61,7 +61,8 @@ class Spectrum:
 def ncut_eigenvectors(
     graph: Graph | PrecomputedGraph, n_eig: int, seed: int = 0
 ) -> tuple[Tensor, Spectrum]:
-    """The ``n_eig`` leading eigenvectors of a graph, differentiable in the graph's features.
+    """The ``n_eig`` leading eigenvectors of a graph, differentiable in the graph's features and
+    bandwidth.
 
     The gradient is that of Magnus (1985) restricted to the block. A loss that does not change when
     ``U`` is rotated within the block (k-way scores, projectors) has a finite gradient at any
@@ -84,10 +85,11 @@ def ncut_eigenvectors(
     with torch.no_grad():
         U, spectrum = solve(graph, n_eig, seed)
     closed = spectrum.eigengap <= spectrum.rounding
-    if graph.x.requires_grad and torch.is_grad_enabled():
+    asked = graph.x.requires_grad or graph.differentiates_sigma
+    if asked and torch.is_grad_enabled():
         if closed:
             raise ArithmeticError(_gap_closed(spectrum) + " Its gradient does not exist.")
-        return _Eigenvectors.apply(graph.x, graph, U, spectrum), spectrum
+        return _Eigenvectors.apply(graph.x, graph.sigma, graph, U, spectrum), spectrum
     if closed:
         warnings.warn(_gap_closed(spectrum), RuntimeWarning, stacklevel=2)
     return U, spectrum
@@ -180,10 +182,10 @@ def _fix_sign(U: Tensor) -> Tensor:
 
 
 class _Eigenvectors(torch.autograd.Function):
-    """``U(x)`` for a solved graph; backward in `eigenvector_factors`."""
+    """``U(x, sigma)`` for a solved graph; backward in `eigenvector_factors`."""
 
     @staticmethod
-    def forward(ctx, x, graph, U, spectrum):
+    def forward(ctx, x, sigma, graph, U, spectrum):
         ctx.graph, ctx.spectrum = graph, spectrum
         ctx.save_for_backward(x, U)  # x only so that a change in place is noticed
         return U.clone()
@@ -193,7 +195,7 @@ class _Eigenvectors(torch.autograd.Function):
     def backward(ctx, g):
         _, U = ctx.saved_tensors
         ((left, right),) = eigenvector_factors(ctx.graph, U, ctx.spectrum, [g])
-        return ctx.graph.send(left, right), None, None, None
+        return *ctx.graph.send(left, right), None, None, None
 
 
 def eigenvector_factors(

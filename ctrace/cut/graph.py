@@ -15,16 +15,16 @@ from torch import Tensor
 from ctrace.check import check_features, check_number, one_of
 from ctrace.cut.affinity import (
     bandwidth,
+    check_symmetric,
     cosine_affinity,
+    precise_keys,
     rbf_affinity,
-    rbf_keys,
     rbf_weights,
     row_tiles,
 )
 
 __all__ = ["Graph", "PrecomputedGraph"]
 
-EXPONENT_DIGITS = 1e-4  # rounding allowed in an exponent: far from all others, a row costs digits
 PROBED = 256  # rows at which a callable affinity is checked for symmetry
 
 
@@ -33,7 +33,8 @@ class Graph:
 
     Attributes:
         x: features ``(n, c)``, as given (with their autograd history).
-        sigma: the bandwidth in use (a tensor; ``None`` for a callable affinity).
+        sigma: the bandwidth in use (a tensor, with its autograd history; ``None`` for a callable
+            affinity).
         degree: ``d (n,)``, detached.
         stored: whether ``W`` is held; if not, its tiles are computed again for each product.
 
@@ -47,13 +48,12 @@ class Graph:
         seed: for the rows that a bandwidth rule looks at.
         mass: how many points each row stands for ``(n,)``; weights become ``m_i w_ij m_j``. One
             each when ``None``.
+        bandwidth_grad: whether a bandwidth that follows from the features, or asks for a gradient
+            itself, is differentiated; ``False`` holds it fixed.
 
     Raises:
         ValueError: bad features (`check_features`), bandwidth or affinity; an affinity that is
             negative, asymmetric or not finite; a node without any weight.
-
-    Float32 features that spread over hundreds of bandwidths get their distances in float64, one
-    tile at a time.
     """
 
     _collected = None  # factors of dl/dW while `deferred`
@@ -67,24 +67,28 @@ class Graph:
         memory_limit: int = 2**30,
         seed: int = 0,
         mass: Tensor | None = None,
+        bandwidth_grad: bool = True,
     ):
         self.x = check_features(x)
         self.affinity = affinity
         self.sigma, self._keys = None, None
-        if not callable(affinity):
-            self.sigma, self._keys = _bandwidth_and_keys(x.detach(), sigma, affinity, seed)
-        elif sigma is not None:
-            raise ValueError(
-                "sigma: a callable affinity carries its own bandwidth; leave sigma out, or use "
-                "affinity='rbf'."
-            )
+        if callable(affinity):
+            if sigma is not None:
+                raise ValueError("sigma: a callable affinity has its own bandwidth; leave it out.")
+        elif one_of("affinity", affinity, ("rbf", "cosine")) == "cosine":
+            number = check_number("sigma", 0.5 if sigma is None else sigma, above=0)
+            self.sigma = x.new_tensor(number)
+        else:
+            with torch.enable_grad():  # kept for those who differentiate later
+                sigma = bandwidth(x, "local" if sigma is None else sigma, seed)
+            self.sigma = sigma if bandwidth_grad else sigma.detach()
+            self._keys = precise_keys(x.detach(), sigma.detach())
         self._mass = None if mass is None else _check_mass(mass, x)
         with torch.no_grad():
             if callable(affinity):
-                rows = torch.randperm(self.n, generator=torch.Generator().manual_seed(seed))[
-                    :PROBED
-                ]
-                _check_symmetric("affinity", self._pair(*[self.x[rows.to(x.device)]] * 2))
+                order = torch.randperm(self.n, generator=torch.Generator().manual_seed(seed))
+                rows = self.x[order[:PROBED].to(x.device)]
+                check_symmetric("affinity", self._pair(rows, rows))
             self.stored = self.n**2 * x.element_size() <= memory_limit
             self._weights = self._fill(x.new_empty(self.n, self.n)) if self.stored else None
             self.degree = _check_degree(self.matmul(torch.ones_like(x[:, :1]))[:, 0])
@@ -93,6 +97,11 @@ class Graph:
     def n(self) -> int:
         """Number of points."""
         return len(self.x)
+
+    @property
+    def differentiates_sigma(self) -> bool:
+        """Whether the bandwidth has a gradient to receive."""
+        return self.sigma is not None and self.sigma.requires_grad
 
     def weights(self) -> Tensor:
         """``W (n, n)`` in full, differentiable: for small graphs, pictures and tests."""
@@ -115,26 +124,21 @@ class Graph:
             return out
 
     def __matmul__(self, v: Tensor) -> Tensor:
-        """``W v``, differentiable in the features and in ``v``; the gradient is computed tile by
-        tile.
-        """
-        return _GraphProduct.apply(self.x, v, self)
+        """``W v``, differentiable in features, bandwidth and ``v``, tile by tile."""
+        return _GraphProduct.apply(self.x, self.sigma, v, self)
 
     def vjp(self, left: Tensor, right: Tensor, rows: Tensor | None = None) -> Tensor:
         """Gradient of a loss with ``dl/dW = (left right^T + right left^T) / 2``, both ``(n, m)``.
 
         ``W`` and ``dl/dW`` are symmetric, so the derivative through the columns equals the one
-        through the rows:
-        ``dl/dx_i = 2 sum_j (dl/dW)_ij dw(x_i, x_j)/dx_i``, and one tile of rows is enough at a
-        time.
+        through the rows: ``dl/dx_i = 2 sum_j (dl/dW)_ij dw(x_i, x_j)/dx_i``.
 
         Args:
             left, right: the factors.
-            rows: points whose gradient is wanted ``(r,)``; the cost is proportional to their
-                number. All when ``None``.
+            rows: points whose gradient is wanted ``(r,)``, the fewer the faster; or all.
 
         Returns:
-            ``(n, c)``, or ``(r, c)``.
+            ``(n, c)``, or ``(r, c)``, with the bandwidth held fixed.
         """
         rows = torch.arange(self.n, device=self.x.device) if rows is None else rows
         grad = self.x.new_empty(len(rows), self.x.shape[1])
@@ -142,6 +146,22 @@ class Graph:
         for part in row_tiles(len(rows), self.x, self.n):
             grad[part] = self._pull(rows[part], mine[rows[part]] @ theirs.T)
         return grad
+
+    def sigma_vjp(self, factors: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """``dl/dsigma``, shaped like ``sigma``, for each of several losses given by their factors
+        (see `vjp`), in one pass: ``dw_ij/dsigma_i = -w_ij log(w_ij) / sigma_i`` (rbf only).
+        """
+        left, right = (torch.cat(side, 1) for side in zip(*factors, strict=True))
+        slopes = torch.empty_like(left)  # what each pair of columns adds
+        with torch.no_grad():
+            for rows in row_tiles(self.n, self.x):
+                tile = self._rows(rows)
+                bare = tile if self._mass is None else tile / self._weigh(1, rows)
+                steep = torch.xlogy(tile, bare)
+                slopes[rows] = left[rows] * (steep @ right) + right[rows] * (steep @ left)
+            slopes /= -self.sigma.reshape(-1, 1)
+            losses = slopes.split([len(left.T) for left, _ in factors], 1)
+            return [loss.sum(1) if self.sigma.ndim else loss.sum() for loss in losses]
 
     def _pull(self, rows: Tensor, cotangent: Tensor) -> Tensor:
         """``sum_j g_ij dw(x_i, x_j)/dx_i`` for a tile of rows ``i``: in closed form for rbf, by
@@ -155,8 +175,7 @@ class Graph:
             return torch.autograd.grad(tile, x_rows, cotangent)[0]
         with torch.no_grad():
             # sum_j g_ij w_ij (x_j - x_i) / (s_i s_j), where keys hold x_j / s_j and 1 / s_j
-            tile = self._weights[rows] if self.stored else self._tile(rows)
-            pulled = (cotangent * tile).to(self._keys)  # (r, n)
+            pulled = (cotangent * self._rows(rows)).to(self._keys)  # (r, n)
             sums, own = pulled @ self._keys[:, :-1], self._keys[rows]  # (r, c + 1), (r, c + 2)
             return (sums[:, :-1] * own[:, -2:-1] - own[:, :-2] * sums[:, -1:]).to(x)
 
@@ -171,18 +190,22 @@ class Graph:
         finally:
             self._collected = None
 
-    def send(self, left: Tensor, right: Tensor) -> Tensor | None:
-        """Gradient for ``x``, or ``None`` while deferred."""
-        if self._collected is None:
-            return self.vjp(left, right)
-        self._collected.append((left, right))
-        return None
+    def send(self, left: Tensor, right: Tensor) -> tuple:
+        """Gradients for ``x`` and ``sigma``, or ``None`` while deferred."""
+        if self._collected is not None:
+            self._collected.append((left, right))
+            return None, None
+        slopes = self.sigma_vjp([(left, right)])[0] if self.differentiates_sigma else None
+        return self.vjp(left, right), slopes
 
     def _pair(self, a: Tensor, b: Tensor) -> Tensor:
         """Weights between rows under an affinity other than rbf, differentiable."""
         if self.affinity == "cosine":
             return cosine_affinity(a, b, self.sigma)
         return self.affinity(a, b)
+
+    def _rows(self, rows) -> Tensor:
+        return self._weights[rows] if self.stored else self._tile(rows)
 
     def _tile(self, rows, columns=slice(None)) -> Tensor:
         """``W[rows, columns]``, without gradient."""
@@ -224,7 +247,7 @@ class PrecomputedGraph(Graph):
     def __init__(self, weights: Tensor):
         self.x = check_features(weights)
         self._weights = weights.detach()
-        _check_symmetric("weights", self._weights)
+        check_symmetric("weights", self._weights)
         if bool((self._weights < 0).any()):
             raise ValueError(
                 "weights: expected non-negative entries. A normalized cut has no meaning for "
@@ -242,34 +265,10 @@ class PrecomputedGraph(Graph):
         return half + half.T if rows is None else (half + half.T)[rows]
 
 
-def _bandwidth_and_keys(x: Tensor, sigma, affinity: str, seed: int):
-    """The bandwidth in use, and for rbf the keys that its tiles are made of, in float64 where
-    float32 would lose the digits of an exponent.
-    """
-    if one_of("affinity", affinity, ("rbf", "cosine")) == "cosine":
-        return x.new_tensor(check_number("sigma", 0.5 if sigma is None else sigma, above=0)), None
-    scale, mean = bandwidth(x, "local" if sigma is None else sigma, seed), x.mean(0)
-    spread = ((x - mean).square().sum(1) / scale.square()).max()
-    precise = spread * torch.finfo(x.dtype).eps > EXPONENT_DIGITS
-    wide = x.double() if precise else x
-    return scale, rbf_keys(wide, scale, mean.to(wide))
-
-
 def _check_mass(mass: Tensor, x: Tensor) -> Tensor:
     if mass.shape != (len(x),) or not bool((mass > 0).all() and torch.isfinite(mass).all()):
-        raise ValueError(
-            f"mass: expected {len(x)} positive numbers, one for each row, received {mass}."
-        )
+        raise ValueError(f"mass: expected {len(x)} positive numbers, received {mass}.")
     return mass.detach().to(x)
-
-
-def _check_symmetric(what: str, w: Tensor) -> None:
-    rounding = 1e-6 * float(w.abs().max())
-    if len(w) != len(w.T) or not torch.allclose(w, w.T, rtol=1e-4, atol=rounding):
-        raise ValueError(
-            f"{what}: expected symmetric weights, w(x, y) = w(y, x), received shape "
-            f"{tuple(w.shape)} and other values. A cut needs an undirected graph: (W + W.T) / 2."
-        )
 
 
 def _check_degree(degree: Tensor) -> Tensor:
@@ -286,7 +285,7 @@ class _GraphProduct(torch.autograd.Function):
     """``W v`` with ``dl/dW = (g v^T + v g^T) / 2`` and ``dl/dv = W g`` (``W`` is symmetric)."""
 
     @staticmethod
-    def forward(ctx, x, v, graph):
+    def forward(ctx, x, sigma, v, graph):
         ctx.graph = graph
         ctx.save_for_backward(x, v)  # x only so that a change in place is noticed
         return graph.matmul(v)
@@ -295,6 +294,7 @@ class _GraphProduct(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, g):
         _, v = ctx.saved_tensors
-        dx = ctx.graph.send(g, v) if ctx.needs_input_grad[0] else None
-        dv = ctx.graph.matmul(g) if ctx.needs_input_grad[1] else None
-        return dx, dv, None
+        wanted = any(ctx.needs_input_grad[:2])
+        dx, dsigma = ctx.graph.send(g, v) if wanted else (None, None)
+        dv = ctx.graph.matmul(g) if ctx.needs_input_grad[2] else None
+        return dx, dsigma, dv, None

@@ -44,6 +44,8 @@ class Ncut:
         memory_limit: bytes that the ``(n, n)`` weights may take; beyond it they are computed again
             for each product.
         seed: for everything random. The same seed gives the same answer.
+        bandwidth_grad: the gradient includes that of a bandwidth chosen by a rule; ``False`` holds
+            the bandwidth fixed.
 
     After a fit: ``graph`` and ``spectrum``; a fit that is refused leaves the one before as it was.
 
@@ -67,6 +69,7 @@ class Ncut:
     n_neighbors: int = 16
     memory_limit: int = 2**30
     seed: int = 0
+    bandwidth_grad: bool = True
 
     def __post_init__(self):
         self.n_eig = check_number("n_eig", self.n_eig, whole=True, at_least=1)
@@ -112,7 +115,8 @@ class Ncut:
             landmarks = farthest_points(x.detach(), self.n_landmarks, self.seed)
             points = x[landmarks]
             mass = masses(points, x)
-        graph = Graph(points, self.sigma, self.affinity, self.memory_limit, self.seed, mass)
+        settings = self.affinity, self.memory_limit, self.seed, mass, self.bandwidth_grad
+        graph = Graph(points, self.sigma, *settings)
         U, spectrum = ncut_eigenvectors(graph, self.n_eig, self.seed)
         if mass is not None:  # the entry of one of the points that the landmark stands for
             U = U / mass.sqrt()[:, None]
@@ -146,7 +150,8 @@ class Ncut:
         """The bandwidth that the last fit used. A rule is applied anew at each fit; a number is
         kept.
         """
-        return self._fitted("bandwidth").graph.sigma
+        sigma = self._fitted("bandwidth").graph.sigma
+        return None if sigma is None else sigma.detach()
 
 
 # --- the doctor

@@ -115,7 +115,9 @@ def trace_channels(
 
     Returns:
         A `ChannelTrace`. An attribution is the mean of the gradient over the segment: times the
-        segment's size, the slope of its strength when the channel is raised throughout.
+        segment's size, the slope of its strength when the channel is raised throughout, with the
+        bandwidth's rule applied again. (The ``"median"`` is the distance of one pair of points, and
+        its slope theirs alone: pass it as a number.)
 
     Raises:
         ValueError: bad features, choices or names, or more points than `Ncut` cuts exactly
@@ -179,11 +181,11 @@ def segment_strength(
 def _attributions(strengths: Tensor, segments: Tensor, U: Tensor, solver: Ncut) -> Tensor:
     """``(k, c)``: the gradient of each strength, averaged over its segment; NaN for an empty one.
 
-    Equal to k backward passes to the features, but all segments share one implicit solve and one
-    pass over the graph.
+    Equal to k backward passes to the features, but all segments share one implicit solve, one pass
+    over the graph for the features and one for the bandwidth.
     """
     graph, found = solver.graph, segments.unique().tolist()
-    factors, pulls = [], []
+    factors, pulls, whole = [], [], []
     for j in found:
         with graph.deferred() as direct:  # what the strength owes to W itself, with U held
             pull, _ = torch.autograd.grad(
@@ -201,6 +203,13 @@ def _attributions(strengths: Tensor, segments: Tensor, U: Tensor, solver: Ncut) 
         left, right = (torch.cat(side, 1) for side in zip(*direct, implicit, strict=True))
         own = (segments == j).nonzero()[:, 0]
         attributions[j] = graph.vjp(left, right, own).mean(0)
+        whole.append((left, right))
+    if graph.differentiates_sigma:
+        for j, slope in zip(found, graph.sigma_vjp(whole), strict=True):
+            (grad,) = torch.autograd.grad(
+                graph.sigma, graph.x, slope, retain_graph=True, materialize_grads=True
+            )
+            attributions[j] += grad[segments == j].mean(0)
     return attributions
 
 
