@@ -96,6 +96,7 @@ eigval = torch.stack([spectrum.eigval for spectrum in spectra])  # (100, 4)
 second, second_crooked = turn_of_the_second(corners), turn_of_the_second(crooked)
 span, span_crooked = turn_of_the_span(corners), turn_of_the_span(crooked)
 
+# %% tags=["hide-input"]
 panels = {
     "two eigenvalues cross ...": {
         "second": eigval[:, 1],

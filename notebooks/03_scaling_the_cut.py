@@ -36,6 +36,7 @@ import time
 from importlib.resources import files
 from pathlib import Path
 
+# %%
 import timm
 import torch
 import torch.nn.functional as F
