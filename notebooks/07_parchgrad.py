@@ -55,6 +55,7 @@ from scipy import stats
 from torch import nn
 from torch.utils.data import DataLoader
 
+# %%
 started = time.time()
 torch.manual_seed(0)
 model = load_model("aviary-resnet-0")
@@ -1155,44 +1156,33 @@ said(lambda: parch.attribute("grad", images[bird], HAZEL, alpha=5), "at most 1")
 
 
 # %%
+def chain_measures(conserve):
+    """Mass in the upper half, rank correlation with the plain map, largest value."""
+    x, y, upper = few[:6], train.targets[:6], torch.zeros(6, 96, 96)
+    upper[:, :48] = 1
+    how = {"quantile": 0.1, "variance_conservation": conserve}
+    m = chained.attribute("grad", x, y, **how).abs().mean(1)
+    base = saliency.gradient(chain, x, y).abs().mean(1)
+    order = [
+        stats.spearmanr(a.flatten(), b.flatten()).statistic for a, b in zip(m, base)
+    ]
+    return {
+        "mass": mass_inside(m, upper),
+        "order": torch.tensor(order),
+        "largest": m.amax((1, 2)),
+    }
+
+
 def check_chain(changes):
     """Measures all three with and without conservation."""
-    upper = torch.zeros(6, 96, 96)
-    upper[:, :48] = 1
-    base = saliency.gradient(chain, few[:6], train.targets[:6]).abs().mean(1)
-    found = []
-    for on in (True, False):
-        m = (
-            chained.attribute(
-                "grad",
-                few[:6],
-                train.targets[:6],
-                quantile=0.1,
-                variance_conservation=on,
-            )
-            .abs()
-            .mean(1)
-        )
-        order = torch.tensor(
-            [
-                stats.spearmanr(a.flatten(), b.flatten()).statistic
-                for a, b in zip(m, base)
-            ]
-        )
-        found.append(
-            {"mass": mass_inside(m, upper), "order": order, "largest": m.amax((1, 2))}
-        )
-    truth = {
-        name
-        for name in found[0]
-        if not torch.allclose(
-            found[0][name].double(), found[1][name].double(), rtol=1e-6
-        )
-    }
-    for name in found[0]:
-        print(
-            f"{name}: {'changes' if name in truth else 'stays'}, {float(found[0][name][0]):.4g} and {float(found[1][name][0]):.4g}"
-        )
+    with_, without = chain_measures(True), chain_measures(False)
+    truth = set()
+    for name, a in with_.items():
+        b = without[name]
+        if not torch.allclose(a.double(), b.double(), rtol=1e-6):
+            truth.add(name)
+        verdict = "changes" if name in truth else "stays"
+        print(f"{name}: {verdict}, {float(a[0]):.4g} and {float(b[0]):.4g}")
     return set(changes) == truth
 
 
