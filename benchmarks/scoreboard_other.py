@@ -154,7 +154,7 @@ def traced_recovery(net, scene, groups, copies):
     features = features + 0.05 * torch.randn(
         features.shape, generator=torch.Generator().manual_seed(0), dtype=features.dtype
     )
-    trace = trace_channels(features, len(GROUPS), sigma="median")
+    trace = trace_channels(features, len(GROUPS), sigma="median", bandwidth_grad=False)
     owner = torch.stack([group[trace.mask(j)].mode().values for j in range(len(GROUPS))])
     return hits(trace.ranking("support"), owner, groups, copies)
 

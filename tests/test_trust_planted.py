@@ -10,6 +10,7 @@ from ctrace.aviary import PARTS, importance_table, render, sample_scene
 from ctrace.carrot.attribution import centrality, region_contributions
 from ctrace.carrot.diffusion import DiffusionOperator
 from ctrace.carrot.graph import RegionGraphBuilder, RegionSet
+from ctrace.cut.affinity import bandwidth
 from ctrace.cut.tracing import trace_channels
 from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.look.gradcam import GradCAM
@@ -87,9 +88,9 @@ def test_channel_segments_are_the_parts_and_their_channels_the_planted_ones(net,
         noise = torch.randn(
             features.shape, generator=torch.Generator().manual_seed(0), dtype=torch.double
         )
-        trace = trace_channels(
-            features + 0.05 * noise, len(GROUPS), objective=objective, sigma="median"
-        )
+        x = features + 0.05 * noise
+        sigma = float(bandwidth(x, "median"))  # a number: the median's own slope is one pair's
+        trace = trace_channels(x, len(GROUPS), objective=objective, sigma=sigma)
         assert score(group.numpy(), trace.segments.numpy()) == 1
         for j in range(len(GROUPS)):
             [owner] = group[trace.mask(j)].unique().tolist()
