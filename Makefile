@@ -44,6 +44,7 @@ $(STAMP): pyproject.toml constraints.txt
 test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python tools/house.py --check
 	$(BIN)/python -m pytest
 	$(RUN_NOTEBOOKS)
 
