@@ -41,6 +41,12 @@ def test_gradients_flow_back_through_maps():
     assert grid.features.grad.tolist() == [[0.0, 1.0]] * 12
 
 
+def test_features_move_to_another_precision_with_their_names_and_grid():
+    grid = small_grid().to(torch.float64)
+    assert grid.features.dtype == torch.float64
+    assert (grid.names, grid.grid_hw, grid.n_images) == (("a", "b"), (2, 3), 2)
+
+
 def test_an_unknown_channel_lists_close_names():
     with pytest.raises(ValueError, match="Did you mean 'b\\* blue-yellow'"):
         GridFeatures(torch.zeros(1, 2), ("b* blue-yellow", "L*"), (1, 1)).index("b* blue-yelow")

@@ -152,7 +152,9 @@ def _local_scales(x: Tensor) -> Tensor:
     near = torch.empty(len(x), dtype=torch.long, device=x.device)
     for rows in row_tiles(len(x), wide):
         near[rows] = torch.cdist(wide[rows], wide).kthvalue(neighbor + 1, dim=1).indices
-    scales = (x - x[near]).norm(dim=1) / 2**0.5  # each point is its own nearest neighbour
+    # Each point is its own nearest neighbour. index_select: the gradient of x[near] would add up in
+    # the order in which threads finish, and differ from run to run.
+    scales = (x - x.index_select(0, near)).norm(dim=1) / 2**0.5
     if not bool((scales > 0).any()):
         raise ValueError(
             f"sigma='local': every row has {neighbor} exact copies, so no point has a scale. "

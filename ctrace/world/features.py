@@ -72,6 +72,12 @@ class GridFeatures:
         x = self.features.detach()
         return replace(self, features=standardise(x, 1e-6 * x.abs().amax(0))).maps()
 
+    def to(self, *args, **kwargs) -> GridFeatures:
+        """The same features on another device or in another floating-point type, as
+        `torch.Tensor.to`.
+        """
+        return replace(self, features=self.features.to(*args, **kwargs))
+
     def index(self, name: str) -> int:
         """Column of the channel called `name`; ValueError with close names where there is none."""
         return self.names.index(one_of("channel", name, self.names))
