@@ -84,6 +84,7 @@ def cosine_affinity(x: Tensor, y: Tensor | None = None, sigma: float = 0.5) -> T
 
 
 def check_symmetric(what: str, w: Tensor) -> None:
+    """Raises ValueError unless the weights ``(n, n)`` are symmetric to rounding."""
     rounding = 1e-6 * float(w.abs().max())
     if len(w) != len(w.T) or not torch.allclose(w, w.T, rtol=1e-4, atol=rounding):
         raise ValueError(
