@@ -12,10 +12,10 @@ export OMP_WAIT_POLICY ?= passive
 STAMP       := $(VENV)/.installed
 CELL_SECONDS := 600
 # One way to run a notebook. One that passed before is skipped, and named, when neither its cells nor what it
-# depends on (tools/depends.py) has changed since; the book shows the same runs.
+# depends on (tools/depends.py) has changed since; the book shows the same runs. Nothing is collected when none is left.
 define RUN_NOTEBOOKS
-	$(BIN)/python -m tools.fresh_cache
-	$(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=$(CELL_SECONDS) --only-changed --durations=0 notebooks
+	set -e; left=$$($(BIN)/python -m tools.fresh_cache); test -z "$$left" || \
+	  $(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=$(CELL_SECONDS) --only-changed --durations=0 notebooks
 endef
 
 .PHONY: help test book browser bench sync links colab colab-quick clean

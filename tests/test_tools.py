@@ -18,6 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from tools import (
     address,
+    browser_check,
     check_html,
     check_links,
     check_notebooks,
@@ -27,7 +28,6 @@ from tools import (
     fresh_cache,
     house,
 )
-from tools.browser_check import served
 
 ROOT = Path(__file__).resolve().parents[1]
 PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
@@ -132,7 +132,7 @@ def test_link_check_lists_each_external_link_once_without_anchor(tmp_path):
 def test_link_check_tells_what_answers_from_what_does_not(tmp_path, monkeypatch):
     monkeypatch.setattr(check_links, "ATTEMPTS", 1)
     html_problems(tmp_path, "<p>x</p>")
-    with served(tmp_path) as base:
+    with browser_check.served(tmp_path) as base:
         assert check_links.failure(f"{base}/index.html") is None
         assert check_links.failure(f"{base}/missing.html") == "HTTP 404"
     assert "refused" in check_links.failure(f"{base}/index.html")
@@ -426,6 +426,28 @@ def test_only_runs_that_are_out_of_date_are_dropped(small_tree):
     assert not fresh_cache.has_run(folder / "looks.ipynb", package)
 
 
+def test_no_notebook_is_left_to_run_when_all_have_passed(small_tree, capsys):
+    fresh_cache.main(small_tree)
+    names = [f"notebooks/{name}.ipynb" for name in sorted(made_of(small_tree))]
+    assert capsys.readouterr().out.split() == names
+    for name, parts in made_of(small_tree).items():
+        put_in_cache(small_tree, name, made_of=parts)
+    fresh_cache.main(small_tree)
+    assert capsys.readouterr() == ("", "4 notebooks: all passed before, nothing has changed\n")
+    append_to_colours(small_tree)
+    fresh_cache.main(small_tree)
+    left, why = capsys.readouterr()
+    assert left == "notebooks/draws.ipynb\n" and "ctrace/viz/colours.py changed" in why
+
+
+def test_a_run_on_the_cpu_is_not_one_on_a_gpu(small_tree, monkeypatch):
+    for name, parts in made_of(small_tree).items():
+        put_in_cache(small_tree, name, made_of=parts)
+    monkeypatch.setattr(fresh_cache, "has_gpu", lambda: True)
+    dropped = fresh_cache.refresh(small_tree)
+    assert list(dropped.values()) == 4 * [["device"]]
+
+
 def test_only_notebooks_with_a_change_run_again_and_the_others_are_named(small_tree):
     shutil.copy(ROOT / "conftest.py", small_tree)
     assert "4 passed" in nbmake(small_tree, "--only-changed").stdout
@@ -436,6 +458,18 @@ def test_only_notebooks_with_a_change_run_again_and_the_others_are_named(small_t
         small_tree / "notebooks" / "draws.ipynb", small_tree / fresh_cache.CACHE
     )
     assert run.cells[1].outputs[0].text == "crimson\n"
+
+
+# ---- the browser's last line ----
+
+
+def test_verdict_counts_a_page_or_gallery_once_whatever_is_wrong_with_it():
+    page = [f"a.html ({scheme}): answer 404: http://x" for scheme in ("light", "dark")]
+    gallery = ["a.html (dark): gallery 2, tab 1: its picture is not loaded"]
+    assert browser_check.verdict(9, [], []) == "browser: 9 passed, 0 failed"
+    assert browser_check.verdict(9, page, []) == "browser: 8 passed, 1 failed"
+    assert browser_check.verdict(9, page + gallery, []) == "browser: 7 passed, 2 failed"
+    assert browser_check.verdict(9, gallery, ["no gallery"]) == "browser: 8 passed, 2 failed"
 
 
 # ---- the address ----

@@ -12,6 +12,7 @@ tab; the arrow keys move through the tabs.
 
 import argparse
 import functools
+import re
 import shutil
 import sys
 import tempfile
@@ -241,14 +242,14 @@ def pages_of(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in stays]
 
 
-def check_site(folder: Path, report=print, patience: int = 20) -> tuple[int, list[str]]:
-    """Galleries seen, and problems, over all pages of a folder in both colour schemes.
+def check_site(folder: Path, report=print, patience: int = 20) -> tuple[int, int, list[str]]:
+    """Pages and galleries seen, and problems, over all pages of a folder in both colour schemes.
 
     `patience` is how many seconds the formulas of a page may take to appear.
     """
     names = pages_of(folder)
     if not names:
-        return 0, [f"{folder} holds no HTML page. Build the book first: make book"]
+        sys.exit(f"{folder} holds no HTML page. Build the book first: make book")
     total, problems = 0, []
     with served(folder) as base, browser() as running:
         for name in names:
@@ -257,7 +258,22 @@ def check_site(folder: Path, report=print, patience: int = 20) -> tuple[int, lis
                 problems += found
             total += count
             report(f"{name}: {count} galleries")
-    return total, problems
+    return len(names), total, problems
+
+
+def verdict(checked: int, problems: list[str], missing: list[str]) -> str:
+    """How many pages and galleries passed, each counted once for both colour schemes. What is
+    missing was not checked, and has failed.
+    """
+    failed = {place(problem) for problem in problems}
+    return f"browser: {checked - len(failed)} passed, {len(failed) + len(missing)} failed"
+
+
+def place(problem: str) -> tuple[str, str]:
+    """The page a problem is on, and the gallery when it is one of a gallery."""
+    page, _, what = problem.partition(": ")
+    gallery = re.match(r"gallery \d+", what)
+    return page.rpartition(" (")[0], gallery[0] if gallery else ""
 
 
 def notebook_outputs(folder: Path) -> int:
@@ -356,7 +372,7 @@ def self_test() -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         for name, (body, _) in planted().items():
             (Path(folder) / f"{name}.html").write_text(as_page(body), encoding="utf-8")
-        _, problems = check_site(Path(folder), report=lambda line: None, patience=1)
+        _, _, problems = check_site(Path(folder), report=lambda line: None, patience=1)
     for name, (_, expected) in planted().items():
         own = [problem for problem in problems if problem.startswith(f"{name}.html")]
         if not expected and own:
@@ -380,20 +396,21 @@ def main() -> None:
         )
     if arguments.folder is None:
         parser.error("which folder? After make book: _build/html")
-    count, problems = check_site(arguments.folder)
-    if count == 0:
-        problems.append("no gallery on any page, although the book has some")
+    pages, galleries, problems = check_site(arguments.folder)
+    missing = [] if galleries else [f"{arguments.folder} holds no gallery, although the book has"]
     with tempfile.TemporaryDirectory() as folder:
-        twins = notebook_outputs(Path(folder))
-        problems += (
-            check_site(Path(folder))[1] if twins else ["no executed notebook holds a gallery"]
-        )
-    if problems:
-        sys.exit("\n".join([*problems, f"{len(problems)} problems"]))
-    print(
-        f"browser: {count} galleries in the book and {twins} in the notebooks work; "
-        "no page complains"
-    )
+        if notebook_outputs(Path(folder)):
+            more_pages, more_galleries, more = check_site(Path(folder))
+            pages, galleries, problems = (
+                pages + more_pages,
+                galleries + more_galleries,
+                problems + more,
+            )
+        else:
+            missing.append("no executed notebook holds a gallery")
+    print(f"{pages} pages and {galleries} galleries, of the book and of the notebooks' outputs")
+    print(*problems, *missing, verdict(pages + galleries, problems, missing), sep="\n")
+    sys.exit(bool(problems or missing))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,15 @@
 jupyter-cache compares the code of a notebook only. A figure drawn by an older `ctrace`, or by
 another torch, would stay in the book. So every run that nbmake puts into the cache (conftest.py)
 says what it was made of: the files of `ctrace` that the notebook depends on (tools/depends.py), the
-pins, the interpreter and the torch build. A run that does not say it, or says something else, goes.
+pins, the interpreter, the torch build and whether there was a GPU. A run that does not say it, or
+says something else, goes.
+
+    python -m tools.fresh_cache     prints the notebooks that are left to run; on stderr, why
 """
 
 import hashlib
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,7 +29,15 @@ def made_of(notebook: Path, package: Package) -> dict[str, str]:
         path.relative_to(package.root).as_posix(): hash_of(path) for path in files if path.exists()
     }
     parts["python"] = ".".join(map(str, sys.version_info[:2]))
+    parts["device"] = "a GPU" if has_gpu() else "the CPU"
     return parts | {name: installed(name) for name in ("torch", "torchvision")}
+
+
+@cache
+def has_gpu() -> bool:
+    import torch  # seconds: not for a reader of this file's other functions
+
+    return torch.cuda.is_available()
 
 
 def hash_of(path: Path) -> str:
@@ -57,12 +69,12 @@ def refresh(root: Path = HERE) -> dict[str, list[str]]:
 
     if not (root / CACHE).exists():
         return {}
-    cache, package, dropped = get_cache(str(root / CACHE)), Package(root), {}
-    for record in cache.list_cache_records():
+    runs, package, dropped = get_cache(str(root / CACHE)), Package(root), {}
+    for record in runs.list_cache_records():
         changed = changes(record, package)
         if changed:
             dropped[Path(record.uri).stem] = changed
-            cache.remove_cache(record.pk)
+            runs.remove_cache(record.pk)
     return dropped
 
 
@@ -81,7 +93,23 @@ def has_run(notebook: Path, package: Package) -> bool:
     return Path(record.uri).name == notebook.name and not changes(record, package)
 
 
-if __name__ == "__main__":
-    for name, changed in sorted(refresh().items()):
+def left_to_run(root: Path = HERE) -> list[Path]:
+    """The notebooks whose present cells have no passing run on what is there now."""
+    package, notebooks = Package(root), sorted((root / "notebooks").glob("*.ipynb"))
+    return [notebook for notebook in notebooks if not has_run(notebook, package)]
+
+
+def main(root: Path = HERE) -> None:
+    for name, changed in sorted(refresh(root).items()):
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        print(f"{name} will run again: {', '.join(changed[:3])}{more} changed")
+        why = f"{', '.join(changed[:3])}{more} changed"
+        print(f"{name} will run again: {why}", file=sys.stderr)
+    left, count = left_to_run(root), len(list((root / "notebooks").glob("*.ipynb")))
+    if not left:
+        print(f"{count} notebooks: all passed before, nothing has changed", file=sys.stderr)
+    for notebook in left:
+        print(notebook.relative_to(root).as_posix())
+
+
+if __name__ == "__main__":
+    main()
