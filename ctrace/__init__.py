@@ -21,7 +21,7 @@ from ctrace.published import (
 )
 from ctrace.trust.hide import masking_curve
 from ctrace.trust.localize import mass_inside
-from ctrace.world.features import GridFeatures, prepare_grid_features, timm_features
+from ctrace.world.features import GridFeatures, conv_features, prepare_grid_features, timm_features
 from ctrace.world.filterbank import filter_bank
 from ctrace.world.models import load_model
 from ctrace.world.photos import load_images_helper, load_photo, photo_names
@@ -42,6 +42,7 @@ __all__ = [
     "load_photo",
     "photo_names",
     "prepare_grid_features",
+    "conv_features",
     "timm_features",
     "ChannelTrace",
     "trace_channels",

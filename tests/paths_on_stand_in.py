@@ -20,6 +20,7 @@ from ctrace import (
     Ncut,
     ParchGrad,
     PrecomputedGraph,
+    conv_features,
     diagnose,
     differentiable_kway_ncut,
     filter_bank,
@@ -105,6 +106,13 @@ def published_helpers(device):
 @path
 def named_channels(device):
     return filter_bank(IMAGES[0].to(device), grid=12).features
+
+
+@path
+def convolution_maps(device):
+    image = torch.rand(3, 96, 80, generator=torch.Generator().manual_seed(0))
+    model = load_model("squeezenet", device=device)
+    return conv_features(image.to(device), model, "features.10").features
 
 
 def network(device, name="aviary-resnet-0"):

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
+from torch import nn
 
-from ctrace.world.features import GridFeatures, prepare_grid_features, timm_features
-from ctrace.world.photos import load_photo
+from ctrace.check import fingerprint
+from ctrace.world.features import GridFeatures, conv_features, prepare_grid_features, timm_features
+from ctrace.world.models import load_model
+from ctrace.world.photos import as_pixels, load_photo
 from ctrace.world.weights import WEIGHTS_VARIABLE
 
 
@@ -195,3 +199,173 @@ def test_an_unknown_or_unsuitable_model_is_refused():
         timm_features(load_photo("coffee", 64), "vit_tiny_patch16_244")
     with pytest.raises(ValueError, match="not a timm token model"):
         timm_features(load_photo("coffee", 64), "resnet18", pretrained=False)
+
+
+# --- maps of convolutions as features
+
+
+@pytest.fixture(scope="module")
+def squeezenet():
+    return load_model("squeezenet", device="cpu")
+
+
+RAW = dict(unit=False, centre=False)
+
+
+def hooked(model, layer, x):
+    """What a plain forward hook sees, ``(b, c, h, w)``."""
+    seen = []
+    hook = model.get_submodule(layer).register_forward_hook(
+        lambda module, args, output: seen.append(output.clone())
+    )
+    with torch.no_grad():
+        model(x)
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("layer", ["features.0", "features.10", "features.12.squeeze"])
+def test_without_padding_the_features_are_what_a_plain_hook_sees(layer, squeezenet):
+    images = [load_photo("coffee", (160, 130)), load_photo("hopper", (160, 130))]
+    grid = conv_features(images, squeezenet, layer, pad=0, **RAW)
+    x = 255 * torch.stack(as_pixels(images)) - torch.tensor([123.0, 117, 104])[:, None, None]
+    plain = hooked(squeezenet, layer, x)
+    assert grid.n_images == 2 and grid.names[:2] == (f"{layer}/0", f"{layer}/1")
+    torch.testing.assert_close(grid.maps().permute(0, 3, 1, 2), plain, rtol=1e-4, atol=1e-3)
+
+
+def test_with_padding_they_are_those_of_the_mirrored_photograph_less_the_cells_outside(squeezenet):
+    """Fire8 sees pixels 8 k + 9 in the middle of its cell k, all counted from 0. 54 pixels ahead
+    put its cell 6 on pixel 3 of the photograph, half a pixel from the middle of the first 8.
+    """
+    image = load_photo("astronaut", 192)
+    grid = conv_features(image, squeezenet, "features.10", pad=48, **RAW)
+    x = squeezenet.info.preprocess(as_pixels(image)[0], (192, 192))
+    whole = hooked(squeezenet, "features.10", F.pad(x, (54, 48, 54, 48), mode="reflect"))
+    assert grid.grid_hw == (24, 24)
+    literal = whole[:, :, 6:30, 6:30].permute(0, 2, 3, 1)
+    torch.testing.assert_close(grid.maps(), literal, rtol=1e-4, atol=1e-3)
+
+
+def test_a_mirrored_frame_has_no_strips_where_zeros_have(squeezenet):
+    """Features of a smooth slope: with zeros around it the rim is unlike the inside."""
+    slope = torch.linspace(0.2, 0.8, 192).expand(3, 192, 192)
+    inside, rim = [], []
+    for pad in (0, 48):
+        maps = conv_features(slope, squeezenet, "features.10", pad, centre=False).maps()[0]
+        along = F.cosine_similarity(maps[1:, 12], maps[:-1, 12], dim=-1)  # a column, lines equal
+        rim.append(float(along.min()))
+        inside.append(float(along[6:16].min()))
+    assert rim[0] < 0.9 and rim[1] > 0.9999 and min(inside) > 0.99
+
+
+def positive(model):
+    """All weights positive and none zero, so that a brighter dot raises every cell that sees it."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data = torch.rand(parameter.shape, generator=generator, dtype=torch.double) + 0.5
+        parameter.data /= parameter[0].numel() if parameter.ndim > 1 else 1
+    return model.double().eval()
+
+
+def plain_net():
+    """ResNet's way to shrink: odd kernels padded by half, so that cell 0 lies on pixel 0."""
+    pool, convs = nn.MaxPool2d(3, 2, 1), ((3, 4, 7, 2, 3), (4, 4, 3, 2, 1))
+    first, second = (nn.Conv2d(*shape) for shape in convs)
+    return nn.Sequential(first, nn.ReLU(), pool, second)
+
+
+@pytest.mark.parametrize("build", [lambda: load_model("squeezenet", "random", "cpu"), plain_net])
+@pytest.mark.parametrize("side", [168, 173])
+def test_a_moved_dot_is_seen_by_the_cells_around_it(build, side):
+    """Averaged over the eight places in a cell, the middle of the cells that see the dot is its
+    place, at half a pixel; in the layer's own grid, it is not.
+    """
+    model, places = positive(build()), torch.arange(80, 88)
+    layer = "features.10" if hasattr(model, "features") else "3"
+    background = torch.full((3, side, 96), 0.6, dtype=torch.double)
+    dots = [background.clone() for _ in places]
+    for dot, place in zip(dots, places):
+        dot[:, place, 48] = 1
+    worst = []
+    for pad in (48, 0):
+        grid = conv_features([background, *dots], model, layer, pad, **RAW)
+        maps = grid.maps()
+        moved = ((maps[1:] - maps[:1]).abs().sum(-1) > 0).any(2)  # (8, h)
+        middle = [(row.nonzero().min() + row.nonzero().max()) / 2 for row in moved]
+        cells, step = grid.grid_hw[0], 8
+        found = (torch.stack(middle).mean() - (cells - 1) / 2) * step + (side - 1) / 2
+        worst.append(abs(float(found - places.double().mean())))
+        if pad:
+            assert cells == round(side / 8)
+    assert worst[0] <= 0.5 + 1e-6 and worst[1] > 1
+
+
+def test_rows_have_length_one_and_their_mean_over_all_photographs_is_taken_off(squeezenet):
+    images = [load_photo("coffee", (160, 128)), load_photo("hopper", (160, 128))]
+    raw = conv_features(images, squeezenet, "features.10", **RAW).features
+    unit = raw / raw.norm(dim=1, keepdim=True)
+    grid = conv_features(images, squeezenet, "features.10")
+    assert (grid.n_images, grid.grid_hw) == (2, (16, 20))
+    torch.testing.assert_close(grid.features, unit - unit.mean(0))
+    alone = conv_features(images[0], squeezenet, "features.10", centre=False).features
+    torch.testing.assert_close(alone, unit[: 16 * 20], atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_reach_an_image_that_asks_and_cost_nothing_where_none_does():
+    torch.manual_seed(0)
+    model, image = plain_net().double().eval(), torch.rand(3, 64, 72, dtype=torch.double)
+    direction = torch.randn(image.shape, dtype=torch.double)
+
+    def value(x):
+        grid = conv_features(x, model, "3", pad=16)
+        return grid.features[:, grid.index("3/2")].square().sum()
+
+    asked = image.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(value(asked), asked)
+    step = 1e-6 * direction
+    measured = (value(image + step) - value(image - step)) / 2e-6
+    assert float((slope * direction).sum()) == pytest.approx(float(measured), rel=1e-5)
+    assert not conv_features(image, model, "3", pad=16).features.requires_grad
+
+
+def test_a_network_is_left_as_it_was_found(squeezenet):
+    model = plain_net().double().train()
+    before = fingerprint(model)
+    conv_features(torch.rand(3, 64, 64, dtype=torch.double), model, "3", pad=16)
+    assert fingerprint(model) == before
+    assert not squeezenet.training
+
+
+class Blur(nn.Module):
+    """Halves the grid in a way that cannot be read off."""
+
+    def forward(self, x):
+        return F.avg_pool2d(x, 2)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(layer="fire8"), "layer: expected one of .*'fire8'"),
+        (dict(layer="features.10", sides=((96, 96), (96, 88))), "received .*Use load_photo"),
+        (dict(layer="features.10", sides=((50, 60),)), "pad: expected less than a side"),
+        (
+            dict(layer="0", pad=2, model=nn.Sequential(nn.Conv2d(3, 2, 31))),
+            "pad: 2 pixels are fewer than the layer cuts off",
+        ),
+        (dict(layer="features.10", pad=-8), "pad: expected a whole number above 0"),
+        (dict(layer="features.12", black=True), "no channel fires.*unit=False"),
+        (dict(layer="1", model=nn.Sequential(nn.Conv2d(3, 2, 3), Blur())), "Use pad=0"),
+        (dict(layer="0", model=nn.Sequential(*[nn.Conv2d(3, 3, 1)] * 2)), "one call.*saw 2"),
+    ],
+)
+def test_what_cannot_be_laid_on_a_grid_is_refused_in_words(arguments, message, squeezenet):
+    layer, model = arguments["layer"], arguments.get("model", squeezenet)
+    images = [torch.rand(3, *side) for side in arguments.get("sides", ((96, 96),))]
+    if arguments.get("black"):
+        model = load_model("squeezenet", "random", "cpu")
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
+    with pytest.raises(ValueError, match=message):
+        conv_features(images, model, layer, arguments.get("pad", 48))

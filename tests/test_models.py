@@ -6,10 +6,12 @@ import json
 import pickle
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch.utils.data import Subset
@@ -28,9 +30,11 @@ from ctrace.aviary import (
 from ctrace.stats import equal_error_rate
 from ctrace.world import models, weights
 from ctrace.world.models import BUNDLED, MODEL_DIR, build_bundled, load_model, model_card
+from ctrace.world.photos import as_pixels, load_photo
 from ctrace.world.weights import read_checkpoint
 from tools import train_aviary
 
+AVIARY = [name for name in BUNDLED if name.startswith("aviary")]
 CLASSIFIERS = [f"aviary-{kind}-{seed}" for kind in ("resnet", "vit") for seed in range(3)]
 MARKED_LABELS = [i for i, s in enumerate(SPECIES) if s.name in MARKED]
 
@@ -109,6 +113,92 @@ def test_a_twin_is_told_apart_by_the_one_part_that_differs():
     assert sum(part_importance(model, scene, target).values()) > 0
 
 
+# --- a network for real photographs
+
+SQUEEZED = {  # what it says about whole photographs in 227 x 227 pixels
+    "chelsea": ("Egyptian cat", 0.81),
+    "coffee": ("espresso", 0.98),
+    "hopper": ("bow tie", 0.64),
+    "motorcycle": ("moped", 0.65),
+    "motorcycle_right": ("moped", 0.70),
+    "china": ("bell cote", 0.52),
+}
+
+
+@pytest.fixture(scope="module")
+def squeezenet():
+    return load_model("squeezenet", device="cpu")
+
+
+@torch.no_grad()
+def probabilities(model, photo, size=None):
+    return model(model.info.preprocess(as_pixels(photo)[0], size)).softmax(1)[0]
+
+
+@pytest.mark.parametrize("photo", SQUEEZED)
+def test_squeezenet_names_what_the_photographs_show(photo, squeezenet):
+    name, value = SQUEEZED[photo]
+    p = probabilities(squeezenet, load_photo(photo))
+    assert int(p.argmax()) == squeezenet.info.index(name)
+    assert float(p.max()) == pytest.approx(value, abs=0.02)
+
+
+def test_squeezenet_takes_any_size_and_in_their_own_sizes_says_the_same(squeezenet):
+    for photo, name in (("chelsea", "Egyptian cat"), ("coffee", "espresso"), ("hubble", "bubble")):
+        image = load_photo(photo, 352)
+        p = probabilities(squeezenet, image, image.size[::-1])
+        assert int(p.argmax()) == squeezenet.info.index(name)
+    with torch.no_grad():
+        assert squeezenet(torch.zeros(1, 3, 100, 180)).shape == (1, 1000)
+
+
+def test_squeezenet_sees_the_pixels_that_its_authors_fed_it(squeezenet):
+    """Their deploy file: red, green, blue from 0 to 255 less 123, 117, 104. Nothing is resized."""
+    image = load_photo("coffee", (227, 227))
+    literal = np.asarray(image, np.float32) - np.array([123, 117, 104], np.float32)
+    x = squeezenet.info.preprocess(as_pixels(image)[0])
+    assert x.shape == (1, 3, 227, 227)
+    np.testing.assert_allclose(x[0].permute(1, 2, 0), literal, atol=2e-4)
+
+
+def test_squeezenet_is_torchvisions_with_the_published_padding_in_half_the_precision(squeezenet):
+    stored = read_checkpoint(MODEL_DIR / "squeezenet.safetensors")
+    assert {v.dtype for v in stored.values()} == {torch.float16}
+    literal = torchvision.models.squeezenet1_0(weights=None)
+    literal.load_state_dict({name: v.float() for name, v in stored.items()})
+    x = squeezenet.info.preprocess(as_pixels(load_photo("hopper"))[0])
+    with torch.no_grad():
+        features = F.pad(literal.features(x), (1, 1, 1, 1))
+        expected = literal.eval().classifier(features).flatten(1)
+        torch.testing.assert_close(squeezenet(x), expected)
+        assert (literal(x) - expected).abs().max() > 0.1  # without the padding: another network
+
+
+def test_squeezenet_comes_with_its_card_and_its_licence(squeezenet):
+    card = model_card("squeezenet")
+    assert {"source", "licence", "changes", "accuracy", "published_accuracy"} <= set(card)
+    assert card["parameters"] == sum(p.numel() for p in squeezenet.parameters())
+    stored = read_checkpoint(MODEL_DIR / "squeezenet.safetensors").values()
+    assert card["not_zero"] == sum(int(v.count_nonzero()) for v in stored)
+    licence = (MODEL_DIR / card["licence_file"]).read_text()
+    assert "BSD" in card["licence"] and "Redistributions of source code must retain" in licence
+
+
+def test_a_class_is_found_by_any_of_its_names(squeezenet):
+    info = squeezenet.info
+    assert len(info.classes) == 1000 and info.classes[281] == "tabby, tabby cat"
+    names = ("tabby, tabby cat", "tabby", "tabby cat", "espresso", "Egyptian cat")
+    assert [info.index(name) for name in names] == [281, 281, 281, 967, 285]
+    with pytest.raises(ValueError, match="class: .*'expresso'. Did you mean 'espresso'"):
+        info.index("expresso")
+    with pytest.raises(ValueError, match=r"'crane' is the name of \[134, 517\]. Choose by number"):
+        info.index("crane")
+    bird = load_model("aviary-resnet-0", device="cpu").info
+    assert bird.index(SPECIES[3].name) == 3
+    with pytest.raises(ValueError, match="class: "):
+        replace(bird, classes=None).index("iris")
+
+
 # --- how they are trained
 
 
@@ -137,7 +227,7 @@ def test_a_recipe_run_twice_writes_the_same_weights_and_card(name, tmp_path, mon
 # --- what a loaded model carries
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", AVIARY)
 def test_bundled_models_carry_what_is_needed_to_feed_and_read_them(name):
     model, card = load_model(name, device="cpu"), model_card(name)
     info = model.info

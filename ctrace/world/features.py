@@ -1,4 +1,6 @@
-"""Features on a grid that remember the names of their channels, and tokens as such features."""
+"""Features on a grid that remember the names of their channels; tokens and convolution maps as such
+features.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,15 @@ from dataclasses import dataclass, replace
 
 import timm
 import torch
+import torch.nn.functional as F
 from einops import rearrange
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
-from ctrace.check import check_features, check_names, one_of
+from ctrace.check import at_least_float32, check_features, check_names, check_number, one_of
 from ctrace.world.models import describe, load_model
-from ctrace.world.photos import as_list, load_images_helper
-from ctrace.world.tokens import TimmViTPatchBackbone, patch_tokens
+from ctrace.world.photos import as_list, as_pixels, load_images_helper
+from ctrace.world.tokens import TimmViTPatchBackbone, evaluating, layer_to_map, patch_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +127,127 @@ def timm_features(
     out = backbone(torch.stack([transform(image) for image in load_images_helper(images)]))
     names = tuple(f"ch {i}" for i in range(out.H.shape[2]))
     return GridFeatures(rearrange(out.H, "b n c -> (b n) c"), names, out.grid_hw, len(out.H))
+
+
+def conv_features(
+    images, model, layer: str, pad: int = 48, unit: bool = True, centre: bool = True
+) -> GridFeatures:
+    """Maps of a layer of a convolutional network, of photographs in their own size, channels named
+    ``features.10/0``, ``features.10/1``, ... after the layer.
+
+    A network that pads with zeros sees a dark frame around every photograph, and a cut finds the
+    frame. Here the photograph is continued by its mirror image, and the cells of the continuation
+    are cut off again: of a layer with stride s and a photograph of H pixels ``round(H / s)`` cells
+    a side are left. The middle of their grid is the middle of the photograph to half a pixel, which
+    the layer's own grid is not: each convolution and pool moves its first cell.
+
+    Args:
+        images: one or several of one size: PIL images, paths, tensors ``(3, H, W)`` in [0, 1].
+            Gradients flow from the features to tensors that ask for them.
+        model: a convolutional network, or a name for `ctrace.world.models.load_model`. Mean and
+            deviation are those of `ctrace.world.models.ModelInfo`; nothing is resized.
+        layer: dotted name of a module.
+        pad: pixels of mirror image on each side, at least; 0 gives the layer's own grid as a plain
+            forward pass has it.
+        unit: scale each row to length 1.
+        centre: then take the mean of all rows, of all photographs jointly, off each.
+
+    Returns:
+        `GridFeatures`, the photographs stacked for a joint cut.
+
+    Raises:
+        ValueError: no such layer, photographs of different size or too small for `pad`, a layer
+            whose cells cannot be placed, or a cell where no channel fires with `unit`.
+
+    >>> from ctrace.world.photos import load_photo
+    >>> grid = conv_features(load_photo("chelsea", 240), "squeezenet", "features.10")
+    squeezenet: bundled weights, 1000 classes, 0 prefix tokens
+    >>> grid.grid_hw, grid.names[271]
+    ((20, 30), 'features.10/271')
+    """
+    pixels = as_pixels(images)
+    sizes = {tuple(x.shape[1:]) for x in pixels}
+    if len(sizes) > 1:
+        how = "load_photo(name, (width, height)) crops to one"
+        raise ValueError(f"images: expected one size, received {sorted(sizes)}. Use {how}.")
+    model = model if isinstance(model, nn.Module) else load_model(model)
+    one_of("layer", layer, [name for name, _ in model.named_modules() if name])
+    info, like = getattr(model, "info", None) or describe(model), next(model.parameters())
+    batch = info.preprocess(torch.stack(pixels).to(like), *sizes)
+    asked = torch.is_grad_enabled() and batch.requires_grad
+    with evaluating(model), torch.set_grad_enabled(asked):
+        maps = _mirrored(model, layer, batch, pad) if pad else _layer_maps(model, layer, batch)[0]
+    b, c, *grid_hw = maps.shape
+    rows = rearrange(at_least_float32(maps), "b c h w -> (b h w) c")
+    if unit and not bool(rows.any(1).all()):
+        raise ValueError(f"{layer}: cells where no channel fires have no direction: unit=False.")
+    rows = F.normalize(rows, dim=1) if unit else rows
+    rows = rows - rows.mean(0) if centre else rows
+    return GridFeatures(rows, tuple(f"{layer}/{i}" for i in range(c)), tuple(grid_hw), b)
+
+
+def _layer_maps(model: nn.Module, layer: str, x: Tensor) -> tuple[Tensor, dict]:
+    """The layer's maps ``(b, c, h, w)``; and for each size of a map on the way to it the pixels
+    from cell to cell and the pixel under the middle of cell 0, along height and width.
+    """
+    size, kept, hooks = tuple(x.shape[2:]), [], []
+    places = {size: [(1, 0.0), (1, 0.0)]}
+
+    def read(module, args, output):
+        before, after = tuple(args[0].shape[2:]), tuple(output.shape[2:])
+        words = ("kernel_size", "stride", "padding", "dilation")
+        sides = zip(*(to_2tuple(getattr(module, word, 1)) for word in words))
+        if before in places and after not in places and not isinstance(module.padding, str):
+            places[after] = [
+                (step * s, first + step * (d * (k - 1) / 2 - p))
+                for (step, first), (k, s, p, d) in zip(places[before], sides)
+            ]
+
+    for module in model.modules():  # subclasses may pad in a way of their own
+        if type(module) in (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d):
+            hooks.append(module.register_forward_hook(read))
+    module = model.get_submodule(layer)
+    # A copy: an activation behind the layer may work in place.
+    hooks.append(module.register_forward_hook(lambda m, args, output: kept.append(output.clone())))
+    try:
+        model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if len(kept) != 1:
+        raise ValueError(f"{layer}: expected one call in a pass, saw {len(kept)}. Name another.")
+    return layer_to_map(kept[0], model, module, size), places
+
+
+def _mirrored(model: nn.Module, layer: str, x: Tensor, pad: int) -> Tensor:
+    with torch.no_grad():
+        maps, places = _layer_maps(model, layer, x[:1])
+    sides, grid = tuple(x.shape[2:]), tuple(maps.shape[2:])
+    if grid not in places:
+        why = (
+            f"its {grid[0]} x {grid[1]} grid does not come from plain convolutions and pools alone"
+        )
+        raise ValueError(f"{layer}: which pixels is a cell? {why}. Use pad=0.")
+    fits = [_placement(side, *place, pad) for side, place in zip(sides, places[grid])]
+    (h, top, north), (w, left, west) = fits
+    if max(north, west, pad) >= min(sides):
+        have = f"{max(north, west)} of mirror image and photographs of {min(sides)}"
+        raise ValueError(f"pad: expected less than a side, received {have} pixels. Enlarge them.")
+    maps, _ = _layer_maps(model, layer, F.pad(x, (west, pad, north, pad), mode="reflect"))
+    maps = maps[:, :, top : top + h, left : left + w]
+    if maps.shape[2:] != (h, w):
+        raise ValueError(f"pad: {pad} pixels are fewer than the layer cuts off. Double them.")
+    return maps
+
+
+def _placement(side: int, step: int, first: float, pad: int) -> tuple[int, int, int]:
+    """Cells of a side, how many to cut off before them, and pixels to put before the photograph, at
+    least ``pad``, for the middle of the cells to be the middle of the side.
+    """
+    cells = max(1, round(side / step))
+    ahead = first + (step * (cells - 1) - (side - 1)) / 2  # pixels, when no cell is cut off
+    cut = max(0, math.ceil((check_number("pad", pad, whole=True, above=0) - ahead) / step))
+    return cells, cut, round(ahead + cut * step)
 
 
 def prepare_grid_features(

@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange, reduce
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
-from ctrace.check import check_number, check_pixels, one_of
+from ctrace.check import check_number, one_of
 from ctrace.world.features import GridFeatures, standardise
-from ctrace.world.photos import as_list, rgb_image
+from ctrace.world.photos import as_pixels
 
 CELL_PX = 4
 """Pixels of the working image per grid cell; "8 px" in a channel name is two cells."""
@@ -78,10 +77,7 @@ def filter_bank(
     ((16, 24), ('L* lightness', 'a* green-red', 'b* blue-yellow'))
     """
     asked = {one_of("weights", name, WEIGHTS): weight for name, weight in (weights or {}).items()}
-    tensors = [
-        check_pixels(image if isinstance(image, Tensor) else pil_to_tensor(rgb_image(image)))
-        for image in as_list(images)
-    ]
+    tensors = as_pixels(images)
     h, w = _grid_hw([tuple(t.shape[-2:]) for t in tensors], grid)
     resized = [_resize(t, (h * CELL_PX, w * CELL_PX)) for t in tensors]
     lab = rgb_to_lab(torch.cat(resized))  # (b, 3, h * CELL_PX, w * CELL_PX)

@@ -23,6 +23,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
 from torch import nn
+from torchvision.models import squeezenet1_0
 
 from ctrace.aviary import SPECIES
 from ctrace.check import check_pixels, one_of
@@ -59,14 +60,18 @@ class ModelInfo:
     grid: tuple[int, int] | None
     classes: tuple[str, ...] | None
 
-    def preprocess(self, images: torch.Tensor) -> torch.Tensor:
+    def preprocess(self, images: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
         """Images `(n, 3, height, width)` or `(3, height, width)` in [0, 1] to the model's input
-        `(n, 3, *input_size[1:])`.
+        `(n, 3, *size)`.
 
         Images of another size are resized (whole image, no crop), so that a map goes back to the
         image by resizing.
+
+        Args:
+            size: `(height, width)`, for a network that takes any; None takes `input_size`.
         """
-        channels, *size = self.input_size
+        channels, *own = self.input_size
+        size = own if size is None else list(size)
         images = check_pixels(images, channels)
         images = images[None] if images.ndim == 3 else images
         if list(images.shape[-2:]) != size:
@@ -75,6 +80,27 @@ class ModelInfo:
             images = images.clamp(0, 1)
         mean, std = (images.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
         return (images - mean) / std
+
+    def index(self, name: str) -> int:
+        """Number of the class called `name`: its whole name, or one of the synonyms that a comma
+        sets apart.
+
+        Raises:
+            ValueError: no class or several are called so; close names, or their numbers, are
+                listed.
+
+        >>> load_model("squeezenet", device="cpu").info.index("tabby cat")
+        squeezenet: bundled weights, 1000 classes, 0 prefix tokens
+        281
+        """
+        classes = self.classes or ()
+        whole = [i for i, words in enumerate(classes) if words == name]
+        found = whole or [i for i, words in enumerate(classes) if name in words.split(", ")]
+        if len(found) > 1:
+            raise ValueError(f"class: {name!r} is the name of {found}. Choose by number.")
+        if not found:
+            one_of("class", name, [word for words in classes for word in words.split(", ")])
+        return found[0]
 
 
 # --- bundled architectures
@@ -99,6 +125,16 @@ def _vit(outputs: int) -> nn.Module:
     return VisionTransformer(MODEL_INPUT, **embed, **blocks, **head)
 
 
+def _squeezenet(outputs: int) -> nn.Module:
+    model = squeezenet1_0(weights=None, num_classes=outputs)
+    # As published: the last 1 x 1 convolution is padded by one, which torchvision leaves out.
+    model.classifier[1].padding = (1, 1)
+    means, levels = (123 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3
+    config = {"input_size": (3, 227, 227), "interpolation": "bilinear"}
+    model.pretrained_cfg = config | {"mean": means, "std": levels}
+    return model
+
+
 # name -> (architecture, number of outputs)
 BUNDLED = {
     **{f"aviary-resnet-{seed}": (_resnet, len(SPECIES)) for seed in range(3)},
@@ -106,6 +142,7 @@ BUNDLED = {
     "aviary-cheating": (_resnet, len(SPECIES)),
     "aviary-shuffled": (_resnet, len(SPECIES)),
     "aviary-embedding": (_resnet, EMBEDDING_SIZE),
+    "squeezenet": (_squeezenet, 1000),
 }
 
 
@@ -117,13 +154,14 @@ def build_bundled(name: str) -> nn.Module:
     model = architecture(outputs)
     config = {"architecture": name, "num_classes": outputs, "mean": (0.5,) * 3, "std": (0.25,) * 3}
     config |= {"input_size": (3, MODEL_INPUT, MODEL_INPUT), "interpolation": "bicubic"}
-    model.pretrained_cfg = model.default_cfg = config | {"crop_pct": 1.0}
+    own = getattr(model, "pretrained_cfg", {})
+    model.pretrained_cfg = model.default_cfg = config | {"crop_pct": 1.0} | own
     return model
 
 
 def model_card(name: str) -> dict:
     """How a bundled model was trained and how well it does: recipe, seed, log, accuracies, training
-    time.
+    time; of "squeezenet" its source, licence, what was changed, and accuracies.
     """
     return json.loads((MODEL_DIR / f"{one_of('bundled model', name, BUNDLED)}.json").read_text())
 
@@ -146,9 +184,15 @@ def describe(model: nn.Module, name: str = "", weights: str = "", classes=None) 
     return ModelInfo(name, weights, (channels, *size), *preparation, prefix, grid, classes)
 
 
-def _imagenet_names(model: nn.Module) -> tuple[str, ...] | None:
-    subset = infer_imagenet_subset(model)
+def _imagenet_names(subset: str | None) -> tuple[str, ...] | None:
     return tuple(ImageNetInfo(subset).label_descriptions()) if subset else None
+
+
+def _bundled_names(name: str) -> tuple[str, ...] | None:
+    if name == "squeezenet":
+        return _imagenet_names("imagenet-1k")
+    is_classifier = name in BUNDLED and name != "aviary-embedding"
+    return tuple(species.name for species in SPECIES) if is_classifier else None
 
 
 def load_model(
@@ -184,8 +228,7 @@ def load_model(
         one_of("model", name, [*BUNDLED, *timm.list_models()])
     build = build_bundled if name in BUNDLED else timm.create_model
     # Only published weights are known to be trained on ImageNet; a file may be about anything.
-    is_classifier = name in BUNDLED and name != "aviary-embedding"
-    classes = tuple(species.name for species in SPECIES) if is_classifier else None
+    classes = _bundled_names(name)
     if choice == "random":
         model, source = build(name, **options), "random weights, untrained"
     elif choice not in ("auto", "pretrained"):
@@ -197,7 +240,7 @@ def load_model(
     else:
         try:
             model, source = published(name, **options)
-            classes = _imagenet_names(model)
+            classes = _imagenet_names(infer_imagenet_subset(model))
         except ValueError as error:
             if choice == "pretrained":
                 raise
@@ -211,7 +254,9 @@ def load_model(
 def _one_line(info: ModelInfo) -> str:
     parts = [info.weights]
     if info.classes:
-        parts.append(f"{len(info.classes)} {'species' if info.name in BUNDLED else 'classes'}")
+        parts.append(
+            f"{len(info.classes)} {'species' if info.name.startswith('aviary') else 'classes'}"
+        )
     if info.grid:
         parts.append(f"grid {info.grid[0]} x {info.grid[1]}")
     parts.append(f"{info.num_prefix_tokens} prefix token{'s' * (info.num_prefix_tokens != 1)}")

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
-from ctrace.check import one_of
+from ctrace.check import check_pixels, one_of
 
 TABLE = Path(__file__).parents[1] / "data" / "photos.csv"
 
@@ -105,6 +107,14 @@ def as_list(images) -> list:
     if not images:
         raise ValueError("expected at least one image, received none. A pattern without files?")
     return images
+
+
+def as_pixels(images) -> list[Tensor]:
+    """Paths, PIL images and tensors, one or several, as tensors ``(3, height, width)`` in [0, 1]; a
+    tensor keeps its gradient.
+    """
+    each = (x if isinstance(x, Tensor) else pil_to_tensor(rgb_image(x)) for x in as_list(images))
+    return [check_pixels(x) for x in each]
 
 
 def rgb_image(entry) -> Image.Image:
