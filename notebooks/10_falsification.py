@@ -45,7 +45,7 @@ from ctrace.trust.falsify import angle_between, falsify, shift_places
 from ctrace.trust.hide import FILLS, deletion, filled, insertion, road
 from ctrace.trust.methods import CarrotClassifier, cnn_methods, token_methods
 from ctrace.trust.randomize import cascade, own_scale, randomize, stages
-from ctrace.trust.shapley import shap, superpixels
+from ctrace.trust.shapley import lime, shap, superpixels
 from ctrace.viz.gallery import show_figure
 from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone
@@ -762,6 +762,22 @@ assert 0.5 < spearman(tables["removal"], tables["swap"]).mean() < 0.98
 
 # %% [markdown]
 # Truth is a choice: three sensible definitions of what a part is worth order the parts alike on most birds of this model, and not on all. Where parts can replace each other they part ways, so a score names the one it uses.
+#
+# LIME {cite:p}`ribeiro2016` asks the same game on the same superpixels and fits another line to it. Each region is in or out by a coin, a coalition counts the more the nearer it is to the whole picture, and a ridge penalty
+# holds the coefficients down. Nothing obliges them to sum to $f(\text{all}) - f(\text{none})$. How far do they miss it, and do the two methods order the regions alike?
+
+# %%
+line = lime(net, x[0], target, superpixels(x[0]), samples=256)
+both = torch.stack([explained.values, line.values])
+rho, first = float(spearman(both[:1], both[1:])[0]), both.argmax(1).tolist()
+print(f"LIME: sum {line.values.sum():.2f}, f(all) - f(none) {line.all - line.none:.2f}")
+print(f"rank correlation with SHAP {rho:+.2f}; largest region {first}")
+assert abs(float(line.values.sum()) - (line.all - line.none)) > 0.5
+assert first[0] == first[1] and 0.5 < rho < 0.95
+
+# %% [markdown]
+# The same region comes first, the order of the others is alike and not the same, and the sum is off by more than half a logit. The answer of LIME depends on the width of its kernel and on its penalty, which somebody
+# chose; a Shapley value has neither.
 #
 # ## An average of averages
 #

@@ -38,7 +38,7 @@ from ctrace.trust.hide import deletion, insertion, road
 from ctrace.trust.localize import controls, pointing_game
 from ctrace.trust.methods import guided_backpropagation
 from ctrace.trust.randomize import cascade
-from ctrace.trust.shapley import shap, superpixels
+from ctrace.trust.shapley import lime, shap, superpixels
 from ctrace.world.tokens import TimmViTPatchBackbone
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -178,6 +178,7 @@ TRUST = {
     "controls": lambda model, x, maps: list(controls(x, maps > 0.5).values()),
     "guided_backpropagation": lambda model, x, maps: guided_backpropagation(model, x, 3),
     "shap": lambda model, x, maps: shap(model, x[0], 3, superpixels(x[0]), samples=80).values,
+    "lime": lambda model, x, maps: lime(model, x[0], 3, superpixels(x[0]), samples=80).values,
     "cascade": lambda model, x, maps: (
         cascade(
             model, {"g": lambda m, x, t: saliency.gradient(m, x, t).abs().sum(1)}, x, 3, depths=[1]

@@ -5,10 +5,20 @@ own part importance.
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
+from sklearn.metrics import pairwise_distances
 from torch import nn
 
 from ctrace.aviary import PARTS, Aviary, part_importance, render
-from ctrace.trust.shapley import kernel_shap, sample_coalitions, shap, superpixels
+from ctrace.trust.hide import filled
+from ctrace.trust.shapley import (
+    kernel_shap,
+    lime,
+    linear_surrogate,
+    sample_coalitions,
+    shap,
+    superpixels,
+)
 from ctrace.world.models import load_model
 
 
@@ -143,9 +153,68 @@ def test_repeats_with_its_seed_and_leaves_the_global_generators_alone(model):
     assert not torch.equal(first, shap(model, x, target, superpixels(x), samples=64, seed=6).values)
 
 
+def literal_surrogate(present, value, width, ridge):
+    """The weights and the regression of the authors' package for images, line by line."""
+    data = present.numpy().astype(float)
+    distances = pairwise_distances(data, np.ones((1, data.shape[1])), metric="cosine").ravel()
+    kernel = np.sqrt(np.exp(-(distances**2) / width**2))
+    fit = Ridge(alpha=ridge, fit_intercept=True, solver="cholesky")
+    return fit.fit(data, value.numpy(), sample_weight=kernel).coef_
+
+
+@pytest.mark.parametrize("width, ridge", [(0.25, 1.0), (0.1, 0.01), (1.0, 30.0)])
+def test_lime_is_the_authors_weighted_ridge_regression(width, ridge):
+    generator = torch.Generator().manual_seed(2)
+    present = torch.randint(0, 2, (90, 12), generator=generator) == 1
+    value = torch.randn(90, generator=generator, dtype=torch.double) + present[:, 3]
+    present[:2] = torch.tensor([[True], [False]])
+    want = literal_surrogate(present, value, width, ridge)
+    np.testing.assert_allclose(linear_surrogate(present, value, width, ridge), want, atol=1e-10)
+
+
+def test_lime_without_a_penalty_gives_each_region_of_an_additive_model_its_own_share():
+    net, x, start, regions = additive(24)
+    exact = shap(net, x, 1, regions, start[None])
+    found = lime(net, x, 1, regions, start[None], ridge=0)
+    assert torch.allclose(found.values, exact.values, atol=1e-9)
+    assert (found.all, found.none) == (exact.all, exact.none)
+
+
+def test_lime_asks_the_game_of_shap_near_the_whole_image(model):
+    """Its values are the regression on exactly the images in which absent regions are blurred."""
+    x, _, _, _, target = bird(model, 2)
+    regions = superpixels(x)
+    r = int(regions.max()) + 1
+    found = lime(model, x, target, regions, samples=100, seed=4)
+    present = torch.from_numpy(np.random.default_rng(4).integers(0, 2, (100, r)) == 1)
+    present[0] = True
+    blurred = filled(x[None], "blur")[0]
+    shown = torch.stack([torch.where(row[regions], x, blurred) for row in present])
+    with torch.no_grad():
+        z = model(shown).double()
+    value = z[:, target] - z.mean(1)
+    want = literal_surrogate(present, value, 0.25, 1.0)
+    np.testing.assert_allclose(found.values, want, atol=1e-6)
+    assert abs(found.all - float(value[0])) < 1e-6
+    assert abs(float(found.values.sum()) - (found.all - found.none)) > 0.1
+
+
+def test_lime_refuses_what_has_no_answer():
+    net, x, start, regions = additive(24)
+    for settings, words in (
+        ({"samples": 40}, "to tell 24 regions apart.*at least 48"),
+        ({"width": 0}, "width: expected a finite number above 0"),
+        ({"ridge": -1}, "ridge: expected a finite number at least 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            lime(net, x, 1, regions, start[None], **settings)
+    with pytest.raises(ArithmeticError, match="width: 0.02 puts nearly all weight on fewer"):
+        lime(net, x, 1, regions, start[None], width=0.02)
+
+
 def test_refuses_what_has_no_answer(model):
     net, x, start, regions = additive(24)
-    with pytest.raises(ValueError, match="expected one image"):
+    with pytest.raises(ValueError, match="each pixel of one image"):
         shap(net, x, 1, regions[:6], start[None])
     with pytest.raises(ValueError, match="without gaps"):
         shap(net, x, 1, regions * 2, start[None])

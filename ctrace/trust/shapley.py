@@ -3,9 +3,11 @@ which the regions could appear.
 
 With few regions all coalitions are asked, and the values are exact. With many, Kernel SHAP asks a
 sample of them (Lundberg and Lee 2017). Either way the values sum to f(all) - f(none), the logit of
-the image minus that of the baseline, up to rounding.
+the image minus that of the baseline, up to rounding. LIME asks the same game and fits a line near
+the whole image.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,23 +73,7 @@ def shap(
         ValueError: shapes or numbers that do not fit, fewer samples than the regression has
             unknowns.
     """
-    check_ready(model)
-    x = prepare_images(model, image)
-    start, regions, found = filled(x, baseline, seed), regions.to(x.device), regions.unique()
-    if len(x) != 1 or regions.shape != x.shape[2:] or regions.is_floating_point():
-        got = f"{tuple(x.shape)} and {regions.dtype} {tuple(regions.shape)}"
-        raise ValueError(f"shap: expected one image and a whole number for each pixel, got {got}.")
-    r = len(found)
-    if found.tolist() != list(range(r)):
-        raise ValueError("shap: regions must be numbered from 0 without gaps. Use torch.unique.")
-
-    def value(present: Tensor) -> Tensor:
-        """Centred logit of each coalition ``(m,)``, from which regions it has ``(m, r)``."""
-        chunks = present.to(x.device).split(AT_ONCE)
-        shown = (torch.where(chunk[:, regions][:, None], x, start) for chunk in chunks)
-        z = torch.cat([model(images).double() for images in shown]).cpu()
-        return z[:, int(check_classes(target, 1, z.shape[1]))] - z.mean(1)
-
+    r, value = _game(model, image, target, regions, baseline, seed)
     if r <= EXACT_UP_TO:
         asked = value(torch.arange(2**r)[:, None] >> torch.arange(r) & 1 == 1)  # (2^r,)
         none, whole = asked[[0, -1]].tolist()
@@ -98,6 +84,94 @@ def shap(
         present = sample_coalitions(r, samples, seed)
         values = kernel_shap(present, value(present) - none, whole - none)
     return Shapley(values, regions.cpu(), whole, none)
+
+
+@torch.no_grad()
+def lime(
+    model: nn.Module,
+    image: Tensor,
+    target: int,
+    regions: Tensor,
+    baseline: str | Tensor = "blur",
+    samples: int = 512,
+    seed: int = 0,
+    width: float = 0.25,
+    ridge: float = 1.0,
+) -> Shapley:
+    """The surrogate of LIME (Ribeiro, Singh and Guestrin 2016) on the coalitions of `shap`: what
+    each region adds to the centred logit in a linear model fitted near the whole image.
+
+    Near is ``exp(-d^2 / width^2)``, rooted, of the cosine distance d between a coalition and all,
+    as in the authors' code for images, whose width and ridge these are. The values have no reason
+    to sum to ``all - none``.
+
+    Args:
+        model, image, target, regions, baseline: as in `shap`.
+        samples: coalitions, each region in or out by a coin, the first with all.
+        seed: of these, and of noise.
+        width: of the kernel.
+        ridge: penalty on the squared values, not on the intercept.
+
+    Raises:
+        ValueError: as `shap`.
+        ArithmeticError: a kernel so narrow that fewer coalitions count than there are regions.
+    """
+    r, value = _game(model, image, target, regions, baseline, seed)
+    check_number(f"samples (to tell {r} regions apart)", samples, at_least=2 * r)
+    check_number("width", width, above=0)
+    check_number("ridge", ridge, at_least=0)
+    present = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, (samples, r)) == 1)
+    present[0] = True
+    none, whole = value(torch.tensor([[False], [True]]).expand(2, r)).tolist()
+    values = linear_surrogate(present, value(present), width, ridge)
+    return Shapley(values, regions.cpu(), whole, none)
+
+
+def linear_surrogate(present: Tensor, value: Tensor, width: float, ridge: float) -> Tensor:
+    """Coefficients ``(r,)`` of a weighted ridge regression with an intercept.
+
+    Args:
+        present: coalitions ``(m, r)``, boolean; nobody is at distance 1 from all.
+        value: theirs ``(m,)``.
+        width, ridge: see `lime`.
+
+    Raises:
+        ArithmeticError: the kernel is so narrow that it leaves fewer coalitions than unknowns.
+    """
+    x, y = present.double(), value.double()
+    distance = 1 - x.mean(1).sqrt()  # the cosine of x with a row of ones is |x| / sqrt(|x| r)
+    weight = (-(distance**2) / width**2).exp().sqrt()
+    if weight.sum() ** 2 <= len(present[0]) * (weight**2).sum():
+        why = "puts nearly all weight on fewer coalitions than there are regions"
+        raise ArithmeticError(f"width: {width} {why}. Widen the kernel, or merge regions.")
+    x, y = (v - (weight @ v) / weight.sum() for v in (x, y))  # the intercept, solved for
+    weighted = x.T * weight
+    return torch.linalg.solve(weighted @ x + ridge * torch.eye(x.shape[1]).double(), weighted @ y)
+
+
+def _game(
+    model: nn.Module, image: Tensor, target: int, regions: Tensor, baseline: str | Tensor, seed: int
+) -> tuple[int, Callable[[Tensor], Tensor]]:
+    """The number of regions r, and the centred logit ``(m,)`` of coalitions of them ``(m, r)``."""
+    check_ready(model)
+    x = prepare_images(model, image)
+    start, regions, found = filled(x, baseline, seed), regions.to(x.device), regions.unique()
+    if len(x) != 1 or regions.shape != x.shape[2:] or regions.is_floating_point():
+        got = f"{tuple(x.shape)} and {regions.dtype} {tuple(regions.shape)}"
+        raise ValueError(
+            f"regions: expected a whole number for each pixel of one image, got {got}."
+        )
+    r = len(found)
+    if found.tolist() != list(range(r)):
+        raise ValueError("regions: must be numbered from 0 without gaps. Use torch.unique.")
+
+    def value(present: Tensor) -> Tensor:
+        chunks = present.to(x.device).split(AT_ONCE)
+        shown = (torch.where(chunk[:, regions][:, None], x, start) for chunk in chunks)
+        z = torch.cat([model(images).double() for images in shown]).cpu()
+        return z[:, int(check_classes(target, 1, z.shape[1]))] - z.mean(1)
+
+    return r, value
 
 
 def sample_coalitions(r: int, samples: int, seed: int) -> Tensor:
