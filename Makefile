@@ -1,6 +1,7 @@
 # make test   environment, form of the code, unit tests, doctests, pair check, every notebook that has changed
 # make book   environment, every notebook that has changed, HTML in _build/html, checks of that HTML
 # Options: PYTHON=python3.12  VENV=.venv  CONSTRAINTS=constraints.txt  TORCH_INDEX=<wheel index for another torch build>
+#          MODEL=<timm name>: pages that can show a network of yours show this one, e.g. MODEL=resnet50
 
 PYTHON      ?= python3
 VENV        ?= .venv
@@ -9,6 +10,10 @@ TORCH_INDEX ?=
 BIN         := $(VENV)/bin
 # Idle threads sleep instead of spinning: on shared cores spinning costs many times the work itself.
 export OMP_WAIT_POLICY ?= passive
+# On the command line only: MODEL is too common a name to be taken from an environment.
+ifeq ($(origin MODEL),command line)
+export CTRACE_MODEL := $(MODEL)
+endif
 STAMP       := $(VENV)/.installed
 CELL_SECONDS := 600
 # One way to run a notebook. One that passed before is skipped, and named, when neither its cells nor what it
@@ -22,7 +27,7 @@ endef
 
 help:
 	@echo "make test     environment, form of the code, unit tests, doctests, pair check, every notebook that has changed"
-	@echo "make book     the book, in _build/html/index.html"
+	@echo "make book     the book, in _build/html/index.html; MODEL=resnet50 adds that network to its pages"
 	@echo "make browser  every page and every gallery tab in Chromium, after make book"
 	@echo "make bench    every benchmark again, beside its peers (half an hour on an idle machine)"
 	@echo "make sync     notebooks/*.py -> notebooks/*.ipynb"

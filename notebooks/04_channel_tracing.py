@@ -46,6 +46,7 @@ from ctrace.aviary import SPECIES, Aviary, render
 from ctrace.cut.tracing import ablate, best_overlap, segment_strength
 from ctrace.stats import spearman
 from ctrace.viz.gallery import Gallery, show_figure
+from ctrace.world.models import chosen_model
 from einops import rearrange, reduce
 from torchvision.transforms.functional import to_pil_image
 
@@ -586,6 +587,69 @@ except ArithmeticError as error:
     print(error)
 else:
     raise AssertionError("a closed gap must be refused")
+
+# %% [markdown]
+# ## A network of your own
+#
+# Every network that timm knows can stand here. `make book MODEL=vit_small_patch14_dinov2.lvd142m`, or `make book MODEL=resnet50`, fetches its published weights once and renders this section with it; where this notebook runs alone, the
+# environment variable `CTRACE_MODEL` does the same. Without a network connection `CTRACE_WEIGHTS_DIR` names a folder that holds the weights as `resnet50.safetensors` or `resnet50.pth`. If neither is set, one line below says so, and
+# nothing else happens.
+#
+# A transformer gives its tokens, a convolutional network the maps of its second but last stage. Four photographs are cut into six segments each, and the one in the middle of the photograph is traced.
+
+# %%
+network = chosen_model()
+
+
+def own_features(network, photo):
+    """Tokens of a transformer, maps of a convolutional network."""
+    if hasattr(network, "num_prefix_tokens"):
+        return ctrace.timm_features(photo, network)
+    return ctrace.conv_features(photo, network, network.feature_info[-2]["module"])
+
+
+# %%
+def own_segment(grid):
+    """Six segments, the number of the one in the middle, and the trace."""
+    width = float(ctrace.bandwidth(grid.features, "median"))
+    trace = trace_channels(grid, n_segments=6, sigma=width)
+    cells = rearrange(trace.segments, "(h w) -> h w", h=grid.grid_hw[0])
+    eigval = trace.spectrum.eigval.sum()
+    assert abs(float(trace.scores.sum() - eigval)) < 1e-4 * float(eigval)
+    return cells, int(cells[grid.grid_hw[0] // 2, grid.grid_hw[1] // 2]), trace
+
+
+# %% tags=["hide-input"]
+def own_figure(photo, grid, cells, segment, trace):
+    """Photograph, segments, and the maps of the first six channels of one."""
+    panels = [photo, viz.Panel(photo, segments=cells)]
+    titles = ["photograph", "six segments"]
+    for c, name, value in trace.table(segment, "support", 6):
+        values = grid.zscores()[0, :, :, c]
+        panels.append(viz.Panel(values=values, outline=cells == segment))
+        titles.append(f"{name}\nattribution {value:.1e}")
+    return viz.show_grid(panels, titles, unit="standard deviations")
+
+
+def own_tabs(network, names=("astronaut", "chelsea", "coffee", "motorcycle")):
+    """A tab for each photograph."""
+    tabs = Gallery("traced-own-network")
+    for name in names:
+        photo = load_photo(name, size=(384, 384))
+        grid = own_features(network, photo)
+        found = own_segment(grid)
+        tabs.add(
+            name,
+            own_figure(photo, grid, *found),
+            alt=f"{name}, six segments of it, and maps of the six channels that support segment {found[1]}.",
+            caption=f"{network.info.name} ({network.info.weights}), grid {grid.grid_hw[0]} x {grid.grid_hw[1]}: segment {found[1]} and the channels that support it. Eigengap {found[2].spectrum.eigengap:.4f}.",
+        )
+    tabs.show()
+
+
+# %%
+if network is not None:
+    own_tabs(network)
 
 # %% [markdown]
 # ## Exercises

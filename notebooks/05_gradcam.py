@@ -41,7 +41,7 @@ from ctrace.look.gradcam import GradCAM
 from ctrace.look.hooks import capture
 from ctrace.stats import mean_intervals
 from ctrace.viz.gallery import Gallery, show_figure
-from ctrace.world.models import load_model
+from ctrace.world.models import chosen_model, load_model
 from einops import rearrange
 from torch import nn
 
@@ -916,6 +916,60 @@ for _ in range(3):
         pass
 assert fingerprint(block) == before
 print("the same model, hook for hook and bit for bit")
+
+# %% [markdown]
+# ## A network of your own
+#
+# Every network that timm knows can stand here. `make book MODEL=resnet50` fetches its published weights once and renders this section with it; where this notebook runs alone, the environment variable
+# `CTRACE_MODEL` does the same. Without a network connection `CTRACE_WEIGHTS_DIR` names a folder that holds the weights as `resnet50.safetensors` or `resnet50.pth`. If neither is set, one line below says so, and nothing else happens.
+#
+# A classifier is asked about the two classes it finds most likely, by name. A network without classes, `vit_small_patch14_dinov2.lvd142m` for one, is asked what makes a photograph resemble the left view of the motorcycle.
+
+# %%
+network = chosen_model()
+
+
+def own_input(network, name):
+    """A photograph cropped to the shape of the input, and the input."""
+    photo = ctrace.load_photo(name, network.info.input_size[:0:-1])
+    pixels = rearrange(torch.from_numpy(np.array(photo)), "h w c -> c h w")
+    return photo, network.info.preprocess(pixels).to(next(network.parameters()).device)
+
+
+def own_questions(network, x):
+    """What to ask about one image: words -> arguments of `GradCAM.explain`."""
+    if network.info.classes:
+        top = network(x).detach().softmax(1)[0].topk(2)
+        names = [network.info.classes[k].split(",")[0] for k in top.indices]
+        words = [f"{name}, {p:.0%}" for name, p in zip(names, top.values)]
+        return {w: {"target": int(k)} for w, k in zip(words, top.indices)}
+    left = network(own_input(network, "motorcycle")[1]).detach()
+    return {"like the left view": {"target": "cosine", "target_embedding": left}}
+
+
+# %% tags=["hide-input"]
+def own_tabs(network, names=("chelsea", "coffee", "motorcycle_right", "hopper")):
+    """A tab for each photograph."""
+    tabs, cam = Gallery("gradcam-own-network"), GradCAM(network)
+    for name in names:
+        photo, x = own_input(network, name)
+        asked = own_questions(network, x)
+        found = [cam.explain(x, **ask) for ask in asked.values()]
+        heats = [f.heatmap(relu=False, normalize=False)[0] for f in found]
+        panels = [photo, *(viz.Panel(photo, heat) for heat in heats)]
+        states = ", ".join(f.status[0] for f in found)
+        tabs.add(
+            name,
+            viz.show_grid(panels, [name, *asked], unit="weight x activation"),
+            alt=f"{name}, and signed maps laid over it for: {'; '.join(asked)}.",
+            caption=f"{network.info.name} ({network.info.weights}) at `{found[0].target_layer}`: {'; '.join(asked)}. Status: {states}.",
+        )
+    tabs.show()
+
+
+# %%
+if network is not None:
+    own_tabs(network)
 
 # %% [markdown]
 # ## Exercises

@@ -16,6 +16,8 @@ from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from ctrace.world.models import MODEL_VARIABLE, chosen_model
+from ctrace.world.weights import WEIGHTS_VARIABLE
 from tools import (
     address,
     browser_check,
@@ -390,6 +392,21 @@ def test_every_notebook_runs_again_when_torch_changes(small_tree, monkeypatch):
     before = made_of(small_tree)
     monkeypatch.setattr(fresh_cache, "installed", lambda name: "0.0")
     assert all(parts != before[name] for name, parts in made_of(small_tree).items())
+
+
+def test_only_pages_that_ask_for_a_model_run_again_when_another_is_named(small_tree, monkeypatch):
+    for name in fresh_cache.SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    asks = "from ctrace.world.models import chosen_model\nchosen_model()\n"
+    nbformat.write(run_of(count=None, source=asks), small_tree / "notebooks" / "asks.ipynb")
+    before, seen = made_of(small_tree), []
+    for name, value in zip(fresh_cache.SETTINGS, ("resnet50", "folder")):
+        monkeypatch.setenv(name, value)
+        after = made_of(small_tree)
+        seen.append(after["asks"])
+        assert {n for n, parts in after.items() if parts != before[n]} == {"asks"}
+    assert seen[0] != seen[1] and fresh_cache.SETTINGS[0] == MODEL_VARIABLE
+    assert fresh_cache.SETTINGS[1] == WEIGHTS_VARIABLE and fresh_cache.ASKS == chosen_model.__name__
 
 
 def append_to_colours(root: Path) -> None:

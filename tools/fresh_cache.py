@@ -3,13 +3,14 @@
 jupyter-cache compares the code of a notebook only. A figure drawn by an older `ctrace`, or by
 another torch, would stay in the book. So every run that nbmake puts into the cache (conftest.py)
 says what it was made of: the files of `ctrace` that the notebook depends on (tools/depends.py), the
-pins, the interpreter, the torch build and whether there was a GPU. A run that does not say it, or
-says something else, goes.
+pins, the interpreter, the torch build, whether there was a GPU and, on a page that asks for one, the
+model that a reader has named. A run that does not say it, or says something else, goes.
 
     python -m tools.fresh_cache     prints the notebooks that are left to run; on stderr, why
 """
 
 import hashlib
+import os
 import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +21,8 @@ import nbformat
 from tools.depends import HERE, Package
 
 CACHE = Path("_build") / ".jupyter_cache"
+SETTINGS = ("CTRACE_MODEL", "CTRACE_WEIGHTS_DIR")  # what a reader asks a page to run with
+ASKS = "chosen_model"  # and the call by which a page does
 
 
 def made_of(notebook: Path, package: Package) -> dict[str, str]:
@@ -30,6 +33,8 @@ def made_of(notebook: Path, package: Package) -> dict[str, str]:
     }
     parts["python"] = ".".join(map(str, sys.version_info[:2]))
     parts["device"] = "a GPU" if has_gpu() else "the CPU"
+    if ASKS in notebook.read_text(encoding="utf-8"):
+        parts |= {name: os.environ.get(name, "") for name in SETTINGS}
     return parts | {name: installed(name) for name in ("torch", "torchvision")}
 
 

@@ -29,6 +29,7 @@ from ctrace.aviary import SPECIES
 from ctrace.check import check_pixels, one_of
 from ctrace.world.weights import fill, published
 
+MODEL_VARIABLE = "CTRACE_MODEL"
 MODEL_DIR = Path(__file__).parents[1] / "data" / "models"
 MODEL_INPUT = 96
 EMBEDDING_SIZE = 64
@@ -249,6 +250,19 @@ def load_model(
     model.info = describe(model, name, source, classes)
     print(_one_line(model.info))
     return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def chosen_model() -> nn.Module | None:
+    """The model that the environment variable CTRACE_MODEL names, with trained weights or not at
+    all; None, said in one line, where it names none.
+
+    Raises:
+        ValueError: as `load_model`.
+    """
+    name = os.environ.get(MODEL_VARIABLE)
+    if not name:
+        print(f"{MODEL_VARIABLE} names no model")
+    return load_model(name, "pretrained") if name else None
 
 
 def _one_line(info: ModelInfo) -> str:
