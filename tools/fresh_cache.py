@@ -3,8 +3,8 @@
 jupyter-cache compares the code of a notebook only. A figure drawn by an older `ctrace`, or by
 another torch, would stay in the book. So every run that nbmake puts into the cache (conftest.py)
 says what it was made of: the files of `ctrace` that the notebook depends on (tools/depends.py), the
-pins, the interpreter, the torch build, whether there was a GPU and, on a page that asks for one, the
-model that a reader has named. A run that does not say it, or says something else, goes.
+pins, the interpreter, the torch build, whether there was a GPU and, on a page that asks for one,
+the model that a reader has named. A run that does not say it, or says something else, goes.
 
     python -m tools.fresh_cache     prints the notebooks that are left to run; on stderr, why
 """
