@@ -246,7 +246,7 @@ def _placement(side: int, step: int, first: float, pad: int) -> tuple[int, int, 
     """
     cells = max(1, round(side / step))
     ahead = first + (step * (cells - 1) - (side - 1)) / 2  # pixels, when no cell is cut off
-    cut = max(0, math.ceil((check_number("pad", pad, whole=True, above=0) - ahead) / step))
+    cut = math.ceil((check_number("pad", pad, whole=True, above=0) - ahead) / step)
     return cells, cut, round(ahead + cut * step)
 
 
