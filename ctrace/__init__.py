@@ -3,10 +3,11 @@ model say this?
 """
 
 from ctrace.cut.affinity import bandwidth, cosine_affinity, rbf_affinity
+from ctrace.cut.diagnose import diagnose
 from ctrace.cut.eigenvectors import ncut_eigenvectors
 from ctrace.cut.graph import Graph, PrecomputedGraph
 from ctrace.cut.kway import kway_ncut
-from ctrace.cut.ncut import Ncut, diagnose
+from ctrace.cut.ncut import Ncut
 from ctrace.cut.tracing import ChannelTrace, trace_channels
 from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.look.gradcam import GradCAM

@@ -33,10 +33,10 @@ class Graph:
 
     Attributes:
         x: features ``(n, c)``, as given (with their autograd history).
-        sigma: the bandwidth in use (a tensor, with its autograd history; ``None`` for a callable
-            affinity).
+        sigma: the bandwidth in use, with its autograd history; ``None`` for a callable affinity.
         degree: ``d (n,)``, detached.
         stored: whether ``W`` is held; if not, its tiles are computed again for each product.
+        recipe: the arguments after ``x``, as given.
 
     Args:
         x: features ``(n, c)``, float32 or float64.
@@ -69,8 +69,8 @@ class Graph:
         mass: Tensor | None = None,
         bandwidth_grad: bool = True,
     ):
-        self.x = check_features(x)
-        self.affinity = affinity
+        self.x, self.affinity = check_features(x), affinity
+        self.recipe = sigma, affinity, memory_limit, seed, mass, bandwidth_grad
         self.sigma, self._keys = None, None
         if callable(affinity):
             if sigma is not None:

@@ -1,6 +1,4 @@
-"""Normalized Cut embedding with a scikit-learn style interface; and the doctor: is this graph fit
-to be cut, and into how many pieces?
-"""
+"""Normalized Cut embedding with a scikit-learn style interface."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -9,14 +7,11 @@ import torch
 from torch import Tensor
 
 from ctrace.check import check_device, check_features, check_number
-from ctrace.cut.eigenvectors import ncut_eigenvectors, solve
-from ctrace.cut.graph import Graph, PrecomputedGraph
+from ctrace.cut.eigenvectors import ncut_eigenvectors
+from ctrace.cut.graph import Graph
 from ctrace.cut.nystrom import farthest_points, masses, propagate
 
-__all__ = ["Ncut", "diagnose", "Diagnosis"]
-
-SMALL_GAP = 5e-3  # photographs with named channels show .01 to .05, random features less than this
-LONELY = 1e-3  # weight to all other nodes, relative to the weight to itself
+__all__ = ["Ncut"]
 
 
 @dataclass(eq=False)
@@ -152,92 +147,3 @@ class Ncut:
         """
         sigma = self._fitted("bandwidth").graph.sigma
         return None if sigma is None else sigma.detach()
-
-
-# --- the doctor
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """What the leading eigenvalues and the degrees say about a graph; ``print`` it.
-
-    Attributes:
-        n: points.
-        components: connected components, counted as eigenvalues equal to 1 (a lower bound if all
-            shown are). Where more than `n_eig` points stand alone, the graph is not solved: each of
-            them counts as a piece and the others as one.
-        degree: smallest, median and largest degree.
-        eigval: leading eigenvalues, descending; empty if the graph was not solved.
-        gaps: ``lam_k - lam_(k+1)`` for k = 1, 2, ...
-        suggested_k: the k with the widest gap, from 2 and from the number of components on; None if
-            the graph was not solved.
-        notes: in words, what is wrong and what to try.
-    """
-
-    n: int
-    components: int
-    degree: tuple[float, float, float]
-    eigval: Tensor
-    gaps: Tensor
-    suggested_k: int | None
-    notes: tuple[str, ...]
-
-    def __str__(self) -> str:
-        low, middle, high = self.degree
-        at_least = "at least " if self.components > len(self.eigval) > 0 else ""
-        plural = "s" if self.components > 1 else ""
-        lines = [
-            f"graph of {self.n} points, {at_least}{self.components} connected component{plural}",
-            f"degree: {low:.3g} to {high:.3g}, median {middle:.3g}",
-        ]
-        if self.suggested_k is not None:
-            widest = float(self.gaps[self.suggested_k - 1])
-            lines.append("eigenvalues: " + " ".join(f"{v:.4f}" for v in self.eigval.tolist()))
-            lines.append(f"widest eigengap: {widest:.4f}, after k = {self.suggested_k}")
-        return "\n".join(lines + [f"- {note}" for note in self.notes])
-
-
-def diagnose(graph: Graph | Tensor, n_eig: int = 12, seed: int = 0) -> Diagnosis:
-    """Examines a graph, or the default graph of features ``(n, c)``.
-
-    Raises:
-        ValueError: what `Graph` raises; fewer than three points.
-    """
-    graph = Graph(graph.detach(), seed=seed) if isinstance(graph, Tensor) else graph
-    n = check_number("points", graph.n, whole=True, at_least=3)  # two have only one cut
-    n_eig = max(2, min(n_eig, n - 1))
-    degree = tuple(float(pick(graph.degree)) for pick in (torch.min, torch.median, torch.max))
-    # The weight of a point to itself is 1 in a graph of features, unknown in a given W.
-    given = isinstance(graph, PrecomputedGraph)
-    lonely = 0 if given else int((graph.degree < 1 + LONELY).sum())
-    if lonely > n_eig:
-        # By Gershgorin each lonely point brings an eigenvalue within 2 * LONELY of 1: a solver
-        # finds no gap to converge on.
-        note = f"{lonely} of {n} points stand alone: sigma is far too small. Try sigma='local'."
-        nothing = graph.degree.new_empty(0)
-        return Diagnosis(n, lonely + (lonely < n), degree, nothing, nothing, None, (note,))
-    with torch.no_grad():
-        _, spectrum = solve(graph, n_eig, seed)
-    eigval = torch.cat([spectrum.eigval, spectrum.eigval.new_tensor([spectrum.next_eigval])])
-    gaps = eigval[:-1] - eigval[1:]
-    components = int((eigval > 1 - spectrum.rounding).sum())
-    fewest = min(max(2, components), n_eig)  # a cut into fewer pieces than there are is undefined
-    suggested = int(gaps[fewest - 1 :].argmax()) + fewest
-    notes = _notes(lonely, components, len(eigval), float(gaps[suggested - 1]))
-    return Diagnosis(n, components, degree, eigval[:-1], gaps, suggested, notes)
-
-
-def _notes(lonely: int, components: int, shown: int, widest: float) -> tuple[str, ...]:
-    notes = {
-        f"all {shown} eigenvalues shown are 1: the bandwidth is far too small, points stand alone. "
-        "Widen sigma.": components >= shown,
-        f"the graph falls into {components} pieces: a cut into fewer than {components} is "
-        "undefined. Widen sigma to join them.": 1 < components < shown,
-        f"{lonely} points have almost no weight to any other: outliers, or sigma too small for "
-        "them. Try sigma='local'.": lonely > 0,
-        f"no open eigengap (widest {widest:.1e}): these points have no clear number of segments, "
-        "and the subspace moves with small changes of the features. Read results at several k, or "
-        "try another sigma.": components < shown and widest < SMALL_GAP,
-    }
-    true = tuple(note for note, holds in notes.items() if holds)
-    return true or ("connected, with an open eigengap: ready to be cut.",)
