@@ -533,8 +533,8 @@ for name, segments in cuts.items():
 gallery.show()
 
 # %% [markdown]
-# Every segmentation explains at least 10 percentage points more of the colour than itself turned round. Look at the failures too. A large even sky is cut although nothing
-# is there to cut: the criterion wants pieces of similar volume, and the position channels, though weak, are all that differs inside a sky.
+# Every segmentation explains at least 10 percentage points more of the colour than itself turned round. Look at the failures too. The large even skies of the rocket and of the
+# pagoda are cut although no edge is there.
 #
 # **How many segments should one ask for?** The same eigenvectors serve every $k$; only the rotation is new. Browse before you read on.
 
@@ -749,7 +749,7 @@ show_figure(
 
 # %% [markdown]
 # Neither way wins. The number 0.5 is steady: noise hardly turns its span. But on the rocket it spends segments on single lamps, of ten points or fewer, which are
-# far from everything. With local scales no segment has fewer than fifty points. The price is that these scales are distances between neighbours, and noise as large as
+# far from everything. With local scales no segment of the rocket has fewer than fifty points. The price is that these scales are distances between neighbours, and noise as large as
 # those distances takes the span away; a fifth of that noise does not. So an eigengap, or a pretty picture, is not yet a proof: disturb the input and look again.
 #
 # ## The same product is attention
