@@ -744,7 +744,7 @@ show_figure(
     viz.show_curves(noises, panels, "noise on every feature", ["cosine", "cosine"]),
     name="noise-turns-spans",
     alt="Cosine against noise for coffee and rocket. With sigma 0.5 it stays at 1; with local scales it is near 1 at noise 0.01 and falls below one half at 0.05.",
-    caption="What noise leaves of the span of six eigenvectors. With one bandwidth it stays; with local scales it goes once the noise is as large as the distances between neighbours.",
+    caption="What noise leaves of the span of six eigenvectors. With one bandwidth it stays; with local scales it is lost as the noise comes near the distances between neighbours.",
 )
 
 # %% [markdown]
