@@ -52,6 +52,7 @@ from ctrace.viz.gallery import Gallery, show_figure
 from einops import rearrange
 from skimage.color import label2rgb
 
+# %%
 started = time.perf_counter()
 torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
