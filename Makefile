@@ -69,7 +69,7 @@ bench: $(STAMP)
 	$(BIN)/python -m pip install -q -e '.[bench]' -c $(CONSTRAINTS)
 	$(BIN)/python benchmarks/cut.py
 	mkdir -p book/measured
-	set -e; for name in gradcam parchgrad carrot_graph carrot_head; do $(BIN)/python benchmarks/$$name.py > book/measured/$$name.md; done
+	set -e; for name in gradcam parchgrad carrot_graph carrot_head your_data; do $(BIN)/python benchmarks/$$name.py > book/measured/$$name.md; done
 
 sync: $(STAMP)
 	$(BIN)/python tools/sync_notebooks.py

@@ -51,11 +51,11 @@ from ctrace import (
     trace_channels,
     viz,
 )
-from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.pipeline import Carrot
 from ctrace.cut.nystrom import farthest_points, propagate
 from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.viz.gallery import Gallery, show_figure
+from ctrace.world.datasets import aviary_splits
 from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone
 from einops import rearrange, reduce
@@ -456,7 +456,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Subset
 from ctrace.world.tokens import TimmViTPatchBackbone
 from einops import rearrange, reduce
-from ctrace.carrot.data import aviary_splits
+from ctrace.world.datasets import aviary_splits
 from ctrace.carrot.pipeline import Carrot
 from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.world.models import load_model

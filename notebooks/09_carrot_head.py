@@ -44,7 +44,6 @@ from ctrace import viz
 from ctrace.aviary import PARTS, Aviary, importance_table, render
 from ctrace.aviary.species import differing_parts, species_by_name
 from ctrace.carrot.attribution import remove_edges, remove_subgraph, subset_logits
-from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.diffusion import GraphReadout
 from ctrace.carrot.head import (
     RidgeHead,
@@ -57,6 +56,7 @@ from ctrace.carrot.ridge import leave_one_out_path, one_hot
 from ctrace.stats import bootstrap, spearman
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.viz.paint import line_look
+from ctrace.world.datasets import aviary_splits
 from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone
 

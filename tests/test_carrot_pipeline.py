@@ -14,11 +14,11 @@ from torch import multiprocessing
 
 import ctrace.carrot
 from ctrace.carrot import __main__ as runner
-from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.diffusion import READOUTS
 from ctrace.carrot.graph import RegionGraphBuilder, RegionSet
 from ctrace.carrot.head import RidgeHead
 from ctrace.carrot.pipeline import Carrot, Embeddings
+from ctrace.world.datasets import aviary_splits
 from ctrace.world.tokens import TimmViTPatchBackbone
 from tests import two_processes_ridge
 

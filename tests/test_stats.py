@@ -10,7 +10,14 @@ import pytest
 import torch
 from scipy import stats
 
-from ctrace.stats import bootstrap, equal_error_rate, exact_shapley, mean_intervals, spearman
+from ctrace.stats import (
+    accuracy_by_fold,
+    bootstrap,
+    equal_error_rate,
+    exact_shapley,
+    mean_intervals,
+    spearman,
+)
 
 
 def test_the_bootstrap_of_a_mean_has_the_known_width_and_covers():
@@ -103,3 +110,21 @@ def test_equal_error_rate_is_zero_for_separated_scores_and_half_for_equal_ones()
     assert equal_error_rate(scores, scores) == pytest.approx(0.5, abs=0.01)
     with pytest.raises(ValueError, match="both kinds of pairs"):
         equal_error_rate(scores, scores[:0])
+
+
+def test_accuracy_by_fold_is_the_best_threshold_of_the_other_folds_tried_one_by_one():
+    rng = np.random.default_rng(0)
+    for n, ties in ((60, 2), (60, 10), (12, 1)):
+        scores, fold = rng.normal(size=n).round(ties), np.arange(n) % 3
+        same = rng.random(n) < 1 / (1 + np.exp(-2 * scores))
+        expected = []
+        for k in range(3):
+            value, one = scores[fold != k], same[fold != k]
+            between = np.unique(value)
+            tried = [-np.inf, *((between[1:] + between[:-1]) / 2), np.inf]
+            right = [((value >= t) == one).mean() for t in tried]
+            best = tried[int(np.argmax(right))]
+            expected.append(((scores >= best) == same)[fold == k].mean())
+        np.testing.assert_allclose(accuracy_by_fold(scores, same, fold), expected)
+    with pytest.raises(ValueError, match="one fold leaves no other pairs"):
+        accuracy_by_fold([0.1, 0.2], [True, False], [0, 0])

@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch.utils.data import Subset
 
-from ctrace.carrot.data import aviary_splits
 from ctrace.carrot.head import RidgeHead
 from ctrace.carrot.pipeline import Carrot
+from ctrace.world.datasets import aviary_splits
 from ctrace.world.tokens import TimmViTPatchBackbone
 
 

@@ -5,17 +5,18 @@
         embeddings --readout residual_abs
     python -m ctrace.carrot --data photos/ --model vit_small_patch16_224 --explain 0 7
 
-A folder holds <split>/<class>/ images, a parquet table image, label, class_name and split. Lambda
-is chosen by leave-one-out on the training images; the test split is used once, at the end.
+Data is a folder of <split>/<class>/ images, that of CUB-200-2011, or a csv or parquet table with
+image, class_name and split. Lambda is chosen by leave-one-out on the training images; the held-out
+split is used once, at the end.
 """
 
 import argparse
-from pathlib import Path
 
-from ctrace.carrot.data import Splits, aviary_splits, folder_splits, parquet_splits
 from ctrace.carrot.diffusion import READOUTS
 from ctrace.carrot.pipeline import Carrot
 from ctrace.stats import bootstrap
+from ctrace.world.datasets import Splits, aviary_splits
+from ctrace.world.layouts import read_splits
 from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone
 
@@ -28,14 +29,15 @@ def parse(arguments=None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--data", required=True, help="'aviary', a parquet file, or a folder")
+    add("--data", required=True, help="'aviary', a folder, a csv or a parquet file")
+    add("--held-out", default="test", choices=("test", "val"), help="the split to test on")
     add("--model", required=True, help="a timm token model, or a bundled one: aviary-vit-0")
     add("--weights", default="auto", help="auto, pretrained, random, or a file")
     add("--t", type=float, default=2.0, help="diffusion time; 0 leaves the graph out")
     add("--readout", default="degree", choices=READOUTS)
     add("--lam", type=float, help="penalty per training image; by leave-one-out if not given")
     add("--cache", help="folder for embeddings")
-    add("--explain", type=int, nargs="*", default=[], help="numbers of test images")
+    add("--explain", type=int, nargs="*", default=[], help="numbers of held-out images")
     add("--train", type=int, default=280, help="training birds of the aviary")
     add("--test", type=int, default=140, help="test birds of the aviary")
     add("--unreadable", default="raise", choices=("raise", "report"))
@@ -44,21 +46,21 @@ def parse(arguments=None) -> argparse.Namespace:
 
 
 def read_data(args: argparse.Namespace, size: int) -> Splits:
-    """The data that ``--data`` names: the aviary, a table or folders."""
+    """The data that ``--data`` names: the aviary, folders or a table."""
     if args.data == "aviary":
         return aviary_splits(args.train, args.test, size=size)
-    load = parquet_splits if Path(args.data).suffix == ".parquet" else folder_splits
-    return load(args.data, size, args.unreadable)
+    needs = ("train", args.held_out)
+    return read_splits(args.data, size, unreadable=args.unreadable, needs=needs)
 
 
-def describe(carrot: Carrot, data: Splits, index: int) -> None:
-    """One test image in words: what was said, which training images it rests on, where in the
+def describe(carrot: Carrot, data: Splits, held_out: str, index: int) -> None:
+    """One held-out image in words: what was said, which training images it rests on, where in the
     picture.
     """
-    image, label = data["test"][index]
+    image, label = data[held_out][index]
     why, train = carrot.explain(image), data["train"]
     said = f"{data.classes[why.target]} (is {data.classes[label]}), logit {why.score:.3f}"
-    print(f"\n{data['test'].names[index]}: {said}")
+    print(f"\n{data[held_out].names[index]}: {said}")
     for word, chosen in (("helpful", why.helpful(3)), ("harmful", why.harmful(3))):
         effects = [
             f"{train.names[i]} ({data.classes[int(train.labels[i])]}) {why.leave_one_out[i]:+.4f}"
@@ -82,11 +84,11 @@ def main(arguments=None) -> None:
         edge = ", at the edge of the grid" if path.at_edge else ""
         accuracy = float(path.accuracy[path.squared_error.argmin()])
         print(f"lam {path.best:.1e} by leave-one-out{edge}; leave-one-out accuracy {accuracy:.3f}")
-    test = carrot.embeddings(data["test"], args.cache)
+    test = carrot.embeddings(data[args.held_out], args.cache)
     right = (carrot.head.predict(test.G).argmax(1) == test.labels).double()
-    print(f"accuracy on the test split {bootstrap(right)}")
+    print(f"accuracy on the {args.held_out} split {bootstrap(right)}")
     for index in args.explain:
-        describe(carrot, data, index)
+        describe(carrot, data, args.held_out, index)
 
 
 if __name__ == "__main__":

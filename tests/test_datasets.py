@@ -14,7 +14,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from ctrace.aviary import Aviary
-from ctrace.carrot.data import aviary_splits, folder_splits, parquet_splits
+from ctrace.world.datasets import aviary_splits
+from ctrace.world.layouts import folder_splits, parquet_splits
 
 
 def png(seed=0, size=20, mode="RGB"):
