@@ -23,13 +23,15 @@ define RUN_NOTEBOOKS
 	  $(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=$(CELL_SECONDS) --only-changed --durations=0 notebooks
 endef
 
-.PHONY: help test book browser bench sync links colab colab-quick clean
+.PHONY: help test book browser bench gpu stand-in sync links colab colab-quick clean
 
 help:
 	@echo "make test     environment, form of the code, unit tests, doctests, pair check, every notebook that has changed"
 	@echo "make book     the book, in _build/html/index.html; MODEL=resnet50 adds that network to its pages"
 	@echo "make browser  every page and every gallery tab in Chromium, after make book"
 	@echo "make bench    every benchmark again, beside its peers (half an hour on an idle machine)"
+	@echo "make gpu      the tests that need a GPU, every notebook and the book on it; fails where there is none"
+	@echo "make stand-in every notebook on a device that only pretends to be one: no tensor may stay behind"
 	@echo "make sync     notebooks/*.py -> notebooks/*.ipynb"
 	@echo "make links    links to other sites, after make book (needs a network)"
 	@echo "make colab    the notebooks alone, in an empty folder and a new environment"
@@ -70,6 +72,14 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/cut.py
 	mkdir -p book/measured
 	set -e; for name in gradcam parchgrad carrot_graph carrot_head your_data; do $(BIN)/python benchmarks/$$name.py > book/measured/$$name.md; done
+
+gpu: $(STAMP)
+	@$(BIN)/python -m tools.need_gpu
+	$(BIN)/python -m pytest -m gpu
+	$(MAKE) book
+
+stand-in: $(STAMP)
+	$(BIN)/python tests/pages_on_stand_in.py
 
 sync: $(STAMP)
 	$(BIN)/python tools/sync_notebooks.py

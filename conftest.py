@@ -27,6 +27,12 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu:
+        import torch
+
+        for item in on_gpu if not torch.cuda.is_available() else []:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
     if config.option.only_changed:
         from tools.depends import Package
         from tools.fresh_cache import has_run

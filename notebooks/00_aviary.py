@@ -45,7 +45,7 @@ from ctrace.world.models import load_model, model_card
 from einops import rearrange
 from IPython.display import Markdown
 
-device = "a GPU" if torch.cuda.is_available() else "the CPU"
+device = "cuda" if torch.cuda.is_available() else "cpu"
 print("torch", torch.__version__, "on", device)
 
 # %% [markdown]
@@ -267,7 +267,6 @@ print(f"1,000 scenes take {per_thousand:.1f} seconds of one core of this machine
 # %%
 def outputs(model, images):
     """What the model answers to grey levels (n, 3, size, size)."""
-    device = next(model.parameters()).device
     with torch.no_grad():
         prepared = (model.info.preprocess(p.to(device) / 255) for p in images.split(70))
         return torch.cat([model(part).cpu() for part in prepared])
@@ -275,7 +274,7 @@ def outputs(model, images):
 
 # %%
 names = [f"aviary-{kind}-{seed}" for kind in ("resnet", "vit") for seed in range(3)]
-classifiers = {name: load_model(name) for name in names}
+classifiers = {name: load_model(name, device=device) for name in names}
 
 # %%
 for name, model in classifiers.items():
@@ -434,7 +433,10 @@ assert max(agreement.values()) < ceiling
 # While the toadstool keeps to its species this model looks as good as any. Then we move it to other birds.
 
 # %%
-cheat, honest = load_model("aviary-cheating"), classifiers["aviary-resnet-0"]
+cheat, honest = (
+    load_model("aviary-cheating", device=device),
+    classifiers["aviary-resnet-0"],
+)
 marked = [SPECIES.index(species_by_name(name)) for name in MARKED]
 
 
@@ -493,7 +495,8 @@ show_figure(
 )
 
 # %%
-embedding, views = load_model("aviary-embedding"), Cached(birds)
+embedding = load_model("aviary-embedding", device=device)
+views = Cached(birds)
 unit = torch.nn.functional.normalize(outputs(embedding, views.images))  # (160, 64)
 upper = torch.ones(len(unit), len(unit), dtype=torch.bool).triu(1)
 cosine, same = (unit @ unit.T)[upper], (views.targets[:, None] == views.targets)[upper]

@@ -45,7 +45,9 @@ from einops import rearrange
 # %%
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)  # small matrices: a second thread would only wait
-print(f"torch {torch.__version__}, CPU, {torch.get_default_dtype()}, no model")
+device = "cuda" if torch.cuda.is_available() else "cpu"
+print(f"torch {torch.__version__}, {torch.get_default_dtype()}, no model")
+print(f"a few dozen points on the CPU, the large clouds and the photograph on {device}")
 
 # %% [markdown]
 # Derivatives are checked by taking differences, and differences eat digits, so this page computes in double precision. What single
@@ -313,7 +315,7 @@ cases = {
 
 # %%
 def weighted(x, k):
-    omega = torch.randn(len(x), k, generator=torch.Generator().manual_seed(4))
+    omega = torch.randn(len(x), k, generator=torch.Generator().manual_seed(4)).to(x)
     return lambda Z: (Z.square() * omega).sum()
 
 
@@ -615,7 +617,7 @@ assert max(counts) < len(x)
 # In exact arithmetic it could never take more products than there are points. It takes fewer, and for 2,000 points?
 
 # %%
-many = clouds((700, 500, 400, 400), spread=3.0)
+many = clouds((700, 500, 400, 400), spread=3.0).to(device)
 width = bandwidth(many, "median")
 graph = Graph(many, width)
 U_many, spectrum_many = ncut_eigenvectors(graph, 4)
@@ -630,7 +632,8 @@ def product(v):
 
 # %%
 torch.manual_seed(0)
-_, count = conjugate_gradients(product, outside(torch.randn(len(many)), U_many))
+start = outside(torch.randn(len(many)).to(device), U_many)
+_, count = conjugate_gradients(product, start)
 print(f"{len(many)} points: {count} products for the last column")
 assert count < 40
 
@@ -866,7 +869,7 @@ print("\n".join(table))
 # %%
 photo = ctrace.load_photo("chelsea", 400)
 bank = ctrace.filter_bank(photo, grid=30)
-cat = bank.features.double()  # (n, c)
+cat = bank.features.double().to(device)  # (n, c)
 scales, n_segments = bandwidth(cat), 4
 (h, w), (n, c) = bank.grid_hw, cat.shape
 cells = scores(cat, scales, n_segments).argmax(1)
@@ -940,7 +943,7 @@ def compare(direction, step=2e-5):
 
 # %%
 torch.manual_seed(5)
-errors, lines = zip(*[compare(torch.randn_like(cat)) for _ in range(5)])
+errors, lines = zip(*[compare(torch.randn(n, c).to(device)) for _ in range(5)])
 print("\n".join(lines))
 assert max(errors) < 1e-5
 

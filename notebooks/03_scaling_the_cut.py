@@ -505,16 +505,14 @@ assert saved["processes"] == 2 and saved["images"] == 28
 
 # %%
 birds = aviary_splits(train=56, test=14)["train"]
-resnet = load_model("aviary-resnet-0", device="cpu")
+resnet = load_model("aviary-resnet-0", device="cpu")  # on the CPU, as the processes are
 batches = (
     (resnet.info.preprocess(x), y) for x, y in torch.utils.data.DataLoader(birds, 28)
 )
 whole = ChannelStatistics.collect(resnet, batches, num_classes=14, progress=False)
-head = (
-    Carrot(TimmViTPatchBackbone(load_model("aviary-vit-0", device="cpu")), lam=1e-3)
-    .fit(birds, num_classes=14, progress=False)
-    .head
-)
+vit = load_model("aviary-vit-0", device="cpu")  # on the CPU, as the processes are
+head = Carrot(TimmViTPatchBackbone(vit), lam=1e-3)
+head = head.fit(birds, num_classes=14, progress=False).head
 by_two = ChannelStatistics.load(script.parent / "statistics.safetensors")
 apart = {
     "means": (by_two.moments.mean - whole.moments.mean).abs().max()

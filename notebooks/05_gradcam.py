@@ -47,8 +47,9 @@ from torch import nn
 
 started = time.time()
 torch.manual_seed(0)
-resnet, vit = load_model("aviary-resnet-0"), load_model("aviary-vit-0")
-device = next(resnet.parameters()).device
+device = "cuda" if torch.cuda.is_available() else "cpu"
+resnet = load_model("aviary-resnet-0", device=device)
+vit = load_model("aviary-vit-0", device=device)
 print(f"torch {torch.__version__} on {device}")
 
 # %% [markdown]
@@ -196,7 +197,7 @@ assert alike.max() < 0.95
 # the random network finds no evidence at all, there is no map to compare.)
 
 # %%
-blank = load_model("aviary-resnet-0", weights="random")
+blank = load_model("aviary-resnet-0", weights="random", device=device)
 other = explain(blank, images, labels, "layer1")
 change = [
     np.corrcoef(a.ravel(), b.ravel())[0, 1]
@@ -269,8 +270,8 @@ tabs.show()
 
 # %%
 net64, x64 = (
-    load_model("aviary-resnet-0", device="cpu").double(),
-    resnet.info.preprocess(images[8:9]).double(),
+    load_model("aviary-resnet-0", device=device).double(),
+    resnet.info.preprocess(images[8:9]).double().to(device),
 )
 
 # %%
@@ -279,7 +280,7 @@ result = GradCAM(net64, "layer1").explain(x64, target=8)
 
 def raised(c, step):
     """The logit when channel c of layer1 is raised everywhere by step."""
-    bump = torch.zeros(1, result.weights.shape[1], 1, 1, dtype=torch.double)
+    bump = torch.zeros(1, result.weights.shape[1], 1, 1).to(x64)
     bump[0, c] = step
     handle = net64.layer1.register_forward_hook(
         lambda module, inputs, output: output + bump
@@ -297,8 +298,8 @@ slopes = torch.tensor(
         for c in range(result.weights.shape[1])
     ]
 )
-places = result.raw[0].numel()
-error = float((slopes - places * result.weights[0]).abs().max() / slopes.abs().max())
+places, weights = result.raw[0].numel(), result.weights[0].cpu()
+error = float((slopes - places * weights).abs().max() / slopes.abs().max())
 print(
     f"{len(slopes)} channels, {places} places; largest error {error:.1e} of the largest slope"
 )
@@ -677,7 +678,7 @@ for what in sets:
 # %%
 photo = ctrace.load_photo("chelsea", size=(288, 288))
 cat = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None] / 255
-stranger = load_model("resnet18", weights="random")
+stranger = load_model("resnet18", weights="random", device=device)
 tabs = Gallery("gradcam-photographs")
 for label, model in (("aviary ResNet", resnet), ("random resnet18", stranger)):
     x = model.info.preprocess(cat)
@@ -985,7 +986,7 @@ if network is not None:
 # %%
 def check_twice(raw, shown, ranking):
     """Compares a prediction with what happens."""
-    loud = load_model("aviary-resnet-0")
+    loud = load_model("aviary-resnet-0", device=device)
     with torch.no_grad():
         loud.fc.weight.mul_(2), loud.fc.bias.mul_(2)
     after = explain(loud, images, labels, "layer1")

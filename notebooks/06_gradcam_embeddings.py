@@ -44,8 +44,8 @@ from torch import nn
 
 started = time.time()
 torch.manual_seed(0)
-model = load_model("aviary-embedding")
-device = next(model.parameters()).device
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = load_model("aviary-embedding", device=device)
 print(f"torch {torch.__version__} on {device}")
 
 # %% [markdown]
@@ -125,8 +125,9 @@ assert not self_slope.any()
 
 # %%
 LAYER = "layer3"
-net64 = load_model("aviary-embedding", device="cpu").double()
-x64 = model.info.preprocess(torch.stack([p.image for p in same_species[:2]])).double()
+net64 = load_model("aviary-embedding", device=device).double()
+x64 = model.info.preprocess(torch.stack([p.image for p in same_species[:2]]))
+x64 = x64.double().to(device)
 reference = net64(x64[1:]).detach()
 
 # %%

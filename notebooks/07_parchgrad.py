@@ -58,8 +58,8 @@ from torch.utils.data import DataLoader
 # %%
 started = time.time()
 torch.manual_seed(0)
-model = load_model("aviary-resnet-0")
-device = next(model.parameters()).device
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = load_model("aviary-resnet-0", device=device)
 print(f"torch {torch.__version__} on {device}")
 
 # %% [markdown]
@@ -820,7 +820,7 @@ def answers(signed, need, sign):
 # %%
 def study(name):
     """Answers for one network: base -> plain, partition, random -> (4, n)."""
-    model = load_model(name)
+    model = load_model(name, device=device)
     parch, need = ParchGrad(model, collect(model)), needs(model)
     slopes = {
         "plain": saliency.gradient(model, images, labels),
@@ -1130,7 +1130,7 @@ def said(call, *words):
 
 
 # %%
-other_network = load_model("aviary-resnet-1")
+other_network = load_model("aviary-resnet-1", device=device)
 said(
     lambda: ParchGrad(other_network, statistics), "another model", "Collect them again"
 )

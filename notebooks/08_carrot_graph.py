@@ -43,6 +43,7 @@ from ctrace.carrot.attribution import (
 from ctrace.carrot.diffusion import READOUTS, DiffusionOperator, GraphReadout
 from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder, RegionSet
 from ctrace.viz.gallery import Gallery, show_figure
+from ctrace.world.models import load_model
 from ctrace.world.photos import load_photo
 from ctrace.world.tokens import PatchOutput, TimmViTPatchBackbone, patch_centers
 from einops import einsum, rearrange
@@ -50,8 +51,9 @@ from matplotlib.collections import LineCollection
 
 started = time.time()
 torch.manual_seed(0)
-backbone = TimmViTPatchBackbone("aviary-vit-0")
-print(f"torch {torch.__version__} on {next(backbone.model.parameters()).device}")
+device = "cuda" if torch.cuda.is_available() else "cpu"
+backbone = TimmViTPatchBackbone(load_model("aviary-vit-0", device=device))
+print(f"torch {torch.__version__} on {device}")
 
 # %% [markdown]
 # ## The idea
@@ -69,7 +71,6 @@ print(f"torch {torch.__version__} on {next(backbone.model.parameters()).device}"
 # %% tags=["hide-input"]
 birds = Aviary("test", 84)
 scenes = [render(birds.scene(i)) for i in range(84)]
-device = next(backbone.model.parameters()).device
 images = backbone.model.info.preprocess(torch.stack([s.image for s in scenes])).to(
     device
 )
@@ -631,7 +632,7 @@ def interval(x):
 
 # %%
 for seed in range(3):
-    other = TimmViTPatchBackbone(f"aviary-vit-{seed}")
+    other = TimmViTPatchBackbone(load_model(f"aviary-vit-{seed}", device=device))
     its = RegionGraphBuilder().build(RegionSet.from_patches(other(images)))
     for kind_of in ("mean", "degree"):
         bird, ground = on_off(n * centrality(its, operator, kind_of))

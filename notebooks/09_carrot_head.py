@@ -37,7 +37,8 @@ from matplotlib.collections import LineCollection
 from torch.utils.data import DataLoader
 
 started = time.time()
-print(f"torch {torch.__version__} on the CPU")
+device = "cuda" if torch.cuda.is_available() else "cpu"
+print(f"torch {torch.__version__} on {device}")
 
 # %%
 from ctrace import viz
@@ -60,7 +61,7 @@ from ctrace.world.datasets import aviary_splits
 from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone
 
-model = load_model("aviary-vit-0", device="cpu")
+model = load_model("aviary-vit-0", device=device)
 
 # %% [markdown]
 # ## The idea
@@ -597,7 +598,7 @@ def embeddings_of(line, split):
 # %%
 sizes, right = (5, 10), {}
 for seed in range(3):
-    network = load_model(f"aviary-vit-{seed}", device="cpu")
+    network = load_model(f"aviary-vit-{seed}", device=device)
     network.blocks = network.blocks[:1]
     line = Carrot(TimmViTPatchBackbone(network), t=2)
     taught, asked_of = embeddings_of(line, train), embeddings_of(line, test)
@@ -1009,7 +1010,7 @@ def true_change(line):
 
 
 # %%
-full, lost, found_by = load_model("aviary-vit-0", device="cpu"), {}, {}
+full, lost, found_by = load_model("aviary-vit-0", device=device), {}, {}
 cells = rearrange(cells, "b n parts -> b parts n")
 blocks, depths = (
     full.blocks,
@@ -1269,5 +1270,5 @@ assert check_pair(torch.stack([odd, odd]), torch.tensor([5, 5]))
 
 # %%
 print(
-    f"this page ran in {time.time() - started:.0f} s on the CPU, {torch.get_num_threads()} threads"
+    f"this page ran in {time.time() - started:.0f} s on {device}, {torch.get_num_threads()} threads"
 )

@@ -45,15 +45,17 @@ from ctrace.viz.gallery import Gallery
 from ctrace.world.models import load_model
 from IPython.display import display
 
+# %%
 board = read_scoreboard()
-model = load_model("aviary-resnet-0", device="cpu")
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = load_model("aviary-resnet-0", device=device)
 print(
     *[
         line
         for line in (FOLDER / "scores.csv").read_text().splitlines()
         if line.startswith("#")
     ],
-    "recomputed on: cpu",
+    f"recomputed on: {device}",
     sep="\n",
 )
 
@@ -632,9 +634,9 @@ assert (
 LIVE = ["|gradient|", "input x gradient", "Grad-CAM", "LayerCAM, layer3"]
 birds = held_out(model, 24)
 methods = cnn_methods()
-maps = {name: methods[name](model, birds.images, birds.targets) for name in LIVE} | {
-    "edges": control_maps(birds)["edges"]
-}
+maps = {
+    name: methods[name](model, birds.images, birds.targets).cpu() for name in LIVE
+} | {"edges": control_maps(birds)["edges"]}
 live = {
     name: map_scores(model, birds, m, curves=6, tested=2) for name, m in maps.items()
 }
@@ -682,7 +684,7 @@ except ValueError as error:
 def centre_of_gravity(model, images, targets):
     """A method of our own: the gradient, smoothed to one blob around its centre of mass."""
     g = methods["|gradient|"](model, images, targets)
-    axis = torch.arange(96.0)
+    axis = torch.arange(96.0).to(g)
     mass = g.sum((1, 2))
     y, x = (
         (g.sum(2) @ axis / mass)[:, None, None],
@@ -694,7 +696,7 @@ def centre_of_gravity(model, images, targets):
 mine = map_scores(
     model,
     birds,
-    centre_of_gravity(model, birds.images, birds.targets),
+    centre_of_gravity(model, birds.images, birds.targets).cpu(),
     curves=0,
     tested=0,
 )

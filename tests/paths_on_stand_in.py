@@ -1,6 +1,7 @@
 """Every public path once on the CPU and once on the stand-in device; prints one line for each.
 
-    python tests/paths_on_stand_in.py      "ok NAME", or "failed NAME: why"
+    python tests/paths_on_stand_in.py           "ok NAME", or "failed NAME: why"
+    python tests/paths_on_stand_in.py --cuda    the same on a GPU
 
 `test_other_device.py` runs this in a process of its own and reads the lines.
 """
@@ -198,18 +199,19 @@ def alike(here, there) -> bool:
     return all(torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True) for a, b in values)
 
 
-def main(names):
+def main(names, device=DEVICE):
     with Watch() as watch:
         try:
-            torch.ones(3, device=DEVICE) + torch.ones(3)
+            torch.ones(3, device=device) + torch.ones(3)
         except RuntimeError:
             print("ok refuses_to_mix")
         for name in names or PATHS:
             before = watch.operations
             try:
-                same = alike(PATHS[name]("cpu"), PATHS[name](DEVICE))
+                same = alike(PATHS[name]("cpu"), PATHS[name](device))
                 why = "" if same else "other numbers than on the CPU"
-                why = why if watch.operations > before else "nothing ran on the device"
+                idle = device == DEVICE and watch.operations == before
+                why = "nothing ran on the device" if idle else why
             except Exception as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 why = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
@@ -218,4 +220,8 @@ def main(names):
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    main(sys.argv[1:])
+    if "--cuda" in sys.argv:
+        torch.backends.cudnn.allow_tf32 = False  # ten bits would not be the same numbers
+        main([], torch.device("cuda", 0))
+    else:
+        main(sys.argv[1:])

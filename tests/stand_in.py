@@ -35,6 +35,8 @@ class _Backend(_DummyBackendModule):
 
 _setup_privateuseone_for_python_backend("standin", backend_module=_Backend())
 DEVICE = torch.device("standin", 0)
+# A module that changes its type gets new parameters: `raw` would not follow an exchange of data.
+torch.__future__.set_overwrite_module_params_on_conversion(True)
 aten = torch.ops.aten
 # What may meet tensors of the CPU: copies between devices, and, as on a GPU, indices.
 CROSSES = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default}
@@ -63,6 +65,9 @@ class StandIn(torch.Tensor):
 
     def tolist(self):  # a GPU's tensor allows it, a subclass would not
         return self.raw.tolist()
+
+    def __format__(self, how):
+        return format(self.raw, how)
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):

@@ -139,7 +139,7 @@ def test_cuda_without_cuda_is_refused():
         Ncut(3, device="cuda")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 def test_cuda_agrees_with_the_cpu():
     x = blobs()
     assert subspace_angle(Ncut(4, device="cuda").fit_transform(x), Ncut(4).fit_transform(x)) < 1e-9

@@ -82,6 +82,17 @@ def test_install_cell_comes_before_any_other_code_and_names_the_repository(path)
 
 
 @every_notebook
+def test_colab_gives_the_notebook_a_gpu(path):
+    assert nbformat.read(path, 4).metadata["accelerator"] == "GPU"
+
+
+@every_notebook
+def test_page_chooses_its_device_once_and_works_on_it(path):
+    code = [cell.source for cell in cells(path) if cell.cell_type == "code"]
+    assert device_problems(code) == []
+
+
+@every_notebook
 def test_no_cell_is_longer_than_thirty_lines(path):
     long = {
         number: cell.source.splitlines()[0]
@@ -91,7 +102,43 @@ def test_no_cell_is_longer_than_thirty_lines(path):
     assert long == {}
 
 
+SETUP = 'device = "cuda" if torch.cuda.is_available() else "cpu"'
+TO_DEVICE = re.compile(r"device=device\b|\.to\(\s*device\b")
+ASSIGNED = re.compile(r"(?m)^\s*device = (.*)")
+FIXED = re.compile(r"""device\s*=\s*["']cpu|torch\.device\(\s*["']cpu|\.to\(\s*["']cpu""")
+
+
+def device_problems(code: list[str]) -> list[str]:
+    """What keeps the cells of a page from running where there is a GPU. Not asked: programs that
+    a page writes for another process, and lines that say why they stay on the CPU.
+    """
+    lines = [re.sub(r'(?s)""".*?"""', '""', cell) for cell in code]
+    text = "\n".join(lines)
+    wrong = [] if ASSIGNED.findall(text) == [SETUP.removeprefix("device = ")] else ["no one setup"]
+    wrong += [] if TO_DEVICE.search(text.replace(SETUP, "")) else ["nothing is moved"]
+    told = [line for line in text.splitlines() if "  # on the CPU, " not in line]
+    return wrong + [f"fixed: {found}" for found in FIXED.findall("\n".join(told))]
+
+
 # ---- the checks themselves ----
+
+
+@pytest.mark.parametrize(
+    "code, wrong",
+    [
+        (SETUP + "\nmodel.to(device)", []),
+        (SETUP + "\nload_model('x', device=device)", []),
+        ("model.to(device)", ["no one setup"]),
+        (SETUP + "\nmodel.to(device)\ndevice = 'cuda'", ["no one setup"]),
+        (SETUP + "\nprint(device)", ["nothing is moved"]),
+        (SETUP + "\nmodel.to(device), load_model('x', device='cpu')", ["fixed: device='cpu"]),
+        (SETUP + "\nmodel.to(device), x.to('cpu')", ["fixed: .to('cpu"]),
+        (SETUP + "\nmodel.to(device), x.to('cpu')  # on the CPU, for a plot", []),
+        (SETUP + '\nmodel.to(device)\ncode = """load_model(device=\'cpu\')"""', []),
+    ],
+)
+def test_page_that_stays_on_the_cpu_is_noticed(code, wrong):
+    assert device_problems([code]) == wrong
 
 
 @pytest.fixture
@@ -106,6 +153,7 @@ def test_rendering_is_the_same_every_time_and_keeps_the_tags(pair):
     notebook = nbformat.read(pair / "01_x.ipynb", 4)
     assert [cell.source for cell in notebook.cells] == ["# Title", "value = 1", "print(value)"]
     assert notebook.cells[1].metadata.tags == ["remove-cell"]
+    assert notebook.metadata["accelerator"] == "GPU"
 
 
 def test_new_cell_leaves_the_ids_of_the_others(pair):

@@ -11,19 +11,24 @@ from torch.utils import backend_registration
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="module")
-def lines():
+def said(script: str, *arguments, **environment) -> list[str]:
+    """The lines of a program that uses the stand-in, run in a process of its own."""
     if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
         pytest.skip("this torch cannot take a device written in Python")
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "CUDA_VISIBLE_DEVICES": ""}
     run = subprocess.run(
-        [sys.executable, HERE / "paths_on_stand_in.py"],
-        env=environment,
+        [sys.executable, HERE / script, *arguments],
+        env=os.environ | {"PYTHONPATH": str(HERE.parent)} | environment,
         capture_output=True,
         text=True,
     )
-    assert run.returncode == 0, run.stderr
-    return [line for line in run.stdout.splitlines() if line.startswith(("ok ", "failed "))]
+    lines = [line for line in run.stdout.splitlines() if line.startswith(("ok ", "failed "))]
+    assert lines, run.stderr
+    return lines
+
+
+@pytest.fixture(scope="module")
+def lines():
+    return said("paths_on_stand_in.py", CUDA_VISIBLE_DEVICES="")
 
 
 def test_every_public_path_gives_the_same_numbers_on_another_device(lines):
@@ -33,3 +38,22 @@ def test_every_public_path_gives_the_same_numbers_on_another_device(lines):
 
 def test_the_stand_in_refuses_tensors_of_the_cpu(lines):
     assert "ok refuses_to_mix" in lines
+
+
+@pytest.mark.gpu
+def test_every_public_path_gives_the_same_numbers_on_a_gpu():
+    lines = said("paths_on_stand_in.py", "--cuda")
+    assert [line for line in lines if line.startswith("failed")] == []
+    assert len(lines) > 35
+
+
+def test_a_page_that_leaves_a_tensor_on_the_cpu_is_stopped(tmp_path):
+    page = (
+        '# %%\nimport torch\n\ndevice = "cuda" if torch.cuda.is_available() else "cpu"\n\n'
+        "# %%\nx = torch.ones(3).to(device)\n\n# %%\nx + torch.ones(3){}\n"
+    )
+    (tmp_path / "00_left.py").write_text(page.format(""))
+    (tmp_path / "01_moved.py").write_text(page.format(".to(device)"))
+    left, moved = said("pages_on_stand_in.py", "--folder", str(tmp_path))
+    assert left.startswith("failed 00_left, cell 2: RuntimeError") and "one device" in left
+    assert moved.startswith("ok 01_moved")

@@ -477,6 +477,22 @@ def test_only_notebooks_with_a_change_run_again_and_the_others_are_named(small_t
     assert run.cells[1].outputs[0].text == "crimson\n"
 
 
+# ---- a GPU is used or asked for ----
+
+
+def test_make_gpu_fails_in_words_where_there_is_none():
+    stamp = "ready"  # the environment is this one: nothing to install
+    run = subprocess.run(
+        ["make", "-o", stamp, "gpu", f"STAMP={stamp}", f"BIN={Path(sys.executable).parent}"],
+        cwd=ROOT,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode != 0 and "sees no CUDA device, so nothing was run" in run.stderr
+    assert "pytest" not in run.stdout and "jupyter-book" not in run.stdout
+
+
 # ---- the browser's last line ----
 
 
