@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The gradient of a cut
 #
-# **A k-way cut has an exact, finite gradient wherever the eigengap at $k$ is open, even where its eigenvectors have none.**
+# **A k-way cut has an exact, finite gradient wherever the eigengap at $k$ is open and its segments are decided, even where its eigenvectors have none.**
 
 # %% [markdown] tags=["remove-cell"]
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/ctrace-book/ctrace/blob/main/notebooks/02_gradient_of_a_cut.ipynb)
@@ -20,7 +20,7 @@ if importlib.util.find_spec("ctrace") is None:
 # In this notebook you will
 #
 # - **derive** how eigenvectors move, on a matrix small enough for pencil and paper, and find the one part of that motion a cut can do without;
-# - **break** the automatic derivative of `torch.linalg.eigh`, and measure what a rotation that is held fixed does to the answer;
+# - **break** the automatic derivative of `torch.linalg.eigh`, and measure what it costs to hold a part of the cut fixed;
 # - **verify** the implicit gradient against finite differences, entry by entry, down to the gap where nothing is left to differentiate.
 #
 # You need the chain rule, eigenvectors, a little `torch.autograd`, and [the cut, in short](../book/segment.md). The last cell
@@ -38,7 +38,15 @@ from unittest.mock import patch
 import ctrace
 import torch
 from ctrace import Graph, bandwidth, kway_ncut, ncut_eigenvectors, rbf_affinity
-from ctrace.viz import Panel, show_curves, show_grid, show_scatter
+from ctrace.viz import (
+    Panel,
+    new_picture,
+    segment_colour,
+    show_curves,
+    show_grid,
+    show_scatter,
+    style,
+)
 from ctrace.viz.gallery import show_figure
 from einops import rearrange
 
@@ -58,6 +66,8 @@ print(f"a few dozen points on the CPU, the large clouds and the photograph on {d
 # Put a point on each corner of a rectangle and cut the four in two. A wide rectangle falls into left and right, a tall one into
 # top and bottom. Before you look: what does a square do, and what does the second eigenvector do while a wide rectangle
 # becomes a tall one?
+#
+# Formulas on this page count from 1; code, and the messages of `ctrace`, count from 0.
 
 # %%
 corners = torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]]) / 2  # (n, c)
@@ -72,6 +82,35 @@ def stretched(points, t):
 # %%
 def leading(points, k):
     return ncut_eigenvectors(Graph(points, 1.0), k)
+
+
+# %% tags=["hide-input"]
+with style():
+    figure = new_picture(6, 2)
+    for ax, t in zip(figure.subplots(1, 3), (0.2, 0.0, -0.2)):
+        points, second_of_t = (
+            stretched(corners, t),
+            leading(stretched(corners, t), 2)[0],
+        )
+        sides = (second_of_t[:, 1] > 0).long() if t else torch.full((4,), 2)
+        for point, side in zip(points, sides):
+            ax.plot(*point, "o", markersize=12, color=segment_colour(int(side)))
+        title = {
+            0.2: "wide: left | right",
+            0.0: "square: either",
+            -0.2: "tall: top | bottom",
+        }
+        ax.set(title=title[t], xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), aspect="equal")
+        ax.set_axis_off()
+show_figure(
+    figure,
+    name="gradient-four-points",
+    alt="Three times four points: the corners of a wide rectangle, coloured left and right; of a square, all alike; of a tall rectangle, coloured top and bottom.",
+    caption="The four points, coloured by the sign of the second eigenvector. At the square two eigenvectors share one eigenvalue, and no sign is drawn.",
+)
+wide, tall = (leading(stretched(corners, t), 2)[0][:, 1] > 0 for t in (0.2, -0.2))
+assert wide[0] == wide[1] != wide[2] == wide[3]
+assert tall[0] == tall[2] != tall[1] == tall[3]
 
 
 # %%
@@ -127,6 +166,9 @@ show_figure(
 )
 
 # %% [markdown]
+# Why the span of *three*, when the four are cut in two? The second and the third eigenvector change places. A span that holds both, or neither, does not see
+# that; a span of two holds first one and then the other. What matters is that no eigenvalue crosses the border at $k$.
+#
 # The square can be cut either way, and {numref}`fig-gradient-crossing` holds the whole chapter. A single eigenvector turns the faster the closer its eigenvalue is to a
 # neighbour's, and at the square its derivative does not exist. The span of three does not care: no eigenvalue leaves it.
 
@@ -221,7 +263,7 @@ assert S.grad.isnan().all()
 # ## Where `eigh` fails on points
 #
 # Now the pipeline that one would write first: weights, normalisation {cite:p}`shi2000`, `eigh`, and the rotation to segments {cite:p}`yu2003`. The
-# published tutorial does the last step with the rotation $R$ **held fixed**; a switch allows both.
+# [tutorial of channel tracing](../book/originals.md) takes the rotation $R$ as it comes out of an iteration without a gradient, **held fixed**; a switch allows both.
 
 
 # %%
@@ -533,7 +575,8 @@ print(f"dl/dU by hand against ctrace: relative difference {error:.0e}")
 assert error < 1e-12
 
 # %% [markdown]
-# The one-hot $E$ stays constant: it changes in jumps, and between jumps not at all.
+# The one-hot $E$ stays constant: it changes in jumps, and between jumps not at all. This is what the headline means by *decided*: at a point that is tied between
+# two segments $E$ jumps, and where two segments are empty, $s_i + s_j = 0$, {eq}`polar-derivative` has no value.
 #
 # ## The implicit gradient
 #
@@ -662,8 +705,7 @@ print(f"difference to ctrace: {error:.0e}; degrees held fixed: {forgotten:.2f}")
 assert error < 1e-9 and forgotten > 0.05
 
 # %% [markdown]
-# Conjugate gradients and degrees together are the gradient of `ctrace`; holding the degrees fixed, as is sometimes done, is one more way to a wrong first
-# digit.
+# Conjugate gradients and degrees together are the gradient of `ctrace`; holding the degrees fixed is one more way to a wrong first digit.
 #
 # ### Memory
 #
@@ -761,57 +803,109 @@ assert worst < 1e-5 and whole < 1e-7
 assert fixed_whole > 0.1 and flipped > len(entries) // 10
 
 # %% [markdown]
-# In {numref}`fig-gradient-every-entry` we can see all circles on the line, which the first assertion confirms to five digits for the worst of them. A channel ranking by the sign of a
-# square would be a guess.
+# In {numref}`fig-gradient-every-entry` we can see all circles on the line, which the first assertion confirms to five digits for the worst of them. That many signs turn for
+# a loss with random weights. Does the published objective fare as badly?
 #
-# ### A fourth thing that is held fixed: the bandwidth
+# ### Four things that are held fixed, side by side
 #
 # So far $\sigma$ was a number. When a *rule* reads it off the points, such as one scale per point, the distance to its seventh neighbour {cite:p}`zelnik2004`, it moves with them: it is part of
-# the function. Vectors, rotation, degrees, bandwidth: all four turn or move, and each is held fixed somewhere. The first is the whole
-# gradient of a loss of $Z$. **What do the other three cost?** One literal pipeline, in which one thing at a time stands still:
+# the function. Vectors, rotation, degrees, bandwidth: all four turn or move when the points do, and each can be held fixed. **What does each cost?** One literal pipeline, in which one
+# thing at a time stands still:
 
 
 # %%
-def held_scores(x, k, what=None):
-    """The cut with one scale per point; `what` is held fixed."""
-    scales = bandwidth(x, "local")
+def held_scores(x, sigma, k, what):
+    """The cut, bandwidth by a rule or given; `what` is held fixed."""
+    scales = bandwidth(x, sigma)
     scales = scales.detach() if what == "bandwidth" else scales
     W = rbf_affinity(x, sigma=scales)
     d = W.detach().sum(1) if what == "degrees" else W.sum(1)
     U = torch.linalg.eigh(W / (d[:, None] * d).sqrt())[1].flip(1)[:, :k]
+    U = U.detach() + 0 * x.sum() if what == "vectors" else U
     Z, R = kway_ncut(U, return_rotation=True)
     return U @ R.detach() if what == "rotation" else Z
 
 
 # %%
-parts = scores(x, "local", k).argmax(1)
-asked = {"random weights": loss} | {
-    f"published, segment {j}": lambda Z, j=j: Z[parts == j, j].abs().mean()
+parts = {rule: scores(x, rule, k).argmax(1) for rule in (sigma, "local")}
+asked = {"random weights": lambda Z, rule: loss(Z)} | {
+    f"published, segment {j}": lambda Z, rule, j=j: Z[parts[rule] == j, j].abs().mean()
     for j in range(k)
 }
-fixable = ("rotation", "degrees", "bandwidth")
-print(f"{'relative error, wrong signs of 144':36}", *(f"{f:>14}" for f in fixable))
-for name, of_Z in asked.items():
-    want = differences(lambda y: of_Z(scores(y, "local", k)), x)
-    got = gradient(lambda y: of_Z(scores(y, "local", k)), x)
+frozen_things = ("vectors", "rotation", "degrees", "bandwidth")
+
+
+def cost_of_freezing(of_Z, rule):
+    """Relative error and number of wrong signs for each thing held fixed."""
+    want = differences(lambda y: of_Z(scores(y, rule, k), rule), x)
+    got = gradient(lambda y: of_Z(scores(y, rule, k), rule), x)
     assert relative(got, want) < 1e-7
-    line = []
-    for what in fixable:
-        part = gradient(lambda y: of_Z(held_scores(y, k, what)), x)
-        error = relative(part, want)
-        signs = int((part.sign() != want.sign()).sum())
-        line.append(f"{error:8.2f} {signs:5}")
-        assert error > 0.05 and signs > 0
-    print(f"{name:36}", *line)
+    held = [
+        gradient(lambda y: of_Z(held_scores(y, rule, k, what), rule), x)
+        for what in frozen_things
+    ]
+    return [
+        (relative(part, want), int((part.sign() != got.sign()).sum())) for part in held
+    ]
+
+
+# %%
+costs = {}
+for rule, says in {sigma: "a number", "local": "local scales"}.items():
+    print(f"bandwidth: {says}".ljust(22), *(f"{f:>11}" for f in frozen_things))
+    for name, of_Z in asked.items():
+        costs[says, name] = cost_of_freezing(of_Z, rule)
+        row = [f"{error:7.2f} {signs:3}" for error, signs in costs[says, name]]
+        print(f"{name:22}", *row)
+print(f"relative error, and wrong signs of {x.numel()}")
+
+# %%
+for (says, name), (vectors, *others) in costs.items():
+    assert vectors == (1.0, x.numel())  # nothing is left: the whole gradient
+    others = others[:2] if says == "a number" else others
+    assert min(error for error, _ in others) > 0.05
+    assert min(signs for _, signs in others) > 0
+turned = {
+    says: [costs[says, name][1][1] for name in asked]
+    for says in ("a number", "local scales")
+}
+assert max(turned["a number"][1:]) < turned["a number"][0] / 2
+assert sum(n > turned["local scales"][0] for n in turned["local scales"][1:]) > k / 2
+for name in asked:
+    row = costs["local scales", name]
+    assert row[3][0] > row[1][0] < row[2][0]  # rotation costs least
+for error, signs in [costs["a number", name][3] for name in asked]:
+    assert error < 1e-7 and signs == 0
 
 # %% [markdown]
-# A frozen bandwidth is no smaller an error than a frozen rotation, for a random loss and for the published one. `ctrace` differentiates the rule with the rest, and
-# the differences, which apply the rule again at both ends, agree to at least seven digits. A bandwidth given as a number is a constant, as it was above; `bandwidth_grad=False`
-# holds any bandwidth fixed.
+# A loss of $Z$ depends on the points through the vectors alone, so with the vectors held fixed nothing is left: an error of 1, and no entry with a sign.
+#
+# With the bandwidth given as a number, a fixed rotation turns far fewer signs for the published objective than for random weights, and its error is still in the first digit. The bandwidth is a
+# constant there and has no derivative to lose. With local scales the order is another: the rotation costs least, for the random loss it turns fewer signs than for most of the published
+# ones, and degrees and bandwidth cost more than the rotation in every row. Nothing that moves can be held fixed without a price, and which price is highest depends on the loss and on the rule.
+#
+# An attribution averages over the segment. How many signs are left wrong when the published objective is averaged, channel by channel, over its own segment?
+
+# %%
+means = []
+for j in range(k):
+    of_Z, own = asked[f"published, segment {j}"], parts[sigma] == j
+    exact = gradient(lambda y: of_Z(scores(y, sigma, k), sigma), x)
+    fixed_R = gradient(lambda y: of_Z(held_scores(y, sigma, k, "rotation"), sigma), x)
+    means += [exact[own].mean(0).sign() != fixed_R[own].mean(0).sign()]
+wrong_means = int(torch.stack(means).sum())
+print(f"R fixed: {wrong_means} of {4 * k} channel means have the wrong sign")
+assert wrong_means < 4 * k // 4
+
+# %% [markdown]
+# Few: averages hide much of what a fixed rotation does to single entries.
+#
+# `ctrace` differentiates the bandwidth's rule with the rest, and the differences, which apply the rule again at both ends, agree to at least seven digits. A bandwidth given as a number
+# is a constant; `bandwidth_grad=False` holds any bandwidth fixed.
 #
 # ### The degenerate cases, again
 #
-# The four inputs on which `eigh` stumbled, and one more: copies in clusters of different size. For each, the gradient of `ctrace` against differences for every entry.
+# The four inputs from the beginning, two of which stop `eigh`, and one more: copies in clusters of different size. For each, the gradient of `ctrace` against differences for every entry.
 
 
 # %%
@@ -1110,7 +1204,7 @@ assert second[second.abs().argmax()] > 0
 #
 # *Predict.* Keep three vectors of the exact square, where the second and the third eigenvalue are equal. Which of these losses have a gradient?
 #
-# - A: an entry of the projector, $(UU^\top)_{01}$
+# - A: an entry of the projector, $(UU^\top)_{01}$ (counted from 0, as in the code below)
 # - B: $\sum_i \omega_i U_{i1}$, a weighted sum over the second vector
 # - C: $\sum_i \omega_i U_{i0}$, the same over the first
 # - D: $U_{01}^2 + U_{02}^2$, the second and third entry of one row, squared and added
@@ -1317,7 +1411,7 @@ assert error < 1e-2
 # ## In this notebook we have
 #
 # - **derived** how eigenvectors move, on a matrix small enough for pencil and paper, and found that a cut can do without the motion inside the span;
-# - **broken** the automatic derivative of `torch.linalg.eigh`, which answers NaN or, worse, a number, and measured how far off a rotation held fixed takes it;
+# - **broken** the automatic derivative of `torch.linalg.eigh`, which answers NaN or, worse, a number, and measured what it costs to hold vectors, rotation, degrees or bandwidth fixed;
 # - **verified** the implicit gradient against finite differences, entry by entry, down to the gap where nothing is left to differentiate.
 
 # %% tags=["hide-input"]

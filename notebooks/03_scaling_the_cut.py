@@ -32,6 +32,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -64,9 +65,7 @@ from scipy.optimize import linear_sum_assignment
 started = time.perf_counter()
 torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-print(
-    f"torch {torch.__version__.split('+')[0]} on {device}; features from a filter bank, and four networks near the end"
-)
+print(f"torch {torch.__version__.split('+')[0]} on {device}")
 
 # %% [markdown]
 # ## The idea
@@ -198,7 +197,8 @@ segments, gradient, seconds, forward, backward, spectrum = cut(2**30)
 same_segments, same_gradient, longer, *_ = cut(0)
 change = float((gradient - same_gradient).norm() / gradient.norm())
 print(
-    f"{len(segments)} points, eigengap {spectrum.eigengap:.3f}; {forward} columns forward, {backward} backward"
+    f"{len(segments)} points, eigengap {spectrum.eigengap:.3f}; "
+    f"{forward} columns forward, {backward} backward"
 )
 print(
     f"W held: {seconds:.1f} s, never held: {longer:.1f} s; gradients differ by {change:.1e}"
@@ -211,7 +211,8 @@ assert (segments == same_segments).float().mean() > 0.999 and change < 1e-3
 
 # %%
 print(
-    f"columns used: {forward + backward}, a full eigendecomposition: about {10 * len(segments):,}"
+    f"columns used: {forward + backward}, "
+    f"a full eigendecomposition: about {10 * len(segments):,}"
 )
 assert forward + backward < len(segments) / 5
 
@@ -242,7 +243,8 @@ for m in counts:
     )
     share[m] = float((found[m] == segments).float().mean())
     print(
-        f"{m:5d} landmarks (exact for {solver.n_exact}): {share[m]:.0%} of the points as in the exact cut"
+        f"{m:5d} landmarks (exact for {solver.n_exact}): "
+        f"{share[m]:.0%} of the points as in the exact cut"
     )
 assert min(share[1000], share[3000]) > 0.95 > max(share[100], share[300])
 
@@ -285,11 +287,11 @@ print("exact:", ", ".join(name for _, name, _ in exact.table(0, top=4)))
 
 
 def traced_on(rows):
-    """The first four channels of the segment that holds most of the exact one's points."""
+    """The first three channels of the segment that holds most of the exact one's points."""
     thin = trace_channels(bank.features[rows], 6, sigma=width, names=bank.names)
     j = int(F.one_hot(thin.segments[own[rows]], 6).sum(0).argmax())
     shared = first_five & set(thin.ranking("support", j)[:5].tolist())
-    return [name for _, name, _ in thin.table(j, top=4)], len(shared)
+    return [name for _, name, _ in thin.table(j, top=3)], len(shared)
 
 
 # %%
@@ -301,7 +303,7 @@ for m in (100, 300, 1000):
         "landmarks": farthest_points(bank.features, m),
     }.items():
         names, agreed[how, m] = traced_on(rows)
-        print(f"{m:5d} {how:9} {agreed[how, m]} of the first five: {', '.join(names)}")
+        print(f"{m:5d} {how:9} {agreed[how, m]} of 5: {', '.join(names)}")
 assert all(count < 5 for count in agreed.values())
 assert agreed["random", 1000] > agreed["random", 100]
 
@@ -313,7 +315,7 @@ assert agreed["random", 1000] > agreed["random", 100]
 try:
     trace_channels(bank, 6, max_exact=4000)
 except ValueError as error:
-    print(error)
+    print(textwrap.fill(str(error), 84))
 else:
     raise AssertionError("more points than max_exact were traced")
 
@@ -358,7 +360,9 @@ print(machine.lstrip("# ").replace("; Python", "\nPython"))
 for row in measured:
     if row["task"] == "free":
         print(
-            f"{int(row['n']):7,d} points: {float(row['seconds']):7.1f} s ({float(row['low']):.1f} to {float(row['high']):.1f}), {float(row['peak_mb']):5.0f} MB"
+            f"{int(row['n']):7,d} points: {float(row['seconds']):7.1f} s "
+            f"({float(row['low']):.1f} to {float(row['high']):.1f}), "
+            f"{float(row['peak_mb']):5.0f} MB"
         )
 
 # %%
@@ -390,7 +394,8 @@ for row in measured:
     if row["task"] == "landmarks" and row["shape"] == "photograph":
         ranked[int(row["contender"].split()[0])] = float(row["ranking"])
         print(
-            f"{row['contender'].split()[0]:>9s}   {float(row['angle']):5.2f}   {float(row['ari']):14.2f}   {float(row['ranking']):18.2f}"
+            f"{row['contender'].split()[0]:>9s}   {float(row['angle']):5.2f}   "
+            f"{float(row['ari']):14.2f}   {float(row['ranking']):18.2f}"
         )
 assert ranked[4000] > ranked[2000] > 0.9 > 0.5 > max(ranked[500], ranked[1000])
 
@@ -422,7 +427,8 @@ solver = Ncut(8, max_exact=2500, n_landmarks=2500)
 joint = kway_ncut(solver.fit_transform(many.features)).argmax(1)
 joint = rearrange(joint, "(b h w) -> b h w", h=48, w=48)
 print(
-    f"{len(many.features):,} points through {solver.n_exact:,} landmarks: {time.perf_counter() - start:.1f} s"
+    f"{len(many.features):,} points through {solver.n_exact:,} landmarks: "
+    f"{time.perf_counter() - start:.1f} s"
 )
 
 # %% tags=["hide-input"]
@@ -549,7 +555,8 @@ for name, step in work.items():
         step()
         took[name] = each = (time.perf_counter() - start) / len(images)
     print(
-        f"{name:22s} {1e3 * each:6.1f} ms per image, ImageNet in {1_281_167 * each / 3600:5.1f} h"
+        f"{name:22s} {1e3 * each:6.1f} ms per image, "
+        f"ImageNet in {1_281_167 * each / 3600:5.1f} h"
     )
 forward, collect, vit, embed = took.values()
 print(f"statistics add {collect / forward - 1:.0%}, embeddings {embed / vit - 1:.0%}")
@@ -557,7 +564,8 @@ channels = sum(
     m.out_channels for m in resnet50.modules() if isinstance(m, torch.nn.Conv2d)
 )
 print(
-    f"all-reduce: statistics {16 * 1000 * channels / 2**20:.0f} MB, ridge sums {8 * (384**2 + 384 * 1000) / 2**20:.1f} MB per process"
+    f"all-reduce, per process: statistics {16 * 1000 * channels / 2**20:.0f} MB, "
+    f"ridge sums {8 * (384**2 + 384 * 1000) / 2**20:.1f} MB"
 )
 
 # %% [markdown]
@@ -569,7 +577,8 @@ new = filter_bank(load_photo("retina", size=(384, 384)), grid=(48, 48)).to(devic
 elsewhere = solver.transform(new.features)  # (n, k): only the landmarks travel
 again = solver.transform(many.features[:100])
 print(
-    f"{len(elsewhere):,} new points, from {solver.n_exact:,} landmarks of {many.features.shape[1]} channels"
+    f"{len(elsewhere):,} new points, from {solver.n_exact:,} landmarks "
+    f"of {many.features.shape[1]} channels"
 )
 assert elsewhere.shape == (48 * 48, 8) and torch.isfinite(elsewhere).all()
 
