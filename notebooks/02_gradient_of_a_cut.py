@@ -453,9 +453,11 @@ def strength(Z, j):
 
 
 # %%
-wrong, right = [], []
+wrong, right, known = [], [], {}
 for j in range(k):
-    want = differences(lambda y: strength(scores(y, sigma, k), j), x)
+    known[f"published, segment {j}"] = want = differences(
+        lambda y: strength(scores(y, sigma, k), j), x
+    )
     fixed = gradient(lambda y: strength(literal_scores(y, sigma, k, True), j), x)
     through = gradient(lambda y: strength(scores(y, sigma, k), j), x)
     wrong.append(relative(fixed, want)), right.append(relative(through, want))
@@ -832,13 +834,15 @@ asked = {"random weights": lambda Z, rule: loss(Z)} | {
     f"published, segment {j}": lambda Z, rule, j=j: Z[parts[rule] == j, j].abs().mean()
     for j in range(k)
 }
+known["random weights"] = slopes  # with sigma given, the differences from above
 frozen_things = ("vectors", "rotation", "degrees", "bandwidth")
 
 
-def cost_of_freezing(of_Z, rule):
+def cost_of_freezing(name, of_Z, rule):
     """Relative error and number of wrong signs for each thing held fixed."""
-    want = differences(lambda y: of_Z(scores(y, rule, k), rule), x)
-    got = gradient(lambda y: of_Z(scores(y, rule, k), rule), x)
+    f = lambda y: of_Z(scores(y, rule, k), rule)
+    want = known[name] if rule is sigma else differences(f, x)
+    got = gradient(f, x)
     assert relative(got, want) < 1e-7
     held = [
         gradient(lambda y: of_Z(held_scores(y, rule, k, what), rule), x)
@@ -854,7 +858,7 @@ costs = {}
 for rule, says in {sigma: "a number", "local": "local scales"}.items():
     print(f"bandwidth: {says}".ljust(22), *(f"{f:>11}" for f in frozen_things))
     for name, of_Z in asked.items():
-        costs[says, name] = cost_of_freezing(of_Z, rule)
+        costs[says, name] = cost_of_freezing(name, of_Z, rule)
         row = [f"{error:7.2f} {signs:3}" for error, signs in costs[says, name]]
         print(f"{name:22}", *row)
 print(f"relative error, and wrong signs of {x.numel()}")
