@@ -88,11 +88,9 @@ def leading(points, k):
 with style():
     figure = new_picture(6, 2)
     for ax, t in zip(figure.subplots(1, 3), (0.2, 0.0, -0.2)):
-        points, second_of_t = (
-            stretched(corners, t),
-            leading(stretched(corners, t), 2)[0],
-        )
-        sides = (second_of_t[:, 1] > 0).long() if t else torch.full((4,), 2)
+        points, sides = stretched(corners, t), torch.full((4,), 2)
+        if t:  # at the square the second vector is not determined
+            sides = (leading(points, 2)[0][:, 1] > 0).long()
         for point, side in zip(points, sides):
             ax.plot(*point, "o", markersize=12, color=segment_colour(int(side)))
         title = {
