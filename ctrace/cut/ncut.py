@@ -25,9 +25,10 @@ class Ncut:
 
     Args:
         n_eig: eigenvectors to keep, k.
-        sigma: bandwidth: ``None`` (the affinity's own default: ``"local"`` scales for rbf, which
-            show an open eigengap on features of photographs, 0.5 for cosine), a number, a rule's
-            name, or one scale per point; see `ctrace.cut.affinity.bandwidth`.
+        sigma: bandwidth: ``None`` (the affinity's own default: ``"local"`` scales for rbf, 0.5 for
+            cosine), a number, a rule's name, or one scale per point; see
+            `ctrace.cut.affinity.bandwidth`. Local scales are distances between neighbours, and
+            noise as large as those can take the span away: `diagnose` measures whether it does.
         affinity: ``"rbf"``, ``"cosine"`` or a differentiable symmetric function.
         track_grad, exact_gradient: either one keeps the autograd graph, with the exact gradient;
             both off detaches the result.
