@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 BOUNDS = {"above": op.gt, "at_least": op.ge, "below": op.lt, "at_most": op.le}
 RATES = ("p", "drop_prob", "prob", "drop_rate", "dropout")  # what modules call a chance of dropping
+SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 SHOWN = 24  # names in a message
 
 
@@ -84,10 +85,13 @@ def check_device(device, at: torch.device | None = None) -> torch.device | None:
 
 
 def check_features(x: Tensor, rows_at_least: int = 2) -> Tensor:
-    """``x (n, c)`` if it is finite, float32 or float64, and has enough rows."""
+    """``x (n, c)`` if it is finite, float32 or float64, and has enough rows; sixteen bits become
+    float32.
+    """
     if not isinstance(x, Tensor) or x.ndim != 2:
         got = f"{_seen(x)}. An array: torch.as_tensor(x); a grid (h, w, c): x.flatten(0, 1)"
         raise ValueError(f"features: expected a torch tensor with two axes (n, c), received {got}.")
+    x = x.float() if x.dtype in SIXTEEN_BITS else x
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"features: expected float32 or float64, received {x.dtype}: x.float().")
     if x.shape[0] < rows_at_least or x.shape[1] < 1:

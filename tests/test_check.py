@@ -168,7 +168,7 @@ def test_maps_fit_their_images_and_are_finite():
     [
         (np.ones((3, 2)), "received ndarray"),
         (torch.ones(3), "two axes \\(n, c\\), received \\(3,\\)"),
-        (torch.ones(3, 2).half(), "float32 or float64, received torch.float16"),
+        (torch.ones(3, 2).int(), "float32 or float64, received torch.int32"),
         (torch.ones(1, 2), "at least 2 rows"),
         (torch.ones(3, 0), "1 channel"),
         (torch.tensor([[1.0], [torch.nan], [torch.inf]]), "2 of 3 rows hold NaN"),

@@ -47,9 +47,7 @@ CASES = {
 def solver(request, monkeypatch):
     """Both ways of solving, at any size, each on its own."""
     for limit in ("DENSE_UP_TO", "DENSE_AT_MOST"):
-        monkeypatch.setattr(
-            f"ctrace.cut.eigenvectors.{limit}", 10**6 if request.param == "dense" else 0
-        )
+        monkeypatch.setattr(f"ctrace.cut.krylov.{limit}", 10**6 if request.param == "dense" else 0)
     return request.param
 
 
@@ -79,14 +77,38 @@ def test_spectrum_reports_the_next_eigenvalue(solver):
     assert abs(ncut_eigenvectors(graph, 4)[1].eigengap - float(eigval[3] - eigval[4])) < 1e-10
 
 
+def test_spectrum_counts_the_columns_of_all_products(solver, monkeypatch):
+    graph, seen, plain = Graph(blobs().requires_grad_()), [], Graph.matmul
+    monkeypatch.setattr(Graph, "matmul", lambda g, v: (seen.append(v.shape[1]), plain(g, v))[1])
+    U, spectrum = ncut_eigenvectors(graph, 4)
+    assert spectrum.forward == sum(seen) > 0 and spectrum.backward == 0
+    kway_ncut(U).pow(3).sum().backward()
+    assert spectrum.backward == sum(seen) - spectrum.forward > 0
+
+
+def test_a_loose_tolerance_takes_fewer_products_and_keeps_its_word(monkeypatch):
+    monkeypatch.setattr("ctrace.cut.krylov.DENSE_UP_TO", 0)
+    monkeypatch.setattr("ctrace.cut.krylov.DENSE_AT_MOST", 0)
+    columns = []
+    for tolerance in (None, 1e-3):
+        x = blobs().requires_grad_()
+        U, spectrum = ncut_eigenvectors(Graph(x), 4, 0, tolerance, tolerance)
+        kway_ncut(U).pow(3).sum().backward()
+        columns.append((spectrum.forward, spectrum.backward))
+        assert spectrum.residual <= (tolerance or 1e-12)
+    assert columns[1][0] < columns[0][0] and columns[1][1] < columns[0][1]
+    with pytest.raises(ValueError, match="tolerance: expected a finite number above 0"):
+        ncut_eigenvectors(Graph(x), 4, tolerance=-1.0)
+
+
 def test_each_column_is_positive_at_its_largest_entry(solver):
     U, _ = ncut_eigenvectors(Graph(blobs()), 4)
     assert (U.gather(0, U.abs().argmax(0, keepdim=True)) > 0).all()
 
 
 def test_krylov_solves_a_spectrum_with_hardly_any_gap(monkeypatch):
-    monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_UP_TO", 0)
-    monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_AT_MOST", 0)
+    monkeypatch.setattr("ctrace.cut.krylov.DENSE_UP_TO", 0)
+    monkeypatch.setattr("ctrace.cut.krylov.DENSE_AT_MOST", 0)
     torch.manual_seed(0)
     graph = Graph(torch.randn(700, 100, dtype=DOUBLE), "median")
     U, spectrum = ncut_eigenvectors(graph, 10)
@@ -108,7 +130,7 @@ def test_a_basis_that_would_outgrow_the_points_gives_way_to_the_whole_decomposit
 def test_few_distinct_colours_give_eigenvectors_and_no_ghosts(seed, stand_in, monkeypatch):
     """Five colours, 600 points: a basis that filled up with rounding had eigenvalues above 1."""
     if not stand_in:
-        monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_AT_MOST", 0)
+        monkeypatch.setattr("ctrace.cut.krylov.DENSE_AT_MOST", 0)
     torch.manual_seed(seed)
     graph = Graph(torch.rand(5, 3)[torch.randint(5, (600,))], 0.05)
     U, spectrum = ncut_eigenvectors(graph, 5)
@@ -120,6 +142,8 @@ def test_few_distinct_colours_give_eigenvectors_and_no_ghosts(seed, stand_in, mo
 
 @pytest.mark.parametrize("spoil", ["residual", "twist", "range"])
 def test_an_iteration_that_went_wrong_is_replaced_or_refused(spoil, monkeypatch):
+    monkeypatch.setattr("ctrace.cut.krylov.DENSE_UP_TO", 0)
+    monkeypatch.setattr("ctrace.cut.krylov.FEWEST_STEPS", 0)
     graph = Graph(blobs((300, 200, 100)))
     _, U = leading_eigenvectors(graph.weights(), 12)
 
@@ -128,9 +152,9 @@ def test_an_iteration_that_went_wrong_is_replaced_or_refused(spoil, monkeypatch)
         values = (V * product(V)).sum(0)
         return V, values + 1 if spoil == "range" else values
 
-    monkeypatch.setattr("ctrace.cut.eigenvectors.leading_eigenpairs", wrong)
+    monkeypatch.setattr("ctrace.cut.krylov.leading_eigenpairs", wrong)
     assert subspace_angle(ncut_eigenvectors(graph, 4)[0], U[:, :4]) < 1e-6
-    monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_AT_MOST", 100)
+    monkeypatch.setattr("ctrace.cut.krylov.DENSE_AT_MOST", 100)
     with pytest.raises(ArithmeticError, match="eigenvectors: the (residual|vectors|values)"):
         ncut_eigenvectors(graph, 4)
 
@@ -219,8 +243,8 @@ def test_gradcheck_passes_for_precomputed_weights():
 
 def test_matrix_free_gradient_equals_the_stored_one(monkeypatch):
     monkeypatch.setattr("ctrace.cut.affinity.TILE_BYTES", 31 * 190 * 8)
-    monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_UP_TO", 0)
-    monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_AT_MOST", 0)
+    monkeypatch.setattr("ctrace.cut.krylov.DENSE_UP_TO", 0)
+    monkeypatch.setattr("ctrace.cut.krylov.DENSE_AT_MOST", 0)
     grads = []
     for limit in (2**30, 0):
         points = blobs().requires_grad_()
@@ -288,8 +312,8 @@ def test_same_seed_same_answer(solver):
 
 
 def test_the_seed_of_the_iteration_does_not_change_the_subspace(monkeypatch):
-    monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_UP_TO", 0)
-    monkeypatch.setattr("ctrace.cut.eigenvectors.DENSE_AT_MOST", 0)
+    monkeypatch.setattr("ctrace.cut.krylov.DENSE_UP_TO", 0)
+    monkeypatch.setattr("ctrace.cut.krylov.DENSE_AT_MOST", 0)
     assert (
         subspace_angle(
             Ncut(4, seed=0).fit_transform(blobs()), Ncut(4, seed=1).fit_transform(blobs())

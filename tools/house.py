@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parents[1]
 ROOT = "ctrace"
 ORDER = ("check", "stats", "aviary", "world", "cut", "look", "carrot", "trust", "published", "viz")
 # What holds today, rounded up: lower it when the house has shrunk, and raise it for a feature only.
-MOST_CODE, MOST_FILES, MOST_LINES = 6250, 64, 300
+MOST_CODE, MOST_FILES, MOST_LINES = 6340, 64, 300
 NOT_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 NOT_CODE |= {tokenize.ENCODING, tokenize.ENDMARKER}
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

@@ -100,7 +100,7 @@ def one_hot(y: Tensor, num_classes: int | None = None) -> Tensor:
 
 def training_set(G: Tensor, y: Tensor, num_classes: int | None) -> tuple[Tensor, Tensor]:
     """Embeddings ``(n, c)`` and targets ``(n, k)`` in float64, checked."""
-    check_features(G, rows_at_least=1)
+    G = check_features(G, rows_at_least=1)
     if y.ndim not in (1, 2) or len(y) != len(G) or (y.ndim == 1) == y.is_floating_point():
         raise ValueError(
             f"y: expected {len(G)} class numbers, or targets (n, k), not {y.dtype} {(*y.shape,)}."

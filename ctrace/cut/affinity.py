@@ -1,9 +1,14 @@
 """Affinities of feature rows, and the bandwidth at which they are measured."""
 
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
+
 import torch
 from torch import Tensor
 
-from ctrace.check import one_of
+from ctrace.check import SIXTEEN_BITS, one_of
 
 __all__ = ["rbf_affinity", "cosine_affinity", "bandwidth", "row_tiles"]
 
@@ -12,8 +17,32 @@ SAMPLE = 1000  # rows that the rules for one number look at
 QUANTILE = 0.25  # of the mean weights, which the degree rule aims at
 EXPONENT_DIGITS = 1e-4  # rounding allowed in an exponent: far from all others, a row costs digits
 TILE_BYTES = 2**23  # one (rows, n) tile; a handful of them are alive at once
+# In a graph no weight is smaller than rounding to this power, 4e-18 in float32: beside a point's
+# weight of 1 to itself that is nothing, and a denormal number makes products 20 times slower.
+FAINTEST = 2.5
 
 
+def in_full_precision(function: Callable) -> Callable:
+    """The function outside of any `torch.autocast`, its tensors of sixteen bits in float32: else
+    weights would be off by tens of percent, and eigenvectors no eigenvectors.
+    """
+
+    @wraps(function)
+    def precise(*args, **kwargs):
+        with ExitStack() as stack:
+            for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            return function(*map(_wide, args), **{k: _wide(v) for k, v in kwargs.items()})
+
+    return precise
+
+
+def _wide(value):
+    half = isinstance(value, Tensor) and value.dtype in SIXTEEN_BITS
+    return value.float() if half else value
+
+
+@in_full_precision
 def rbf_affinity(x: Tensor, y: Tensor | None = None, sigma: float | Tensor = 1.0) -> Tensor:
     """Gaussian weights ``exp(-|x_i - y_j|^2 / (2 sigma_i sigma_j))``, ``(n, m)``.
 
@@ -57,16 +86,17 @@ def precise_keys(x: Tensor, sigma: Tensor) -> Tensor:
     return rbf_keys(wide, sigma, mean.to(wide))
 
 
-def rbf_weights(rows: Tensor, keys: Tensor) -> Tensor:
+def rbf_weights(rows: Tensor, keys: Tensor, least: float = -math.inf) -> Tensor:
     """``exp(-|x_i - y_j|^2 / (2 sigma_i sigma_j))`` ``(r, m)`` from `rbf_keys` of both sides: one
-    product gives the whole exponent.
+    product gives the whole exponent, no smaller than ``least``.
     """
     # The square meets the other side's 1, and the 1 its square.
     queries = torch.cat([rows[:, :-2], rows[:, -1:], rows[:, -2:-1]], 1)
-    # The clamp removes rounding only: a squared distance is never negative.
-    return (queries @ keys.T).clamp_max(0).exp()
+    # Above, the clamp removes rounding only: a squared distance is never negative.
+    return (queries @ keys.T).clamp(least, 0).exp()
 
 
+@in_full_precision
 def cosine_affinity(x: Tensor, y: Tensor | None = None, sigma: float = 0.5) -> Tensor:
     """Weights ``exp(-(cos(x_i, y_j) - 1)^2 / (2 sigma^2))``, ``(n, m)``: one for parallel rows,
     whatever their length.
@@ -93,6 +123,25 @@ def check_symmetric(what: str, w: Tensor) -> None:
         )
 
 
+def check_mass(mass: Tensor, x: Tensor) -> Tensor:
+    """One positive number for each row of ``x``, detached."""
+    if mass.shape != (len(x),) or not bool((mass > 0).all() and torch.isfinite(mass).all()):
+        raise ValueError(f"mass: expected {len(x)} positive numbers, received {mass}.")
+    return mass.detach().to(x)
+
+
+def check_degree(degree: Tensor) -> Tensor:
+    """Degrees ``(n,)``, all positive."""
+    if not bool((degree > 0).all()):
+        lonely = int((degree <= 0).sum())
+        raise ValueError(
+            f"graph: {lonely} of {len(degree)} nodes have no weight to any node, themselves "
+            "included, so they belong to no segment. Remove them, or use a wider bandwidth."
+        )
+    return degree
+
+
+@in_full_precision
 def bandwidth(x: Tensor, rule: str | float | Tensor = "local", seed: int = 0) -> Tensor:
     """Chooses the rbf bandwidth from the data, differentiable in ``x``.
 

@@ -124,7 +124,7 @@ def _components(graph: Graph) -> int:
     """Connected components of the weights above `JOINED`, each tile of rows read once."""
     root, labels, count = graph.degree.sqrt(), torch.arange(graph.n), graph.n
     for rows in row_tiles(graph.n, graph.x):
-        joined = graph._rows(rows) > JOINED * root[rows, None] * root
+        joined = graph.rows(rows) > JOINED * root[rows, None] * root
         own, other = joined.nonzero(as_tuple=True)
         ends = labels[rows][own.cpu()], labels[other.cpu()]
         edges = coo_array((torch.ones(len(own)), ends), (count, count))

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ctrace.check import check_number
+from ctrace.cut.affinity import in_full_precision
 from ctrace.cut.graph import Graph, PrecomputedGraph
-from ctrace.cut.krylov import LONGEST, SPARE, conjugate_gradients, leading_eigenpairs
+from ctrace.cut.krylov import conjugate_gradients, ways_to_eigenpairs
 
 __all__ = ["ncut_eigenvectors", "Spectrum", "solve", "eigenvector_factors"]
 
-DENSE_UP_TO = 512  # below this many points the whole eigendecomposition is the fastest way
-DENSE_AT_MOST = 4096  # up to here it stands in for an iteration that failed: a minute, 0.5 GB
 # a smaller gap between eigenvalues cannot be told from none
 ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-13}
 # what a loss that ignores rotations leaves of its twist, relative
@@ -26,7 +26,6 @@ INVARIANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
 CREDIBLE = {torch.float32: 1e-5, torch.float64: 1e-10}  # |S u - lam u| and |U^T U - 1|, at most
 # of the gradient's linear system, relative
 IMPLICIT_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-MOST_PRODUCTS = 2000  # of the iteration where nothing can stand in for it
 ATTAINABLE = 8  # times rounding times |v|: what the residual of that system can fall to
 
 
@@ -38,7 +37,10 @@ class Spectrum:
         eigval: the k largest eigenvalues of ``S``, descending ``(k,)``.
         next_eigval: the (k+1)-th, ``-inf`` when there are only k points.
         residual: largest ``|S u - lam u|`` over the k pairs.
-        spare, spare_eigval: a few approximate eigenpairs below the k-th, ``(n, e)`` and ``(e,)``.
+        spare, spare_eigval: some approximate eigenpairs below the k-th, ``(n, e)`` and ``(e,)``.
+        forward: columns that ``W`` was multiplied with to find and to check all this.
+        backward: the same for the gradients taken since.
+        gradient_tolerance: of the linear system behind a gradient, ``|A v - b| / |b|``.
     """
 
     eigval: Tensor
@@ -46,6 +48,9 @@ class Spectrum:
     residual: float
     spare: Tensor
     spare_eigval: Tensor
+    forward: int = 0
+    backward: int = 0
+    gradient_tolerance: float | None = None
 
     @property
     def eigengap(self) -> float:
@@ -59,7 +64,11 @@ class Spectrum:
 
 
 def ncut_eigenvectors(
-    graph: Graph | PrecomputedGraph, n_eig: int, seed: int = 0
+    graph: Graph | PrecomputedGraph,
+    n_eig: int,
+    seed: int = 0,
+    tolerance: float | None = None,
+    gradient_tolerance: float | None = None,
 ) -> tuple[Tensor, Spectrum]:
     """The ``n_eig`` leading eigenvectors of a graph, differentiable in the graph's features and
     bandwidth.
@@ -72,6 +81,9 @@ def ncut_eigenvectors(
         graph: a `Graph` or `PrecomputedGraph`; its features may require a gradient.
         n_eig: how many, k.
         seed: for the start of the iteration; the answer depends on it only through rounding.
+        tolerance: ``|S u - lam u|`` at which the iteration ends: 1e-7 in float32, 1e-12 in float64
+            when ``None``. Angles of the subspace are off by this over the eigengap.
+        gradient_tolerance: relative residual of the gradient's linear system: 1e-5 and 1e-12.
 
     Returns:
         ``U (n, k)`` with orthonormal columns, each signed so that its largest entry is positive,
@@ -83,7 +95,10 @@ def ncut_eigenvectors(
             no answer passes the check of `solve`.
     """
     with torch.no_grad():
-        U, spectrum = solve(graph, n_eig, seed)
+        U, spectrum = solve(graph, n_eig, seed, tolerance)
+    if gradient_tolerance is not None:
+        check_number("gradient_tolerance", gradient_tolerance, above=0)
+    spectrum.gradient_tolerance = gradient_tolerance or IMPLICIT_TOLERANCE[U.dtype]
     closed = spectrum.eigengap <= spectrum.rounding
     asked = graph.x.requires_grad or graph.differentiates_sigma
     if asked and torch.is_grad_enabled():
@@ -109,52 +124,51 @@ def _gap_closed(spectrum: Spectrum) -> str:
 # --- forward
 
 
-def solve(graph: Graph | PrecomputedGraph, k: int, seed: int = 0) -> tuple[Tensor, Spectrum]:
+@in_full_precision
+def solve(
+    graph: Graph | PrecomputedGraph, k: int, seed: int = 0, tolerance: float | None = None
+) -> tuple[Tensor, Spectrum]:
     """Eigenvectors and `Spectrum`, without gradient and whatever the gap: `ncut_eigenvectors` is
     the careful way in.
 
-    A small graph is decomposed whole, a large one iterated on. Every answer is checked before it is
-    returned; one that fails gives way to the whole decomposition, up to `DENSE_AT_MOST` points.
+    The cheapest way that promises an answer is tried first. Every answer is checked before it is
+    returned; one that fails gives way to the next way.
     """
     if not 1 <= k <= graph.n:
         raise ValueError(
             f"n_eig: expected between 1 and the {graph.n} points, received {k}. A graph of n points"
             " has n eigenvectors: ask for fewer, or give more points."
         )
-    (product, root), m = _normalized(graph), k + SPARE
-    small = graph.n <= max(DENSE_UP_TO, LONGEST * m)
-    dense = small or graph.n <= DENSE_AT_MOST
-    answer, flaw = None, ""
-    if not small:
-        # Where the decomposition can stand in, an iteration that costs more has lost its point.
-        most = graph.n // m if dense else MOST_PRODUCTS
-        answer, flaw = _checked(product, k, *leading_eigenpairs(product, 1 / root, k, seed, most))
-    if answer is None and dense:
-        answer, flaw = _checked(product, k, *_decomposed(product, torch.eye(graph.n).to(root), m))
-    if answer is None:
-        raise ArithmeticError(
-            f"eigenvectors: {flaw}. Likely cause: eigenvalues nearly equal around k={k}. "
-            "Try another k, a wider sigma, or float64."
-        )
-    return answer
+    if tolerance is not None:
+        check_number("tolerance", tolerance, above=0)
+    product = _Product(graph)
+    for vectors, values in ways_to_eigenpairs(product, k, seed, tolerance):
+        answer, flaw = _checked(product, k, vectors, values, tolerance)
+        if answer is not None:
+            answer[1].forward = product.columns
+            return answer
+    raise ArithmeticError(
+        f"eigenvectors: {flaw}. Likely cause: eigenvalues nearly equal around k={k}. "
+        "Try another k, a wider sigma, or float64."
+    )
 
 
-def _normalized(graph):
-    """The product with ``S``, and ``D^-1/2`` as a column."""
-    root = graph.degree.rsqrt()[:, None]
-    return lambda v: root * graph.matmul(root * v), root
+class _Product:
+    """The product with ``S``; counts the columns."""
+
+    def __init__(self, graph):
+        self.graph, self.root = graph, graph.degree.rsqrt()[:, None]  # D^-1/2
+        self.columns = 0
+
+    def __call__(self, v: Tensor) -> Tensor:
+        self.columns += v.shape[1]
+        return self.root * self.graph.matmul(self.root * v)
 
 
-def _decomposed(product, identity: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """The leading m eigenpairs from the whole decomposition, in float64."""
-    S = product(identity).double()
-    eigval, eigvec = torch.linalg.eigh((S + S.T) / 2)
-    return eigvec.flip(1)[:, :m].to(identity), eigval.flip(0)[:m].to(identity)
-
-
-def _checked(product, k: int, eigvec: Tensor, eigval: Tensor):
+def _checked(product, k: int, eigvec: Tensor, eigval: Tensor, tolerance: float | None):
     """``(U, Spectrum)`` and nothing to say; or None, and what is wrong with the eigenpairs."""
-    U, lam, credible = eigvec[:, :k], eigval[: k + 1], CREDIBLE[eigval.dtype]
+    U, lam = eigvec[:, :k], eigval[: k + 1]
+    credible = max(CREDIBLE[eigval.dtype], tolerance or 0)
     size = (product(eigvec[:, : k + 1]) - eigvec[:, : k + 1] * lam).norm(dim=0)
     following = float(lam[k]) if len(lam) > k else float("-inf")
     spectrum = Spectrum(lam[:k], following, float(size[:k].max()), eigvec[:, k:], eigval[k:])
@@ -198,6 +212,7 @@ class _Eigenvectors(torch.autograd.Function):
         return *ctx.graph.send(left, right), None, None, None
 
 
+@in_full_precision
 def eigenvector_factors(
     graph, U: Tensor, spectrum: Spectrum, pulls: list[Tensor]
 ) -> list[tuple[Tensor, Tensor]]:
@@ -213,7 +228,8 @@ def eigenvector_factors(
         ArithmeticError: a loss depends on which vectors stand for a repeated eigenvalue; or the
             solve stalls.
     """
-    (product, root), k = _normalized(graph), U.shape[1]
+    product, k = _Product(graph), U.shape[1]
+    root = product.root
     inside = [U.T @ g for g in pulls]  # (k, k) each
     V = _solve_outside(product, U, spectrum, torch.cat(pulls, 1))
     turned = [
@@ -224,6 +240,7 @@ def eigenvector_factors(
     for b, s_b in zip(B.split(k, 1), product(B).split(k, 1), strict=True):
         r = -(b * U * spectrum.eigval + U * s_b).sum(1, keepdim=True) / (2 * graph.degree[:, None])
         factors.append((torch.cat([root * b, r], 1), torch.cat([root * U, torch.ones_like(r)], 1)))
+    spectrum.backward += product.columns
     return factors
 
 
@@ -272,7 +289,7 @@ def _solve_outside(product, U: Tensor, spectrum: Spectrum, rhs: Tensor) -> Tenso
         return conjugate_gradients(
             lambda v: outside(lam * v - product(v)),
             right,
-            IMPLICIT_TOLERANCE[U.dtype],
+            spectrum.gradient_tolerance or IMPLICIT_TOLERANCE[U.dtype],
             precondition=lambda v: outside(v + spare @ (gain * (spare.T @ v))),
             attainable=ATTAINABLE * rounding,
         )

@@ -1,11 +1,11 @@
 """Affinity graphs, and products with ``W`` that never need ``W``.
 
-A graph is used in two ways only: multiplied by a few columns (``graph.matmul``), and asked how a
-loss changes with the features when the loss's derivative with respect to ``W`` has low rank
-(``graph.vjp``). Both work on tiles of rows, so a graph too large for memory costs time instead: its
-tiles are computed again for each product.
+A graph is multiplied by a few columns (``graph.matmul``), and asked how a loss changes with the
+features when its derivative with respect to ``W`` has low rank (``graph.vjp``). Both work on tiles,
+so a graph too large for memory costs time instead: its tiles are computed again for each product.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import contextmanager
 
@@ -14,9 +14,13 @@ from torch import Tensor
 
 from ctrace.check import check_features, check_number, one_of
 from ctrace.cut.affinity import (
+    FAINTEST,
     bandwidth,
+    check_degree,
+    check_mass,
     check_symmetric,
     cosine_affinity,
+    in_full_precision,
     precise_keys,
     rbf_affinity,
     rbf_weights,
@@ -39,7 +43,7 @@ class Graph:
         recipe: the arguments after ``x``, as given.
 
     Args:
-        x: features ``(n, c)``, float32 or float64.
+        x: features ``(n, c)``; sixteen bits are computed in float32.
         sigma: bandwidth or rule, see `bandwidth`; for ``"cosine"`` a number (0.5 when ``None``);
             ``None`` is ``"local"`` for rbf.
         affinity: ``"rbf"``, ``"cosine"``, or a differentiable symmetric function ``(r, c), (n, c)
@@ -52,13 +56,12 @@ class Graph:
             itself, is differentiated; ``False`` holds it fixed.
 
     Raises:
-        ValueError: bad features (`check_features`), bandwidth or affinity; an affinity that is
-            negative, asymmetric or not finite; a node without any weight.
+        ValueError: bad features, bandwidth or affinity; a node without any weight.
     """
 
     _collected = None  # factors of dl/dW while `deferred`
-    _mass = None
 
+    @in_full_precision
     def __init__(
         self,
         x: Tensor,
@@ -69,7 +72,7 @@ class Graph:
         mass: Tensor | None = None,
         bandwidth_grad: bool = True,
     ):
-        self.x, self.affinity = check_features(x), affinity
+        self.x, self.affinity = (x := check_features(x)), affinity
         self.recipe = sigma, affinity, memory_limit, seed, mass, bandwidth_grad
         self.sigma, self._keys = None, None
         if callable(affinity):
@@ -83,7 +86,7 @@ class Graph:
                 sigma = bandwidth(x, "local" if sigma is None else sigma, seed)
             self.sigma = sigma if bandwidth_grad else sigma.detach()
             self._keys = precise_keys(x.detach(), sigma.detach())
-        self._mass = None if mass is None else _check_mass(mass, x)
+        self._mass = None if mass is None else check_mass(mass, x)
         with torch.no_grad():
             if callable(affinity):
                 order = torch.randperm(self.n, generator=torch.Generator().manual_seed(seed))
@@ -91,7 +94,7 @@ class Graph:
                 check_symmetric("affinity", self._pair(rows, rows))
             self.stored = self.n**2 * x.element_size() <= memory_limit
             self._weights = self._fill(x.new_empty(self.n, self.n)) if self.stored else None
-            self.degree = _check_degree(self.matmul(torch.ones_like(x[:, :1]))[:, 0])
+            self.degree = check_degree(self.matmul(torch.ones_like(x[:, :1]))[:, 0])
 
     @property
     def n(self) -> int:
@@ -110,23 +113,17 @@ class Graph:
         wide = self.x.to(self._keys.dtype)
         return self._weigh(rbf_affinity(wide, sigma=self.sigma).to(self.x), slice(None))
 
+    @in_full_precision
     def matmul(self, v: Tensor) -> Tensor:
         """``W v`` for ``v (n, m)``, without gradient."""
         with torch.no_grad():
-            if self.stored:
-                return self._weights @ v
-            out = torch.zeros_like(v)
-            for rows in row_tiles(self.n, self.x):
-                # (r, n - start): the earlier columns were rows before
-                tile = self._tile(rows, slice(rows.start, None))
-                out[rows].addmm_(tile, v[rows.start :])
-                out[rows.stop :].addmm_(tile[:, len(tile) :].T, v[rows])
-            return out
+            return self._weights @ v if self.stored else self._by_halves(self._tile, v)
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """``W v``, differentiable in features, bandwidth and ``v``, tile by tile."""
         return _GraphProduct.apply(self.x, self.sigma, v, self)
 
+    @in_full_precision
     def vjp(self, left: Tensor, right: Tensor, rows: Tensor | None = None) -> Tensor:
         """Gradient of a loss with ``dl/dW = (left right^T + right left^T) / 2``, both ``(n, m)``.
 
@@ -140,44 +137,64 @@ class Graph:
         Returns:
             ``(n, c)``, or ``(r, c)``, with the bandwidth held fixed.
         """
-        rows = torch.arange(self.n, device=self.x.device) if rows is None else rows
-        grad = self.x.new_empty(len(rows), self.x.shape[1])
         mine, theirs = torch.cat([left, right], 1), torch.cat([right, left], 1)
-        for part in row_tiles(len(rows), self.x, self.n):
-            grad[part] = self._pull(rows[part], mine[rows[part]] @ theirs.T)
+        if self._keys is None:
+            return self._vjp_by_autograd(mine, theirs, rows)
+        columns, own = self._keys[:, :-1], self._keys if rows is None else self._keys[rows]
+
+        def pulled(r, c=slice(None)):  # 2 (dl/dW)_ij w_ij
+            return (self.rows(r, c) * (mine[r] @ theirs[c].T)).to(own)
+
+        # dl/dx_i = sum_j pulled_ij (x_j - x_i) / (s_i s_j), where keys hold x_j / s_j and 1 / s_j
+        with torch.no_grad():
+            if rows is None:
+                sums = self._by_halves(pulled, columns)
+            else:
+                parts = (rows[part] for part in row_tiles(len(rows), self.x, self.n))
+                sums = torch.cat([pulled(part) @ columns for part in parts])
+            return (sums[:, :-1] * own[:, -2:-1] - own[:, :-2] * sums[:, -1:]).to(self.x)
+
+    def _vjp_by_autograd(self, mine: Tensor, theirs: Tensor, rows: Tensor | None) -> Tensor:
+        """`vjp` for an affinity other than rbf."""
+        x = self.x.detach()
+        rows = torch.arange(self.n, device=x.device) if rows is None else rows
+        grad = x.new_empty(len(rows), x.shape[1])
+        for part in row_tiles(len(rows), x, self.n):
+            with torch.enable_grad():
+                x_rows = x[rows[part]].requires_grad_()
+                tile = self._weigh(self._pair(x_rows, x), rows[part])
+            grad[part] = torch.autograd.grad(tile, x_rows, mine[rows[part]] @ theirs.T)[0]
         return grad
 
+    @in_full_precision
     def sigma_vjp(self, factors: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """``dl/dsigma``, shaped like ``sigma``, for each of several losses given by their factors
         (see `vjp`), in one pass: ``dw_ij/dsigma_i = -w_ij log(w_ij) / sigma_i`` (rbf only).
         """
         left, right = (torch.cat(side, 1) for side in zip(*factors, strict=True))
-        slopes = torch.empty_like(left)  # what each pair of columns adds
+
+        def steep(rows, columns):
+            tile = self.rows(rows, columns)
+            bare = tile if self._mass is None else tile / self._weigh(1, rows, columns)
+            return torch.xlogy(tile, bare)
+
         with torch.no_grad():
-            for rows in row_tiles(self.n, self.x):
-                tile = self._rows(rows)
-                bare = tile if self._mass is None else tile / self._weigh(1, rows)
-                steep = torch.xlogy(tile, bare)
-                slopes[rows] = left[rows] * (steep @ right) + right[rows] * (steep @ left)
-            slopes /= -self.sigma.reshape(-1, 1)
+            theirs = self._by_halves(steep, torch.cat([right, left], 1))
+            pairs = torch.cat([left, right], 1) * theirs / -self.sigma.reshape(-1, 1)
+            slopes = pairs[:, : left.shape[1]] + pairs[:, left.shape[1] :]
             losses = slopes.split([len(left.T) for left, _ in factors], 1)
             return [loss.sum(1) if self.sigma.ndim else loss.sum() for loss in losses]
 
-    def _pull(self, rows: Tensor, cotangent: Tensor) -> Tensor:
-        """``sum_j g_ij dw(x_i, x_j)/dx_i`` for a tile of rows ``i``: in closed form for rbf, by
-        autograd for any other affinity.
+    def _by_halves(self, block: Callable, v: Tensor) -> Tensor:
+        """``M v`` for a symmetric matrix given by ``block(rows, columns)``: each tile begins at the
+        diagonal and serves both sides.
         """
-        x = self.x.detach()
-        if self._keys is None:
-            with torch.enable_grad():
-                x_rows = x[rows].requires_grad_()
-                tile = self._weigh(self._pair(x_rows, x), rows)
-            return torch.autograd.grad(tile, x_rows, cotangent)[0]
-        with torch.no_grad():
-            # sum_j g_ij w_ij (x_j - x_i) / (s_i s_j), where keys hold x_j / s_j and 1 / s_j
-            pulled = (cotangent * self._rows(rows)).to(self._keys)  # (r, n)
-            sums, own = pulled @ self._keys[:, :-1], self._keys[rows]  # (r, c + 1), (r, c + 2)
-            return (sums[:, :-1] * own[:, -2:-1] - own[:, :-2] * sums[:, -1:]).to(x)
+        out = torch.zeros_like(v)
+        for rows in row_tiles(self.n, self.x):
+            tile = block(rows, slice(rows.start, None))
+            out[rows].addmm_(tile, v[rows.start :])
+            out[rows.stop :].addmm_(tile[:, len(tile) :].T, v[rows])
+        return out
 
     @contextmanager
     def deferred(self):
@@ -204,8 +221,9 @@ class Graph:
             return cosine_affinity(a, b, self.sigma)
         return self.affinity(a, b)
 
-    def _rows(self, rows) -> Tensor:
-        return self._weights[rows] if self.stored else self._tile(rows)
+    def rows(self, rows=slice(None), columns=slice(None)) -> Tensor:
+        """``W[rows, columns]``, all of it when left out, without gradient."""
+        return self._weights[rows, columns] if self.stored else self._tile(rows, columns)
 
     def _tile(self, rows, columns=slice(None)) -> Tensor:
         """``W[rows, columns]``, without gradient."""
@@ -218,7 +236,8 @@ class Graph:
                     "must be finite and >= 0."
                 )
         else:
-            tile = rbf_weights(self._keys[rows], self._keys[columns]).to(self.x)
+            least = FAINTEST * math.log(torch.finfo(self.x.dtype).eps)
+            tile = rbf_weights(self._keys[rows], self._keys[columns], least).to(self.x)
         return self._weigh(tile, rows, columns)
 
     def _weigh(self, tile: Tensor, rows, columns=slice(None)) -> Tensor:
@@ -246,14 +265,11 @@ class PrecomputedGraph(Graph):
 
     def __init__(self, weights: Tensor):
         self.x = check_features(weights)
-        self._weights = weights.detach()
+        self._weights = self.x.detach()
         check_symmetric("weights", self._weights)
         if bool((self._weights < 0).any()):
-            raise ValueError(
-                "weights: expected non-negative entries. A normalized cut has no meaning for "
-                "negative weights."
-            )
-        self.degree = _check_degree(self._weights.sum(1))
+            raise ValueError("weights: expected non-negative entries, which a cut needs.")
+        self.degree = check_degree(self._weights.sum(1))
 
     def weights(self) -> Tensor:
         """``W (n, n)``, differentiable."""
@@ -263,22 +279,6 @@ class PrecomputedGraph(Graph):
         """``dl/dW (n, n)``, symmetric; some of its rows."""
         half = left @ right.T / 2
         return half + half.T if rows is None else (half + half.T)[rows]
-
-
-def _check_mass(mass: Tensor, x: Tensor) -> Tensor:
-    if mass.shape != (len(x),) or not bool((mass > 0).all() and torch.isfinite(mass).all()):
-        raise ValueError(f"mass: expected {len(x)} positive numbers, received {mass}.")
-    return mass.detach().to(x)
-
-
-def _check_degree(degree: Tensor) -> Tensor:
-    if not bool((degree > 0).all()):
-        lonely = int((degree <= 0).sum())
-        raise ValueError(
-            f"graph: {lonely} of {len(degree)} nodes have no weight to any node, themselves "
-            "included, so they belong to no segment. Remove them, or use a wider bandwidth."
-        )
-    return degree
 
 
 class _GraphProduct(torch.autograd.Function):

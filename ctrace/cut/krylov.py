@@ -1,31 +1,88 @@
-"""Two iterations that know a symmetric operator only by its products with a few columns: the top of
-its spectrum (`leading_eigenpairs`) and linear systems (`conjugate_gradients`).
+"""Ways to the top of a symmetric operator's spectrum (`ways_to_eigenpairs`): an iteration that
+knows it only by its products with a few columns (`leading_eigenpairs`), and LAPACK. And linear
+systems (`conjugate_gradients`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import scipy.linalg
 import torch
 from torch import Tensor
 
-__all__ = ["SPARE", "LONGEST", "leading_eigenpairs", "conjugate_gradients"]
+__all__ = ["ways_to_eigenpairs", "leading_eigenpairs", "conjugate_gradients"]
 
-SPARE = 8  # eigenpairs carried beyond the k asked for: they speed up both iterations
+PRECISE_UP_TO = 256  # below this many points LAPACK takes no longer in float64 than in float32
+DENSE_UP_TO = 768  # below this many LAPACK is the fastest way
+DENSE_AT_MOST = 4096  # up to here it stands in for an iteration that failed: 0.2 GB
+# What both ways cost, measured on one core and counted in weights that meet a column: LAPACK's
+# leading pairs cost 2.3 n^3, a step of the iteration m n (n + 60 times the columns of its basis).
+LAPACK_COST, BASIS_COST = 2.3, 60
+ADVANCE = 0.6  # the share of LAPACK's cost after which an iteration gives way to it
+FEWEST_STEPS = 6  # hardly an iteration converges in fewer: where they do not pay, none is begun
+FEW = 8  # LAPACK picks single pairs where they are at most one in so many; else it finds all
+SPARE = 8  # eigenpairs followed beyond the k asked for: a crowd next to the k-th delays only them
 LONGEST = 8  # the basis grows to this many blocks of k + SPARE columns
-KEPT = 2  # blocks that a restart keeps: twice what is followed preserves the speed of a long basis
+# Blocks that a restart keeps, as good as never restarting: 2 take a step more, 4 none less. They
+# are returned too, since they precondition what is solved later: 16 steps instead of 29 in a crowd.
+KEPT = 3
 TOLERANCE = {torch.float32: 1e-7, torch.float64: 1e-12}  # |A u - lam u|, wanted
 FLOOR = 30  # times the tolerance: where rounding may stop the residual
 PROGRESS, PATIENCE = 0.7, 4  # steps that do not shrink the residual so far, and how many to wait
 CONNECTED = 1e-4  # the gap after the first eigenvalue beyond which it stands alone
 GAP_SHARE = 1e-2  # of the gap below k: how well it must be known
 DEPENDENT = 1e-4  # share of a column beside the others, below which its direction is rounding
+MOST_STEPS = 2000
 RECOMPUTE = 10  # steps of conjugate gradients between residuals that are computed anew
 
 
+def ways_to_eigenpairs(product, k: int, seed: int, tolerance) -> Iterator[tuple[Tensor, Tensor]]:
+    """Leading eigenpairs by one way after the other, each to be checked before the next is taken:
+    the iteration, LAPACK in the graph's precision, LAPACK in float64.
+
+    Args:
+        product: the product with ``S``, its ``graph`` and its ``root``, ``D^-1/2``.
+        k, seed, tolerance: see `leading_eigenpairs`, which says what is yielded too.
+    """
+    known, n, m = 1 / product.root, product.graph.n, k + SPARE
+    fits, small = LONGEST * m <= n, n <= DENSE_UP_TO  # the basis among the points
+    whole = small or n <= DENSE_AT_MOST or not fits  # LAPACK is there to fall back upon
+    lapack, basis = LAPACK_COST * n**3, BASIS_COST * LONGEST * m
+    steps = int(ADVANCE * lapack / (m * n * (n + basis))) if whole else MOST_STEPS
+    if fits and not small and steps >= FEWEST_STEPS:
+        yield leading_eigenpairs(product, known, k, seed, steps, tolerance)
+    if whole and n > PRECISE_UP_TO and known.dtype == torch.float32:
+        yield _decomposed(product, m, torch.float32)
+    if whole:
+        yield _decomposed(product, m, torch.float64)
+
+
+def _decomposed(product, m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The leading m eigenpairs by LAPACK, or what a GPU has for it."""
+    root, n = product.root.to(dtype), product.graph.n
+    S = root * product.graph.rows().to(dtype) * root.T  # only one of its triangles is read
+    m = min(m, n)
+    if S.device.type == "cpu" and FEW * m <= n:
+        span = [n - m, n - 1]
+        # transposed, it has the order of Fortran, and is not copied
+        found = scipy.linalg.eigh(
+            S.T.numpy(), subset_by_index=span, overwrite_a=True, check_finite=False
+        )
+        eigval, eigvec = map(torch.from_numpy, found)
+    else:
+        eigval, eigvec = torch.linalg.eigh(S)
+    return eigvec[:, -m:].flip(1).to(product.root), eigval[-m:].flip(0).to(product.root)
+
+
 def leading_eigenpairs(
-    product: Callable, known: Tensor, k: int, seed: int = 0, max_products: int = 2000
+    product: Callable,
+    known: Tensor,
+    k: int,
+    seed: int = 0,
+    max_steps: int = MOST_STEPS,
+    tolerance: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Leading eigenpairs of a symmetric operator by thick-restarted block Krylov (Wu and Simon
-    2000, in residual form); check what it returns, `max_products` may have ended it.
+    2000, in residual form); check what it returns, `max_steps` may have ended it.
 
     The basis grows by the residuals of the unconverged leading pairs, so a restart costs no product
     and loses nothing that matters.
@@ -35,27 +92,28 @@ def leading_eigenpairs(
         known: one vector ``(n, 1)`` known to be an eigenvector, the start of the basis.
         k: pairs wanted; ``LONGEST * (k + SPARE)`` must not exceed ``n``.
         seed: for the rest of the start.
+        max_steps: products at most.
+        tolerance: on ``|A u - lam u|``; `TOLERANCE` when ``None``.
 
     Returns:
-        vectors ``(n, k + SPARE)`` and values, descending: k accurate ones, the next value to a
-        hundredth of the gap, the others rough.
+        vectors ``(n, e)`` and values, descending, ``k < e <= KEPT * (k + SPARE)``: k accurate ones,
+        the next value to a hundredth of the gap, the others rough.
     """
-    block, tolerance = k + SPARE, TOLERANCE[known.dtype]
+    block, tolerance = k + SPARE, tolerance or TOLERANCE[known.dtype]
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(known), block - 1, generator=generator, dtype=known.dtype)
     basis = _orthonormal(torch.cat([known, noise.to(known.device)], 1), known[:, :0])
     image, best, stalled = product(basis), float("inf"), 0
-    for _ in range(max_products):
+    for step in range(1, max_steps + 1):
         values, turn = _rayleigh_ritz(basis, image)
         if basis.shape[1] > (LONGEST - 1) * block:
             basis, image = _restarted(basis, image, turn[:, : KEPT * block])
             values, turn = _rayleigh_ritz(basis, image)
-        values, turn = values[:block], turn[:, :block]
-        vectors = basis @ turn
-        residual = image @ turn - vectors * values
+        ahead = turn[:, :block]
+        residual = image @ ahead - basis @ (ahead * values[:block])
         size = residual.norm(dim=0)
         if values[0] - values[1] > CONNECTED:
-            size[0] = 0  # the first pair is `known`, and its residual the rounding of the degrees
+            size[0] = 0  # the first pair is known, and its residual the rounding of the degrees
         # The pair after the last one wanted often lies at the edge of a crowd, where its vector
         # would take long and serve nobody. Its value is off by less than its residual.
         following = size[k] if size[k] > GAP_SHARE * (values[k - 1] - values[k]) else 0.0
@@ -63,13 +121,14 @@ def leading_eigenpairs(
         # In float32 the residual stops at rounding, a little above or below the tolerance: going on
         # would only shuffle noise.
         best, stalled = (worst, 0) if worst < PROGRESS * best else (best, stalled + 1)
-        if worst <= tolerance or (stalled >= PATIENCE and worst <= FLOOR * tolerance):
+        finished = worst <= tolerance or (stalled >= PATIENCE and worst <= FLOOR * tolerance)
+        if finished or step == max_steps:
             break
         fresh = _orthonormal(residual[:, size > tolerance], basis)
         if fresh.shape[1] == 0:
             break  # the basis holds all that the operator can reach
         basis, image = torch.cat([basis, fresh], 1), torch.cat([image, product(fresh)], 1)
-    return vectors, values
+    return basis @ turn[:, : KEPT * block], values[: KEPT * block]
 
 
 def _rayleigh_ritz(basis: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,11 +152,13 @@ def _orthonormal(block: Tensor, against: Tensor) -> Tensor:
     rounding of the removed part; in float64, since float32 leaves a floor under every residual.
     """
     wide, against = block.double(), against.double()
+    wide = wide / wide.norm(dim=0)
     for _ in range(2):
-        wide = wide - against @ (against.T @ wide)
-        wide, triangle = torch.linalg.qr(wide / wide.norm(dim=0))
-        # A column that depends on those before it leaves rounding, which spoils the basis.
-        wide = wide[:, triangle.diagonal().abs() > DEPENDENT]
+        rest = wide - against @ (against.T @ wide)
+        wide, triangle = torch.linalg.qr(rest)
+        # A column that depends on the others leaves rounding, which would spoil the basis.
+        keep = triangle.diagonal().abs() > DEPENDENT
+        wide = wide if bool(keep.all()) else torch.linalg.qr(rest[:, keep])[0]
     return wide.to(block.dtype)
 
 

@@ -12,12 +12,15 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from ctrace.cut.affinity import in_full_precision
+
 __all__ = ["kway_ncut", "row_normalize"]
 
 STARTS = 4  # first rows tried; the best final objective wins
 MAX_ITERATIONS = 300
 
 
+@in_full_precision
 def kway_ncut(eigvec: Tensor, n_clusters: int | None = None, return_rotation: bool = False):
     """Scores ``Z = U R (n, k)``; ``Z.argmax(1)`` is the segment of each point.
 
@@ -142,6 +145,7 @@ class _Polar(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @in_full_precision
     def backward(ctx, g):
         A, s, Bt = ctx.saved_tensors
         sums = s[:, None] + s[None, :]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ctrace.check import check_device, check_features, check_number
+from ctrace.cut.affinity import in_full_precision
 from ctrace.cut.eigenvectors import ncut_eigenvectors
 from ctrace.cut.graph import Graph
 from ctrace.cut.nystrom import farthest_points, masses, propagate
@@ -21,7 +22,8 @@ class Ncut:
     Up to ``max_exact`` points every point is in the graph. Beyond it the graph is built on
     ``n_landmarks`` points spread over the data, each standing for the points nearest to it, and the
     others are interpolated (`ctrace.cut.nystrom`); ``n_exact`` says how many points the solve was
-    exact for.
+    exact for. Features of sixteen bits, and all features under `torch.autocast`, are computed in
+    float32, and so is the result.
 
     Args:
         n_eig: eigenvectors to keep, k.
@@ -74,6 +76,7 @@ class Ncut:
         self.device = check_device(self.device)
         self.graph = self.spectrum = self._eigvec = None
 
+    @in_full_precision
     def fit(self, X: Tensor) -> "Ncut":
         """Solves for the eigenvectors of ``X (n, c)``. Raises what `ctrace.cut.graph.Graph` and
         `ncut_eigenvectors` raise.
@@ -81,6 +84,7 @@ class Ncut:
         self._fit(X)
         return self
 
+    @in_full_precision
     def fit_transform(self, X: Tensor) -> Tensor:
         """Eigenvectors at the rows of ``X``: ``(n, k)``, with autograd history if it is tracked."""
         U, x, landmarks = self._fit(X)
@@ -88,6 +92,7 @@ class Ncut:
             U = propagate(U, x[landmarks], x, self.n_neighbors, pinned=landmarks)
         return (U if self.track_grad else U.detach()).to(X.device)
 
+    @in_full_precision
     def transform(self, X: Tensor) -> Tensor:
         """Eigenvectors interpolated at new rows ``(m, k)``; at a fitted row, the fitted vector.
 

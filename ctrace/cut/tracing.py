@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ctrace.check import check_features, check_names, check_number, one_of
+from ctrace.cut.affinity import in_full_precision
 from ctrace.cut.eigenvectors import Spectrum, eigenvector_factors
 from ctrace.cut.graph import Graph
 from ctrace.cut.kway import kway_ncut
@@ -96,6 +97,7 @@ class ChannelTrace:
         return segment
 
 
+@in_full_precision
 def trace_channels(
     features: Tensor | GridFeatures,
     n_segments: int,
@@ -107,7 +109,7 @@ def trace_channels(
 
     Args:
         features: ``(n, c)``, or a `GridFeatures`, whose names are kept. Several images are
-            segmented jointly: stack their rows.
+            segmented jointly: stack their rows. Sixteen bits are computed in float32.
         n_segments: k.
         objective: what a segment's strength is, see `segment_strength`.
         names: channel names for a plain tensor.
