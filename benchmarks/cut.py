@@ -63,6 +63,14 @@ def clustered(n: int) -> torch.Tensor:
     return torch.randn(n, 384) + torch.randn(K, 384)[torch.arange(n) % K]
 
 
+def crowded(n: int, groups: int = 8) -> torch.Tensor:
+    """Fewer blobs than eigenvectors: the last two stand in the crowd below the blobs, whose
+    eigenvalues nearly touch.
+    """
+    torch.manual_seed(SEED)
+    return torch.randn(n, 384) + torch.randn(groups, 384)[torch.arange(n) % groups]
+
+
 def photograph(n: int) -> torch.Tensor:
     """Filter-bank features of one photograph on a square grid of n cells."""
     from ctrace import filter_bank, load_photo
@@ -99,16 +107,17 @@ def tokens(n: int) -> torch.Tensor:
     )
 
 
-SHAPES = {"clustered": clustered, "photograph": photograph, "tokens": tokens}
+SHAPES = {"clustered": clustered, "crowded": crowded, "photograph": photograph, "tokens": tokens}
 
 
 def width(x: torch.Tensor, shape: str) -> float:
     """One number as bandwidth, the same for every contender: the median distance, a third of it for
-    the photograph.
+    the photograph, three tenths for the crowd: there the gap after the last eigenvalue is 1e-4.
     """
     from ctrace import bandwidth
 
-    return float(bandwidth(x, "median")) * (1 / 3 if shape == "photograph" else 1)
+    share = {"photograph": 1 / 3, "crowded": 0.3}.get(shape, 1)
+    return float(bandwidth(x, "median")) * share
 
 
 # ---- contenders ----
@@ -189,6 +198,7 @@ CONTENDERS = {
 SIZES = {
     "gradient": [
         ("clustered", 4096),
+        ("crowded", 4096),
         ("photograph", 4096),
         ("tokens", 4096),
         ("clustered", 8192),
