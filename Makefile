@@ -14,6 +14,8 @@ export OMP_WAIT_POLICY ?= passive
 ifeq ($(origin MODEL),command line)
 export CTRACE_MODEL := $(MODEL)
 endif
+# A bar for a download would be a widget, whose scripts the page fetches from another host.
+export HF_HUB_DISABLE_PROGRESS_BARS ?= 1
 STAMP       := $(VENV)/.installed
 CELL_SECONDS := 600
 # One way to run a notebook. One that passed before is skipped, and named, when neither its cells nor what it

@@ -5,7 +5,8 @@ thousand images, and memory.
 
 Each command runs on two numbers of images, in a process of its own with one thread; the difference
 is the cost of the images, what is left is the start. Processor seconds, not those of the clock, so
-that a busy machine changes little. Weights are random: they cost what trained ones do.
+that a busy machine, whose load is printed, changes less. Weights are random: they cost what trained
+ones do.
 """
 
 import os
@@ -19,7 +20,7 @@ import torch
 
 from ctrace.world.photos import load_photo, photo_names
 
-FEW, MANY, PEOPLE = 32, 128, 4  # images
+FEW, MANY, PEOPLE = 32, 96, 4  # images
 
 
 def write_images(folder: Path, files: list[str]) -> None:
@@ -84,7 +85,8 @@ def cost(make, command: str, n: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    print(f"one thread; torch {torch.__version__}; JPEG files of 250 x 250 pixels\n")
+    busy = f"{os.getloadavg()[0]:.0f} processes at work on {os.cpu_count()} processors"
+    print(f"one thread; torch {torch.__version__}; JPEG files of 250 x 250 pixels; {busy}\n")
     print("| command | images | start, s | 1,000 images, s | largest memory so far, GiB |")
     print("|---|---|---|---|---|")
     for name, (make, command) in COMMANDS.items():
