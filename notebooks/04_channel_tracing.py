@@ -590,8 +590,8 @@ else:
 # ## A network of your own
 #
 # Every network that timm knows can stand here. `make book MODEL=vit_small_patch14_dinov2.lvd142m`, or `make book MODEL=resnet50`, fetches its published weights once and renders this section with it; where this notebook runs alone, the
-# environment variable `CTRACE_MODEL` does the same. Without a network connection `CTRACE_WEIGHTS_DIR` names a folder that holds the weights as `resnet50.safetensors` or `resnet50.pth`. If neither is set, one line below says so, and
-# nothing else happens.
+# environment variable `CTRACE_MODEL` does the same. Without a network connection `CTRACE_WEIGHTS_DIR` names a folder that holds the weights as `resnet50.safetensors` or `resnet50.pth`. Where no network is named, one line below
+# says so, and nothing else happens.
 #
 # A transformer gives its tokens, a convolutional network the maps of its second but last stage. Four photographs are cut into six segments each, and the one in the middle of the photograph is traced.
 

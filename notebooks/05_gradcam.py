@@ -922,7 +922,7 @@ print("the same model, hook for hook and bit for bit")
 # ## A network of your own
 #
 # Every network that timm knows can stand here. `make book MODEL=resnet50` fetches its published weights once and renders this section with it; where this notebook runs alone, the environment variable
-# `CTRACE_MODEL` does the same. Without a network connection `CTRACE_WEIGHTS_DIR` names a folder that holds the weights as `resnet50.safetensors` or `resnet50.pth`. If neither is set, one line below says so, and nothing else happens.
+# `CTRACE_MODEL` does the same. Without a network connection `CTRACE_WEIGHTS_DIR` names a folder that holds the weights as `resnet50.safetensors` or `resnet50.pth`. Where no network is named, one line below says so, and nothing else happens.
 #
 # A classifier is asked about the two classes it finds most likely, by name. A network without classes, `vit_small_patch14_dinov2.lvd142m` for one, is asked what makes a photograph resemble the left view of the motorcycle.
 
@@ -934,7 +934,7 @@ def own_input(network, name):
     """A photograph cropped to the shape of the input, and the input."""
     photo = ctrace.load_photo(name, network.info.input_size[:0:-1])
     pixels = rearrange(torch.from_numpy(np.array(photo)), "h w c -> c h w")
-    return photo, network.info.preprocess(pixels).to(next(network.parameters()).device)
+    return photo, network.info.preprocess(pixels).to(device)
 
 
 def own_questions(network, x):

@@ -158,7 +158,8 @@ def test_a_missing_table_of_cub_is_named(tmp_path):
         (5, "gone.png,001.Black_footed_Albatross,test,0", "line 5, gone.png: .*No such file"),
         (6, "a.png,002.Laysan_Albatross,dev,1", r"split holds \['dev'\].* line 6, a.png"),
         (7, "a.png,002.Laysan_Albatross,test,5", "not one to one: .*; first in .*line 7, a.png"),
-        (2, 'photos/"a,wren,train,0', "line 2|cannot be read|line 13"),
+        (2, 'photos/"a,001.Black_footed_Albatross,train,0', 'line 2, photos/"a: .*No such file'),
+        (2, '"photos/a.png,wren,train,0', "expected a csv table in UTF-8: unexpected end of data"),
     ],
 )
 def test_a_wrong_line_of_a_csv_table_is_named(tmp_path, line, text, words):
