@@ -3,14 +3,18 @@ cannot be had.
 """
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from torch import nn
 
+import ctrace
 from ctrace.check import fingerprint
 from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.world.models import load_model
 from tests import two_processes
 from tests.reference_gradcam import Residual
 from tests.reference_parchgrad import (
@@ -22,6 +26,7 @@ from tests.reference_parchgrad import (
 )
 
 N, CLASSES = 30, 4
+DATA = Path(ctrace.__file__).parent / "data/statistics"
 
 
 def loader(n=N, batch=7, seed=1):
@@ -97,6 +102,24 @@ def test_the_file_holds_everything(statistics, tmp_path):
     assert_same(again, statistics, rtol=0, atol=0)
     assert again.layers == statistics.layers and torch.equal(again.weights, statistics.weights)
     assert_same(again.merge(statistics), statistics.merge(again), rtol=0, atol=0)
+
+
+def test_a_file_of_half_the_size_keeps_seven_digits(statistics, tmp_path):
+    statistics.save(tmp_path / "s.safetensors", torch.float32)
+    again = ChannelStatistics.load(tmp_path / "s.safetensors")
+    assert_same(again, statistics, rtol=1e-7, atol=0)
+    assert again.moments.mean.dtype == again.moments.m2.dtype == torch.double
+    assert not torch.equal(again.moments.mean, statistics.moments.mean)
+
+
+def test_the_bundled_statistics_are_of_the_bundled_network_and_of_the_groups_beside_them():
+    bundled = ChannelStatistics.load(DATA / "squeezenet.safetensors")
+    about = json.loads((DATA / "squeezenet.json").read_text())
+    bundled.check_model(load_model("squeezenet", device="cpu"), list(bundled.layers))
+    assert bundled.count.tolist() == list(about["counts"].values()) and bundled.count.sum() == 500
+    members = [c for group in about["classes"].values() for c in group]
+    assert len(members) == len(set(members)) and set(members) < set(range(1000))
+    assert bundled.testable().all() and (bundled.moments.m2 >= 0).all()
 
 
 def test_two_processes_find_what_one_finds(tmp_path):

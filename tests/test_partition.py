@@ -10,6 +10,8 @@ from ctrace.look.hooks import find_layers
 from ctrace.look.partition import default_convs
 from ctrace.world.models import build_bundled
 
+PARTS_OF_FIRE = ("squeeze", "expand1x1", "expand3x3")
+
 
 def skeleton(make, name):
     """The architecture without memory for its weights."""
@@ -55,6 +57,11 @@ def test_the_bundled_resnet_has_the_residual_defaults():
     assert default_convs(build_bundled("aviary-resnet-0")) == [
         f"layer{stage}.0.conv{i}" for stage in (3, 4) for i in (1, 2)
     ]
+
+
+def test_squeezenet_is_served_by_the_rule_of_vgg():
+    fires = [f"features.{i}.{part}" for i in (7, 8, 9, 10, 12) for part in PARTS_OF_FIRE]
+    assert default_convs(build_bundled("squeezenet")) == fires
 
 
 def test_layer_ratio_takes_the_last_share_of_any_model_and_at_least_one():

@@ -25,7 +25,8 @@ def default_convs(model: nn.Module, layer_ratio: float | None = None) -> list[st
     With ``layer_ratio`` the last share of all convolutions, one at least, for any model. Without it
     the published choice for the model's family (timm and torchvision): ResNet, the convolutions of
     the last two stages without their shortcuts; VGG, those in the upper half of ``features``;
-    EfficientNet, the depthwise ones that open the last two stages and the final 1 x 1.
+    EfficientNet, the depthwise ones that open the last two stages and the final 1 x 1. SqueezeNet
+    is none of the published families; the rule of VGG, a chain like it, serves it too.
 
     Raises:
         ValueError: no convolution, a share outside (0, 1], or no ``layer_ratio`` for a family
@@ -72,7 +73,7 @@ def _efficientnet(model: nn.Module, convs: dict) -> list[str]:
     return [name for name in depthwise if name.startswith(tuple(stages))] + [head]
 
 
-FAMILIES = {"ResNet": _resnet, "VGG": _vgg, "EfficientNet": _efficientnet}
+FAMILIES = {"ResNet": _resnet, "VGG": _vgg, "SqueezeNet": _vgg, "EfficientNet": _efficientnet}
 
 
 # --- which channels
