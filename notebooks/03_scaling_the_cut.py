@@ -162,38 +162,20 @@ bank = filter_bank(photo, grid=(60, 90)).to(device)
 width = 1.0  # one bandwidth for all points: features of the bank have unit scale
 
 
-class Counted(Graph):
-    """A graph that counts the columns it is multiplied with."""
-
-    columns = 0
-
-    def matmul(self, v):
-        self.columns += v.shape[1]
-        return super().matmul(v)
-
-
 # %%
 def cut(limit):
     """Segments and the gradient of the first one's strength, and what they took."""
     x = bank.features.clone().requires_grad_()
     start = time.perf_counter()
-    graph = Counted(x, width, memory_limit=limit)
-    U, spectrum = ncut_eigenvectors(graph, 6)
+    U, spectrum = ncut_eigenvectors(Graph(x, width, memory_limit=limit), 6)
     Z = kway_ncut(U)
-    forward = graph.columns
     Z[Z.argmax(1) == 0, 0].abs().mean().backward()
-    return (
-        Z.argmax(1),
-        x.grad,
-        time.perf_counter() - start,
-        forward,
-        graph.columns - forward,
-        spectrum,
-    )
+    return Z.argmax(1), x.grad, time.perf_counter() - start, spectrum
 
 
 # %%
-segments, gradient, seconds, forward, backward, spectrum = cut(2**30)
+segments, gradient, seconds, spectrum = cut(2**30)
+forward, backward = spectrum.forward, spectrum.backward  # columns that met W
 same_segments, same_gradient, longer, *_ = cut(0)
 change = float((gradient - same_gradient).norm() / gradient.norm())
 print(
