@@ -241,3 +241,15 @@ def test_helpers_refuse_features_without_gradient():
         channel_gradient_from_cluster(x, torch.zeros(len(x), dtype=torch.bool), x, 1)
     with pytest.raises(ValueError, match="carry no gradient"):
         channel_gradient_from_cluster(x, torch.ones(len(x), dtype=torch.bool), x, 1)
+
+
+def test_a_table_stops_at_zero():
+    x, *_ = planted()
+    trace = trace_channels(x, 4)
+    c = x.shape[1]
+    for kind, kept in (
+        ("support", trace.attributions[0] > 0),
+        ("inhibit", trace.attributions[0] < 0),
+    ):
+        assert len(trace.table(0, kind, top=c)) == int(kept.sum()) < c
+    assert len(trace.table(0, "abs", top=c)) == c

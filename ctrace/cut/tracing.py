@@ -77,11 +77,13 @@ class ChannelTrace:
     def table(
         self, segment: int, kind: str = "support", top: int = 5
     ) -> list[tuple[int, str, float]]:
-        """The ``top`` channels of a segment as ``(number, name, attribution)``."""
-        return [
-            (c, self.names[c], float(self.attributions[segment, c]))
-            for c in self.ranking(kind, segment)[:top].tolist()
-        ]
+        """The ``top`` channels of a segment as ``(number, name, attribution)``; fewer where fewer
+        support it, or inhibit it: a channel that does neither belongs to ``"abs"`` alone.
+        """
+        best = self.ranking(kind, segment)[:top].tolist()
+        rows = [(c, self.names[c], float(self.attributions[segment, c])) for c in best]
+        sign = {"support": 1, "inhibit": -1}.get(kind)
+        return [row for row in rows if sign is None or sign * row[2] > 0]
 
     def mask(self, segment: int) -> Tensor:
         """Points of a segment ``(n,)``, boolean."""
