@@ -89,16 +89,15 @@ def segment_at(trace, features, y, x, image=0):
 
 
 def trace_figure(photo, features, trace, segment, top=5):
-    """Photograph, segment, and up to five channels that support it, best first."""
+    """Image, segment, and up to five channels that support it, best first."""
     mask = rearrange(trace.mask(segment), "(h w) -> h w", h=features.grid_hw[0])
     panels = [photo, viz.Panel(viz.spotlight(photo, mask), outline=mask)]
-    titles = ["photograph", f"segment, {mask.float().mean():.0%} of it"]
+    titles = ["image", f"segment, {mask.float().mean():.0%} of it"]
     for number, name, value in trace.table(segment, "support", top):
         values = features.zscores()[0, :, :, number]
         panels.append(viz.Panel(values=values, outline=mask))
-        titles.append(
-            f"{textwrap.fill(name, 24)}\nch {number}, attribution {value:.1e}"
-        )
+        number = "" if name == f"ch {number}" else f"ch {number}, "
+        titles.append(f"{textwrap.fill(name, 24)}\n{number}attribution {value:.1e}")
     return viz.show_grid(panels, titles, unit="standard deviations")
 
 
@@ -115,6 +114,7 @@ for number, name, value in trace.table(suit, "support", 3) + trace.table(
     suit, "inhibit", 2
 ):
     print(f"ch {number:2d}  {name:24s} {value:+.1e}")
+assert segment_at(trace, features, 0.34, 0.11) == suit  # a red stripe of the flag
 assert {name for _, name, _ in trace.table(suit, "support", 2)} == {
     "a* green-red",
     "b* blue-yellow",
@@ -522,9 +522,10 @@ def draw_row(figure, y, s, cut, masks, c, value):
         write = {"color": "white", "fontsize": 9, "transform": ax.transAxes}
         ax.text(0.04, 0.05, f"{ratio:.2f}", bbox=box, **write)
     says = f"votes for {', '.join(voted(c))}" if layer == FIRE9 else ""
-    head = rf"$\bf{{channel\ {c}}}$  {says or f'attribution {value:.1e}'}"
     high = 1 - (y - 0.07) / figure.get_size_inches()[1]
-    figure.text(0, high, head, fontsize=10.5, va="bottom")
+    look = {"fontsize": 10.5, "va": "bottom"}
+    figure.text(0, high, f"channel {c}", weight="bold", **look)
+    figure.text(0.18, high, says or f"attribution {value:.1e}", **look)
 
 
 # %% tags=["hide-input"]
