@@ -649,7 +649,8 @@ def area_under(values):
 
 
 # %%
-area = area_under(reduce(fires(list(enlarge(patches, 64))), "b h w c -> b c", "max"))
+maps = torch.cat([fires(list(part)) for part in enlarge(patches, 64).split(50)])
+area = area_under(reduce(maps, "b h w c -> b c", "max"))
 contrast_alone = float(area_under(patches.flatten(1).std(1, keepdim=True)))
 print("first five:", {c: round(float(area[c]), 3) for c in first})
 print(
