@@ -70,7 +70,7 @@ print(f"torch {torch.__version__} on {device}")
 # What is usually shown is $\max(\text{cam}, 0)$ divided by its maximum. That throws away the sign and the scale, so we keep both until the last moment.
 #
 # The network is SqueezeNet with its published ImageNet weights: a thousand classes in 2.5 MB. It takes the whole photograph, squeezed to 227 x 227, and its map is stretched
-# back over the photograph. `features.12` is its last layer with many channels, called *fire9*.
+# back over the photograph. `features.12`, called *fire9*, is the last layer in front of its classifier.
 
 # %%
 FIRE5, FIRE8, FIRE9 = "features.7", "features.10", "features.12"
@@ -178,7 +178,7 @@ for factor in (1, 2, 0.5):
     assert abs(score - small.score.item()) < 1e-12
 
 # %% [markdown]
-# It does not move. Those places lie under a shut ReLU: their slope is exactly zero. Grad-CAM gave them the mean slope of their channel, which was earned elsewhere. **This is its central
+# It does not move. Those places lie under a shut ReLU: their slope is exactly zero. Grad-CAM gave them the mean slope of their channel, which comes from other places. **This is its central
 # defect**: a weight belongs to a channel, so a place where the channel is switched off is coloured all the same. HiResCAM {cite:p}`draelos2020` multiplies the slope and the activation *of
 # the same place*, and only then sums over channels. By hand that is $w_c A_{ci}/12$ where the ReLU is open, and 0 where it is shut:
 
