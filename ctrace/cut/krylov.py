@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import scipy.linalg
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 __all__ = ["ways_to_eigenpairs", "leading_eigenpairs", "conjugate_gradients"]
@@ -56,6 +57,12 @@ def ways_to_eigenpairs(product, k: int, seed: int, tolerance) -> Iterator[tuple[
         yield _decomposed(product, m, torch.float64)
 
 
+# scipy's threads wait by spinning: where other work wants the cores, two took up to 40 times as
+# long as one for 256 points, and a small decomposition has little to share out.
+_SCIPY_THREADS = ThreadpoolController().select(internal_api="openblas")
+ONE_THREAD_UP_TO = 1024
+
+
 def _decomposed(product, m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The leading m eigenpairs by LAPACK, or what a GPU has for it."""
     root, n = product.root.to(dtype), product.graph.n
@@ -64,9 +71,10 @@ def _decomposed(product, m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     if S.device.type == "cpu" and FEW * m <= n:
         span = [n - m, n - 1]
         # transposed, it has the order of Fortran, and is not copied
-        found = scipy.linalg.eigh(
-            S.T.numpy(), subset_by_index=span, overwrite_a=True, check_finite=False
-        )
+        with _SCIPY_THREADS.limit(limits=1 if n <= ONE_THREAD_UP_TO else None):
+            found = scipy.linalg.eigh(
+                S.T.numpy(), subset_by_index=span, overwrite_a=True, check_finite=False
+            )
         eigval, eigvec = map(torch.from_numpy, found)
     else:
         eigval, eigvec = torch.linalg.eigh(S)
