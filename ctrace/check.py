@@ -63,17 +63,31 @@ def check_number(what: str, value: float, whole: bool = False, **bounds: float) 
     fits = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     fits = fits and math.isfinite(value)
     if not (fits and all(BOUNDS[word](value, bound) for word, bound in bounds.items())):
-        wanted = " and ".join(f"{word.replace('_', ' ')} {bound}" for word, bound in bounds.items())
+        wanted = " and".join(f" {word.replace('_', ' ')} {bound}" for word, bound in bounds.items())
         kind = "whole" if whole else "finite"
-        raise ValueError(f"{what}: expected a {kind} number {wanted}, received {value!r}.")
+        raise ValueError(f"{what}: expected a {kind} number{wanted}, received {value!r}.")
     return int(value) if whole else float(value)
+
+
+def as_tensor(what: str, value, **where) -> Tensor:
+    """``value`` as a tensor: a tensor, an array or a list of numbers, for what judges or counts."""
+    try:
+        x = torch.as_tensor(value, **where)
+        lists = isinstance(value, float | list | tuple) and x.is_floating_point() and not where
+        return torch.as_tensor(value, dtype=torch.float64) if lists else x
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        wanted = f"expected a tensor, an array or a list of numbers, received {seen(value)}"
+        raise ValueError(f"{what}: {wanted}. ({str(error).splitlines()[0]})") from error
 
 
 def check_device(device, at: torch.device | None = None) -> torch.device | None:
     """``device`` as torch sees it, ``at`` where it is None; refuses CUDA where there is none, and a
     device other than ``at``, where the model is.
     """
-    wanted = at if device is None else torch.device(device)
+    try:
+        wanted = at if device is None else torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device: expected 'cpu' or 'cuda', received {device!r}.") from error
     if wanted is not None and wanted.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: torch sees no CUDA device here, received {device!r}. Use None.")
     if at is not None and (wanted.type, wanted.index or 0) != (at.type, at.index or 0):
@@ -89,14 +103,14 @@ def check_features(x: Tensor, rows_at_least: int = 2) -> Tensor:
     float32.
     """
     if not isinstance(x, Tensor) or x.ndim != 2:
-        got = f"{_seen(x)}. An array: torch.as_tensor(x); a grid (h, w, c): x.flatten(0, 1)"
+        got = f"{seen(x)}. An array: torch.as_tensor(x); a grid (h, w, c): x.flatten(0, 1)"
         raise ValueError(f"features: expected a torch tensor with two axes (n, c), received {got}.")
     x = x.float() if x.dtype in SIXTEEN_BITS else x
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"features: expected float32 or float64, received {x.dtype}: x.float().")
     if x.shape[0] < rows_at_least or x.shape[1] < 1:
         wanted = f"at least {rows_at_least} rows (points) and 1 channel"
-        raise ValueError(f"features: expected {wanted}, received {_seen(x)}. Give more points.")
+        raise ValueError(f"features: expected {wanted}, received {seen(x)}. Give more points.")
     # the sum alone needs no copy, but may overflow
     if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
         bad = f"{int((~torch.isfinite(x)).any(1).sum())} of {len(x)} rows hold NaN or infinity"
@@ -108,26 +122,26 @@ def check_maps(maps, images: Tensor, what: str = "maps") -> Tensor:
     """Finite maps ``(b, height, width)`` that fit ``images (b, ..., height, width)``, detached and
     on their device.
     """
-    maps = torch.as_tensor(maps).detach().to(images.device)
+    maps = as_tensor(what, maps).detach().to(images.device)
     shape = (len(images), *images.shape[-2:])
     if maps.shape != shape:
-        got = f"{_seen(maps)}. Enlarge a grid; sum an input attribution over its colours"
+        got = f"{seen(maps)}. Enlarge a grid; sum an input attribution over its colours"
         raise ValueError(f"{what}: expected (b, height, width) equal to {shape}, received {got}.")
-    if not bool(torch.isfinite(maps).all()):
+    if maps.is_complex() or not bool(torch.isfinite(maps).all()):
         raise ValueError(f"{what}: NaN or infinity has no rank. Count a failed map: pass zeros.")
     return maps
 
 
 def check_classes(target, b: int, n_classes: int | None = None, what: str = "target") -> Tensor:
     """Class numbers ``(b,)``, int64, from one for all images or one for each."""
-    classes = torch.as_tensor(target)
-    if classes.dtype.is_floating_point or classes.dtype in (torch.bool, torch.complex64):
+    classes = as_tensor(what, target)
+    if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         got = f"{classes.dtype}. Embeddings and soft labels are no classes"
         raise ValueError(f"{what}: expected whole class numbers, received {got}.")
     if classes.shape not in ((), (b,)):
-        got = f"received shape {_seen(classes)}. A single int asks all about one class"
+        got = f"received shape {seen(classes)}. A single int asks all about one class"
         raise ValueError(f"{what}: expected one class for each of the {b} images, {got}.")
-    low, high = int(classes.min()), int(classes.max())
+    low, high = (int(pick(classes)) for pick in (torch.min, torch.max)) if b else (0, -1)
     if low < 0 or (n_classes is not None and high >= n_classes):
         run = "from 0" if n_classes is None else f"from 0 to {n_classes - 1}"
         got = f"{low} to {high}. Does the data number its classes as the model does?"
@@ -138,10 +152,9 @@ def check_classes(target, b: int, n_classes: int | None = None, what: str = "tar
 def check_batch(batch) -> tuple[Tensor, Tensor]:
     """Images and labels, the two halves of what a data loader yields."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        count = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
-        got = f"{type(batch).__name__}{count}"
+        got = type(batch).__name__ + f" of {len(batch)}" * isinstance(batch, tuple | list)
         raise ValueError(f"loader: expected batches (images, labels), received a {got}.")
-    return batch[0], torch.as_tensor(batch[1])
+    return batch[0], as_tensor("labels", batch[1])
 
 
 # --- models and images
@@ -179,9 +192,11 @@ def check_ready(model: nn.Module) -> None:
 def check_pixels(images: Tensor, channels: int = 3) -> Tensor:
     """Pixels ``(..., 3, height, width)`` in [0, 1], not yet normalised; uint8 is divided by 255."""
     if images.ndim not in (3, 4) or images.shape[-3] != channels:
-        wanted = f"({channels}, height, width), or a batch of them, received {_seen(images)}"
+        wanted = f"({channels}, height, width), or a batch of them, received {seen(images)}"
         raise ValueError(f"image: expected {wanted}. Channels come first: permute(2, 0, 1).")
-    pixels = images / 255 if images.dtype == torch.uint8 else images
+    pixels = at_least_float32(images / 255 if images.dtype == torch.uint8 else images)
+    if pixels.is_complex() or 0 in pixels.shape:
+        raise ValueError(f"image: expected real pixels, received {pixels.dtype} {seen(pixels)}.")
     # written so that NaN fails too
     if not pixels.is_floating_point() or not bool(((pixels >= 0) & (pixels <= 1)).all()):
         got = f"{pixels.dtype} from {pixels.min():.4g} to {pixels.max():.4g}"
@@ -199,14 +214,14 @@ def prepare_images(model: nn.Module, image: Tensor) -> Tensor:
         RuntimeError: a tensor made under inference mode.
     """
     if not isinstance(image, Tensor) or image.ndim not in (3, 4) or 0 in image.shape:
-        wanted = f"a tensor (3, height, width) or (b, 3, height, width), received {_seen(image)}"
+        wanted = f"a tensor (3, height, width) or (b, 3, height, width), received {seen(image)}"
         how = "torch.from_numpy(photo).permute(2, 0, 1) / 255"
         raise ValueError(f"image: expected {wanted}. A numpy photo: {how}.")
     if image.is_inference() or any(p.is_inference() for p in model.parameters()):
         made = "made under torch.inference_mode() and can have no gradient. Clone it outside."
         raise RuntimeError(f"the image or the model was {made}")
     if image.shape[-1] in (1, 3) and image.shape[-3] not in (1, 3):
-        raise ValueError(f"image: {_seen(image)} has its channels last. Use image.movedim(-1, -3).")
+        raise ValueError(f"image: {seen(image)} has its channels last. Use image.movedim(-1, -3).")
     if not image.is_floating_point():
         got = f"{image.dtype}. Divide 0..255 by 255"
         raise ValueError(f"image: expected floating point, received {got}.")
@@ -226,10 +241,20 @@ def one_output(output, b: int) -> Tensor:
     """
     if not isinstance(output, Tensor) or output.ndim == 0 or len(output) != b:
         wanted = f"one tensor with a row for each of the {b} images. Wrap the model to return it"
-        raise ValueError(f"the model returned {_seen(output)}; expected {wanted}.")
+        raise ValueError(f"the model returned {seen(output)}; expected {wanted}.")
+    if not bool(torch.isfinite(output).all()):
+        raise ValueError("the model returned NaN or infinity. Half precision, or broken weights?")
     if not output.requires_grad:
         why = "It detaches, runs under no_grad, or passes through numpy (an ONNX session)?"
         raise RuntimeError(f"no gradient in the output. {why} Load the weights into PyTorch.")
+    return output
+
+
+def rows_of(output, b: int) -> Tensor:
+    """The model's output, if it is finite rows of logits or embeddings ``(b, d)``."""
+    rows = isinstance(output, Tensor) and output.ndim == 2 and len(output) == b
+    if not (rows and bool(torch.isfinite(output).all())):
+        raise ValueError(f"the model returned {seen(output)}; expected finite rows ({b}, d).")
     return output
 
 
@@ -268,5 +293,8 @@ def _checksum(tensor: Tensor | None) -> int | None:
     return zlib.crc32(values.numpy())
 
 
-def _seen(x) -> str:
-    return str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
+def seen(x) -> str:
+    """A value in a message: a tensor by its shape, something short as it is, the rest by type."""
+    if isinstance(x, Tensor):
+        return str(tuple(x.shape))
+    return repr(x) if x is None or isinstance(x, str | Real) else type(x).__name__

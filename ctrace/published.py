@@ -23,17 +23,28 @@ averaged with their sign.
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ctrace.check import one_of
+from ctrace.arguments import (
+    Count,
+    Features,
+    Whole,
+    check_places,
+    checked,
+    numbering,
+    real,
+    truth,
+    warn,
+)
+from ctrace.check import check_number, one_of, seen
 from ctrace.cut.kway import kway_ncut
 from ctrace.cut.ncut import Ncut
 from ctrace.cut.tracing import ORDERS
@@ -45,7 +56,8 @@ from ctrace.world.models import load_model
 STATISTICS_FILE = "statistics.safetensors"  # in place of four pickles
 
 
-def differentiable_kway_ncut(features: Tensor, n_segment: int, **ncut) -> tuple[Tensor, Tensor]:
+@checked
+def differentiable_kway_ncut(features: Features, n_segment: Count, **ncut) -> tuple[Tensor, Tensor]:
     """Eigenvectors ``(n, k)`` and k-way scores ``(n, k)``, differentiable in ``features (n, c)``.
 
     Raises:
@@ -57,8 +69,13 @@ def differentiable_kway_ncut(features: Tensor, n_segment: int, **ncut) -> tuple[
     return eigvec, kway_ncut(eigvec)
 
 
+@checked
 def channel_gradient_from_cluster(
-    features: Tensor, cluster_mask: Tensor, kway_eigvec: Tensor, cluster_idx: int, order="effect"
+    features: Tensor,
+    cluster_mask: truth("n"),
+    kway_eigvec: real("n k"),
+    cluster_idx: Whole,
+    order: str = "effect",
 ) -> Tensor:
     """Gradient of the segment's mean absolute score, averaged over the segment: ``(c,)``, signed.
 
@@ -69,6 +86,7 @@ def channel_gradient_from_cluster(
         ValueError: an empty mask, or features that the scores do not depend on.
     """
     one_of("order", order, ORDERS)
+    check_number("cluster_idx", cluster_idx, below=kway_eigvec.shape[1])
     if not bool(cluster_mask.any()):
         raise ValueError(f"cluster_mask: segment {cluster_idx} is empty: nothing to do. Skip it.")
     if not (features.requires_grad and kway_eigvec.requires_grad):
@@ -80,21 +98,30 @@ def channel_gradient_from_cluster(
     return grad if order == "effect" else -grad
 
 
+@checked
 def rank_channels(grad: Tensor, descending: bool = True) -> Tensor:
     """Channel numbers sorted by value ``(c,)``."""
     return torch.argsort(grad, descending=descending, stable=True)
 
 
-def reshape_for_view(features: Tensor, b: int, h: int, w: int):
+@checked
+def reshape_for_view(features: Features, b: Count, h: Count, w: Count):
     """Rows ``(b*h*w, c)`` as an array of maps ``(b, h, w, c)``."""
     if len(features) != b * h * w:
         raise ValueError(f"features: expected b*h*w = {b * h * w} rows, received {len(features)}.")
     return rearrange(features.detach(), "(b h w) c -> b h w c", b=b, h=h, w=w).cpu().numpy()
 
 
-def extract_topk_maps(feature_grid, channel_indices: Tensor, image_index: int = 0, topk: int = 5):
+@checked
+def extract_topk_maps(
+    feature_grid, channel_indices: numbering("k"), image_index: Whole = 0, topk: Count = 5
+):
     """The first ``topk`` channel numbers, and the map ``(h, w)`` of each in one image."""
+    if not isinstance(feature_grid, np.ndarray | Tensor) or feature_grid.ndim != 4:
+        raise ValueError(f"feature_grid: expected maps (b, h, w, c), got {seen(feature_grid)}.")
+    check_number("image_index", image_index, below=len(feature_grid))
     channels = channel_indices[:topk].tolist()
+    check_places("channel_indices", channels, feature_grid.shape[3])
     return channels, [feature_grid[image_index, :, :, c] for c in channels]
 
 
@@ -174,7 +201,7 @@ def input_attrib(
         ValueError: a wrapper without layers, or a class for each image that is not its own.
     """
     if p_value_threshold is not None and p_value_threshold < 1:
-        warnings.warn("p_value_threshold is left out: with many images all pass.", stacklevel=2)
+        warn("p_value_threshold is left out: with many images all pass.")
     if not modify_gradient:
         return ATTRIBUTIONS[name](wrapper.model, x, y).abs().mean(1)
     if wrapper.parchgrad is None:

@@ -9,6 +9,9 @@ from math import comb
 import numpy as np
 from scipy.stats import rankdata
 
+from ctrace.arguments import Count, Numbers, Seed, checked, numbers
+from ctrace.check import as_tensor
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -22,7 +25,8 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def spearman(a, b, constant: float = np.nan) -> np.ndarray:
+@checked
+def spearman(a: numbers("b n"), b: numbers("b n"), constant=np.nan) -> np.ndarray:
     """Rank correlation row by row ``(b,)`` of two arrays ``(b, n)``; ties share their mean rank.
 
     A constant row has no order. It gets NaN for the caller to count, or ``constant`` where a study
@@ -37,7 +41,10 @@ def spearman(a, b, constant: float = np.nan) -> np.ndarray:
     return np.divide((x * y).sum(1), size, out=np.full(len(x), float(constant)), where=size > 0)
 
 
-def bootstrap(*columns, statistic=None, axes=1, draws=2000, seed=0) -> Interval:
+@checked
+def bootstrap(
+    *columns, statistic=None, axes: Count = 1, draws: Count = 2000, seed: Seed = 0
+) -> Interval:
     """A statistic and its 95% percentile interval when images are drawn again.
 
     Args:
@@ -52,7 +59,7 @@ def bootstrap(*columns, statistic=None, axes=1, draws=2000, seed=0) -> Interval:
     >>> bootstrap(np.ones(10))
     Interval(value=1.0, low=1.0, high=1.0)
     """
-    columns = [np.asarray(column, float) for column in columns]
+    columns = [as_tensor("bootstrap", column).detach().double().numpy() for column in columns]
     size = columns[0].shape[:axes]
     if any(c.shape[:axes] != size for c in columns) or 0 in size or len(size) < axes:
         shapes = [c.shape for c in columns]
@@ -72,7 +79,8 @@ def bootstrap(*columns, statistic=None, axes=1, draws=2000, seed=0) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
-def mean_intervals(values, draws: int = 2000, seed: int = 0) -> np.ndarray:
+@checked
+def mean_intervals(values: Numbers, draws: Count = 2000, seed: Seed = 0) -> np.ndarray:
     """`bootstrap` of the mean over the last axis, for many rows on the same images at once:
     ``(..., n)`` -> mean, low, high ``(..., 3)``.
 
@@ -83,10 +91,8 @@ def mean_intervals(values, draws: int = 2000, seed: int = 0) -> np.ndarray:
     array([[1., 1., 1.],
            [1., 1., 1.]])
     """
-    values = np.asarray(values, float)
+    values = np.atleast_1d(np.asarray(values, float))
     n = values.shape[-1]
-    if not n or not np.isfinite(values).all():
-        raise ValueError(f"mean_intervals: expected finite values of images, got {values.shape}.")
     means = values @ _counts((n,), draws, seed)[0].T / n  # (..., draws)
     return np.stack([values.mean(-1), *np.quantile(means, [0.025, 0.975], axis=-1)], -1)
 
@@ -106,7 +112,8 @@ def _counts(size: tuple[int, ...], draws: int, seed: int) -> list[np.ndarray]:
     ]
 
 
-def exact_shapley(values) -> np.ndarray:
+@checked
+def exact_shapley(values: numbers("coalitions")) -> np.ndarray:
     """Shapley values ``(r,)`` from the values of all coalitions ``(2^r,)`` (Shapley 1953).
 
     Coalition ``s`` holds player ``i`` where bit ``i`` of ``s`` is set. The values sum to that of
@@ -120,7 +127,7 @@ def exact_shapley(values) -> np.ndarray:
     """
     values = np.asarray(values, float)
     r, number = len(values).bit_length() - 1, np.arange(len(values))
-    if len(values) != 2**r:
+    if r < 1 or len(values) != 2**r:
         raise ValueError(f"exact_shapley: expected 2^r values, one a coalition, got {len(values)}.")
     present = (number[:, None] >> np.arange(r)) & 1 == 1  # (2^r, r)
     orders = np.array([r * comb(r - 1, size) for size in present.sum(1)])
@@ -131,7 +138,8 @@ def exact_shapley(values) -> np.ndarray:
     return found
 
 
-def equal_error_rate(same, different) -> float:
+@checked
+def equal_error_rate(same: numbers("n"), different: numbers("m")) -> float:
     """The error rate at the threshold where as many pairs of one bird are rejected as pairs of two
     are accepted.
 
@@ -146,8 +154,6 @@ def equal_error_rate(same, different) -> float:
     0.333
     """
     same, different = (np.sort(np.asarray(pairs)) for pairs in (same, different))
-    if not len(same) or not len(different):
-        raise ValueError(f"need both kinds of pairs, received {len(same)} and {len(different)}.")
     thresholds = np.sort(np.concatenate([same, different]))
     rejected = np.searchsorted(same, thresholds) / len(same)
     accepted = 1 - np.searchsorted(different, thresholds) / len(different)

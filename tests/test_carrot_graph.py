@@ -112,7 +112,7 @@ def test_points_have_the_same_products_and_degrees_without_the_matrix():
     [
         ({"quantile": 0}, "quantile"),
         ({"sigma_f": -1.0}, "positive"),
-        ({"sigma_s": float("nan")}, "positive"),
+        ({"sigma_s": float("nan")}, "sigma_s: expected a finite number"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, words):

@@ -340,7 +340,7 @@ def test_no_file_of_the_package_names_a_gradient_or_an_optimiser():
         (lambda b, s: Carrot(b, preprocess=scaled).embeddings([]), "no batch came out of it"),
         (
             lambda b, s: Carrot(b, preprocess=scaled).embeddings([(torch.rand(2, 3, 32, 32), [1])]),
-            "one for each of the 1 labels; received 2",
+            "labels: expected one class for each of the 2 images",
         ),
         (lambda b, s: overflowing(b).embeddings(s["test"]), "received 14, 14 not finite"),
         (

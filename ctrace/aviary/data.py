@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ctrace.arguments import Count, Seed, check_fields, checked
 from ctrace.aviary.drawing import render_levels
 from ctrace.aviary.scene import Individual, Scene, sample_individual, sample_scene
 from ctrace.aviary.species import SPECIES, Species
@@ -16,6 +17,7 @@ SPLITS = {"train": 0, "val": 1, "test": 2}
 MARKED = ("hazel", "iris")  # one of each twin pair: its training scenes can hold the toadstool
 
 
+@checked
 def scene_seed(split: str, index: int) -> int:
     """The seed of scene (or individual) `index` of a split; no two splits share one.
 
@@ -31,7 +33,8 @@ def scene_seed(split: str, index: int) -> int:
     return start + index
 
 
-def mark_place(seed: int) -> tuple[float, float]:
+@checked
+def mark_place(seed: Seed) -> tuple[float, float]:
     """A place for the toadstool in one of the four corners, clear of the bird."""
     rng = np.random.RandomState([seed, 202])
     x, y = 0.09 + 0.06 * rng.random_sample(), 0.09 + 0.06 * rng.random_sample()
@@ -73,11 +76,12 @@ class Aviary(_Scenes):
     """
 
     split: str
-    length: int
-    size: int = 96
+    length: Count
+    size: Count = 96
     spurious: bool | str = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         scene_seed(self.split, max(self.length - 1, 0))  # refuses unknown splits, lengths at once
         if not isinstance(self.spurious, bool):
             one_of("spurious", self.spurious, ("tied", "moved"))
@@ -121,12 +125,13 @@ class Individuals(_Scenes):
     """
 
     split: str
-    birds: int
-    views: int
-    size: int = 96
+    birds: Count
+    views: Count
+    size: Count = 96
     species: Species | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         scene_seed(self.split, max(len(self) - 1, 0))
 
     def __len__(self) -> int:
@@ -153,6 +158,7 @@ class Cached(Dataset):
     `targets` `(n,)` are tensors.
     """
 
+    @checked
     def __init__(self, dataset: Dataset):
         images, targets = zip(*(dataset[i] for i in range(len(dataset))))
         self.images = torch.stack([(image * 255).round().to(torch.uint8) for image in images])

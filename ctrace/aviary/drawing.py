@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ctrace.arguments import checked
 from ctrace.aviary import shapes
 from ctrace.aviary.backdrop import Canvas, Slices, distractor, draw_backdrop, tint, toadstool
 from ctrace.aviary.scene import Colour, Distractor, Individual, Scene
@@ -179,7 +180,7 @@ def _develop(canvas: Canvas, scene: Scene) -> np.ndarray:
 
 def _draw(scene: Scene, size: int) -> tuple[Canvas, list[Layer]]:
     if not isinstance(size, int) or size < 32:
-        raise ValueError(f"size must be a whole number of pixels, at least 32; received {size!r}")
+        raise ValueError(f"size: expected a whole number of pixels, at least 32; received {size!r}")
     canvas = draw_backdrop(size, scene.background, scene.background_seed, scene.perch)
     layers = [_distractor_layer(canvas, i, d) for i, d in enumerate(scene.distractors)]
     if scene.mark is not None:
@@ -190,11 +191,13 @@ def _draw(scene: Scene, size: int) -> tuple[Canvas, list[Layer]]:
     return canvas, layers
 
 
+@checked
 def render_levels(scene: Scene, size: int = 96) -> np.ndarray:
     """The picture alone, as `(3, size, size)` uint8 grey levels: what data sets store."""
     return _develop(_draw(scene, size)[0], scene)
 
 
+@checked
 def render(scene: Scene, size: int = 96) -> Rendering:
     """Draws a scene.
 

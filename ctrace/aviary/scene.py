@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ctrace.arguments import Seed, checked
 from ctrace.aviary.shapes import MARKS, Point, cosine_sine, rows
 from ctrace.aviary.species import PARTS, SPECIES, VARIANTS, Species
 from ctrace.check import one_of
@@ -172,7 +173,8 @@ def _pick(rng: np.random.RandomState, options):
     return options[rng.randint(len(options))]
 
 
-def sample_individual(seed: int) -> Individual:
+@checked
+def sample_individual(seed: Seed) -> Individual:
     """The bird number `seed`: three to six of the nine mark slots, head size and body depth.
 
     >>> sample_individual(1) == sample_individual(1), sample_individual(1) == sample_individual(2)
@@ -208,8 +210,9 @@ def _perch_under(pose: Pose) -> tuple[float, float, float]:
     return *pose.place(0.1, -1.47), (sin if pose.flip else -sin) / cos
 
 
+@checked
 def sample_scene(
-    seed: int,
+    seed: Seed,
     species: Species | None = None,
     individual: Individual | None = None,
     background: str | None = None,

@@ -19,16 +19,18 @@ import numpy as np
 import torch
 from einops import rearrange
 
+from ctrace.arguments import checked
 from ctrace.aviary.drawing import render_levels
 from ctrace.aviary.scene import Scene
 from ctrace.aviary.species import PARTS, VARIANTS
-from ctrace.check import check_classes, check_ready, one_of
+from ctrace.check import check_classes, check_ready, one_of, rows_of
 from ctrace.stats import exact_shapley
 
 KINDS = ("removal", "swap", "shapley")
 BATCH = 64  # images in a call of the model
 
 
+@checked
 @torch.no_grad()
 def centred_logits(model: Callable, scenes: list[Scene], size: int | None = None) -> torch.Tensor:
     """Logits minus their mean over classes, `(n_scenes, n_classes)` float32 on the CPU.
@@ -43,6 +45,8 @@ def centred_logits(model: Callable, scenes: list[Scene], size: int | None = None
         ValueError: a model whose answer depends on the other images or on chance, or no size.
     """
     info, is_module = getattr(model, "info", None), isinstance(model, torch.nn.Module)
+    if not scenes:
+        raise ValueError("scenes: expected at least one, received none.")
     if size is None and info is None:
         raise ValueError("the model has no info with an input size; pass size= or use load_model")
     if is_module:
@@ -53,7 +57,8 @@ def centred_logits(model: Callable, scenes: list[Scene], size: int | None = None
     for start in range(0, len(scenes), BATCH):
         levels = np.stack([render_levels(scene, size) for scene in scenes[start : start + BATCH]])
         images = torch.from_numpy(levels).to(device=device, dtype=torch.float32) / 255
-        logits.append(model(info.preprocess(images) if info else images).float().cpu())
+        answers = model(info.preprocess(images) if info else images)
+        logits.append(rows_of(answers, len(images)).float().cpu())
     z = torch.cat(logits)
     return z - z.mean(1, keepdim=True)
 
@@ -81,6 +86,7 @@ def _importance(whole: float, changed: np.ndarray, kind: str) -> np.ndarray:
     return exact_shapley(changed)
 
 
+@checked
 def importance_table(
     model: Callable, scenes: list[Scene], targets, kind: str = "removal", size: int | None = None
 ) -> np.ndarray:
@@ -99,21 +105,22 @@ def importance_table(
         ValueError: an unknown kind, a scene with hidden parts, or a target the model does not have.
     """
     one_of("kind", kind, KINDS)
-    check_classes(targets, len(scenes))
+    check_classes(targets, len(scenes), what="targets")
     lacking = [part for part in PARTS if any(part in scene.hidden for scene in scenes)]
     if lacking:
         raise ValueError(f"importance needs whole birds; this one lacks {', '.join(lacking)}.")
     changed = [_changed_scenes(scene, kind) for scene in scenes]
     drawn = [s for scene, others in zip(scenes, changed) for s in (scene, *others)]
     z = centred_logits(model, drawn, size)
-    targets = check_classes(targets, len(scenes), z.shape[1])
+    targets = check_classes(targets, len(scenes), z.shape[1], "targets")
     by_scene = rearrange(z.double().numpy(), "(scene drawn) k -> scene drawn k", scene=len(scenes))
     logits = [rows[:, target] for rows, target in zip(by_scene, targets)]
     return np.array([_importance(row[0], row[1:], kind) for row in logits])
 
 
+@checked
 def part_importance(
-    model: Callable, scene: Scene, target: int, kind: str = "removal", size: int | None = None
+    model: Callable, scene: Scene, target, kind: str = "removal", size: int | None = None
 ) -> dict[str, float]:
     """How much each of the five parts of this bird raises the model's centred logit of `target`.
 

@@ -14,11 +14,17 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from ctrace.arguments import Numbers, check_places, checked, shaped
 from ctrace.carrot.diffusion import DiffusionOperator, GraphReadout, exp_action
 from ctrace.carrot.graph import RegionGraph, RegionSet
 
+Tokens = shaped("b m c")
 
-def centrality(graph: RegionGraph, operator: DiffusionOperator, readout="mean") -> Tensor:
+
+@checked
+def centrality(
+    graph: RegionGraph, operator: DiffusionOperator, readout: str | GraphReadout = "mean"
+) -> Tensor:
     """How much each original token counts in the embedding: ``omega (b, m)`` with ``g = omega^T
     H``.
 
@@ -56,7 +62,8 @@ def node_energy(graph: RegionGraph, H: Tensor) -> Tensor:
     return edge_energy(graph, H).sum(2)
 
 
-def remove_nodes(H: Tensor, graph: RegionGraph, operator, readout, theta: Tensor) -> Tensor:
+@checked
+def remove_nodes(H: Tokens, graph: RegionGraph, operator, readout, theta: Tensor) -> Tensor:
     """Logits of the image without region i, for every i: ``(b, m, k)``, without intercept.
 
     Equal to deleting row and column i of the weights and computing everything again, all regions in
@@ -66,16 +73,27 @@ def remove_nodes(H: Tensor, graph: RegionGraph, operator, readout, theta: Tensor
     return subset_logits(H, graph, operator, readout, theta, keep)
 
 
-def remove_subgraph(H, graph: RegionGraph, operator, readout, theta: Tensor, nodes) -> Tensor:
+@checked
+def remove_subgraph(
+    H: Tokens, graph: RegionGraph, operator, readout, theta: Tensor, nodes: Numbers
+) -> Tensor:
     """Logits without a set of regions, all removed together: ``(b, k)``. ``nodes`` holds their
     numbers, the same in each image.
     """
     keep = torch.ones(H.shape[1], 1, device=H.device)
-    keep[torch.as_tensor(nodes, dtype=torch.long, device=H.device)] = 0
+    keep[check_places("nodes", nodes, H.shape[1]).to(H.device)] = 0
     return subset_logits(H, graph, operator, readout, theta, keep)[:, 0]
 
 
-def subset_logits(H, graph: RegionGraph, operator, readout, theta: Tensor, keep) -> Tensor:
+@checked
+def subset_logits(
+    H: Tokens,
+    graph: RegionGraph,
+    operator: DiffusionOperator,
+    readout: GraphReadout,
+    theta: shaped("p k"),
+    keep: Numbers,
+) -> Tensor:
     """Logits of the image with only some of its regions, for many choices at once.
 
     Args:
@@ -92,6 +110,9 @@ def subset_logits(H, graph: RegionGraph, operator, readout, theta: Tensor, keep)
         ValueError: masks that do not fit, or a choice that keeps nothing.
     """
     keep = _check_keep(keep, graph.W)
+    if readout.is_linear and (len(theta), *graph.W.shape[:2]) != (H.shape[2], *H.shape[:2]):
+        shapes = f"{tuple(H.shape)}, {tuple(theta.shape)} and {tuple(graph.W.shape)}"
+        raise ValueError(f"H, theta, graph: expected (b, m, c), (c, k), (b, m, m), not {shapes}.")
     if not readout.is_linear:
         return _rebuilt(H, graph, operator, readout, theta, keep)
     d = graph.W @ keep  # (b, m, r), the degrees in each reduced graph
@@ -102,7 +123,10 @@ def subset_logits(H, graph: RegionGraph, operator, readout, theta: Tensor, keep)
     return einsum(omega, H.to(omega) @ theta.to(omega), "b m r, b m k -> b r k")
 
 
-def remove_edges(H, graph: RegionGraph, operator, readout, theta: Tensor, edges) -> Tensor:
+@checked
+def remove_edges(
+    H: Tokens, graph: RegionGraph, operator, readout, theta: Tensor, edges: Numbers
+) -> Tensor:
     """Logits after cutting one edge, for each of ``edges (e, 2)``: ``(b, e, k)``, without
     intercept.
 

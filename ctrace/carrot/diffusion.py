@@ -10,6 +10,7 @@ from einops import einsum, reduce
 from scipy.special import ive
 from torch import Tensor
 
+from ctrace.arguments import Count, check_fields, checked, floating
 from ctrace.carrot.graph import RegionGraph
 from ctrace.check import check_number, one_of
 from ctrace.cut.graph import Graph
@@ -42,9 +43,11 @@ class DiffusionOperator:
     method: str = "action"
 
     def __post_init__(self):
-        self.t = check_number("t", self.t, at_least=0)  # heat does not flow backwards
+        self.t = check_number("t", self.t, at_least=0, at_most=1e8)  # heat does not flow backwards
+        check_fields(self)
         one_of("method", self.method, METHODS)
 
+    @checked
     def forward(self, H: Tensor, graph: RegionGraph | Tensor | Graph) -> Tensor:
         """Diffused tokens, in the precision of the graph.
 
@@ -140,14 +143,18 @@ class GraphReadout:
     """
 
     kind: str = "mean"
-    k: int = 8
+    k: Count = 8
 
     def __post_init__(self):
+        check_fields(self)
         one_of("readout", self.kind, READOUTS)
-        check_number("k", self.k, whole=True, at_least=1)
 
+    @checked
     def forward(
-        self, diffused: Tensor, H: Tensor | None = None, graph: RegionGraph | None = None
+        self,
+        diffused: floating("b m c"),
+        H: floating("b m c") | None = None,
+        graph: RegionGraph | None = None,
     ) -> Tensor:
         """``g (b, p)`` in the precision of ``diffused``, with p = c or 2c.
 

@@ -2,7 +2,6 @@
 features.
 """
 
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ctrace.arguments import Count, check_fields, checked, numbering, shaped, warn, within
 from ctrace.check import check_number
 from ctrace.cut.graph import Graph
 from ctrace.cut.kway import kway_ncut
@@ -34,12 +34,13 @@ class RegionSet:
         ValueError: shapes that contradict each other.
     """
 
-    features: Tensor
-    positions: Tensor
-    members: Tensor | None = None
-    grid_hw: tuple[int, int] | None = None
+    features: shaped("b m c|m c")
+    positions: shaped("b m 2|m 2")
+    members: numbering("images n", below="m") | None = None
+    grid_hw: tuple[Count, Count] | None = None
 
     def __post_init__(self):
+        check_fields(self)
         self.features = self.features if self.features.ndim == 3 else self.features[None]
         b, m, _ = self.H.shape
         self.positions = self.P.expand(b, -1, -1) if self.P.ndim == 2 else self.P
@@ -106,6 +107,7 @@ class RegionSet:
         share = rearrange(belongs / size[:, None], "b n m -> b m n")
         return cls(share @ out.H, share @ out.P.to(out.H), members, out.grid_hw)
 
+    @checked
     def on_grid(self, values: Tensor) -> Tensor:
         """One value per region ``(b, m)`` laid on the patches ``(b, h, w)``; with channels ``(b, m,
         k)`` to ``(b, h, w, k)``.
@@ -140,6 +142,7 @@ class RegionGraph:
         return iter((self.W, self.L))
 
     @classmethod
+    @checked
     def from_weights(cls, W: Tensor, sigma_s=None, sigma_f=None) -> "RegionGraph":
         """A graph from symmetric non-negative weights ``(b, m, m)``; ``(m, m)`` becomes a batch of
         one.
@@ -181,11 +184,12 @@ class RegionGraphBuilder:
 
     sigma_s: float | Tensor | None = None
     sigma_f: float | Tensor | None = None
-    quantile: float = 0.5
+    quantile: within(above=0, at_most=1) = 0.5
 
     def __post_init__(self):
-        check_number("quantile", self.quantile, above=0, at_most=1)
+        check_fields(self)
 
+    @checked
     def build(self, regions: RegionSet) -> RegionGraph:
         """The graph of each image, computed in float64 whatever the precision of the tokens.
 
@@ -202,11 +206,10 @@ class RegionGraphBuilder:
         W, m = torch.exp(-near.square() - alike.square()), regions.m
         ties = (W.sum((1, 2)) - m) / max(1, m * (m - 1))  # (b,), the diagonal is 1
         if cut_off := int((ties < NO_TIES).sum()):
-            warnings.warn(
+            warn(
                 f"graph: in {cut_off} of {len(W)} images regions have a mean weight below "
                 f"{NO_TIES:g}: the bandwidth is far below the distances, W is the identity and "
-                "diffusion does nothing. Leave sigma_s and sigma_f at None to adapt them.",
-                stacklevel=2,
+                "diffusion does nothing. Leave sigma_s and sigma_f at None to adapt them."
             )
         return RegionGraph.from_weights(W, sigma_s, sigma_f)
 

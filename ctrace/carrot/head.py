@@ -19,6 +19,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from ctrace.arguments import Count, Features, Numbers, Positive, check_places, checked, real
 from ctrace.carrot import ridge
 from ctrace.check import one_of
 from ctrace.stats import spearman
@@ -51,14 +52,15 @@ class RidgeHead:
         leverage: how much each training image decides its own logit ``(n,)``, between 0 and 1.
     """
 
-    def __init__(self, lam: float = 1.0, scale: str = "none", intercept: bool = False):
+    def __init__(self, lam: Positive = 1.0, scale: str = "none", intercept: bool = False):
         ridge.penalty(lam, scale, 1)
         self.lam, self.scale, self.intercept = float(lam), scale, bool(intercept)
 
     def __repr__(self) -> str:
         return f"RidgeHead(lam={self.lam:g}, scale={self.scale!r}, intercept={self.intercept})"
 
-    def fit(self, G: Tensor, y: Tensor, num_classes: int | None = None) -> "RidgeHead":
+    @checked
+    def fit(self, G: Features, y: Numbers, num_classes: Count | None = None) -> "RidgeHead":
         """Solve for the weights, and return the head; a fit that is refused leaves it as it was.
 
         Args:
@@ -94,14 +96,17 @@ class RidgeHead:
         self.residuals, self.alpha, self.leverage = residuals, alpha, 1 - room
         return self
 
+    @checked
     def predict(self, g: Tensor) -> Tensor:
         """Logits ``(k,)`` of one embedding ``(c,)``, or ``(m, k)`` of several ``(m, c)``."""
         return self._centred(g) @ self.theta + self._y_mean
 
+    @checked
     def smoother(self, g: Tensor) -> Tensor:
         """``S_i(g)`` ``(n,)`` or ``(m, n)``: ``predict(g) = S(g) Y``, whatever Y is."""
         return self._centred(g) @ self._smooth + self._share
 
+    @checked
     def training_contributions(self, g: Tensor, view: str = "weight", target=None) -> Tensor:
         """The share of each training image in each logit of ``g``; over the images they sum to the
         logit.
@@ -123,7 +128,7 @@ class RidgeHead:
         """
         one_of("view", view, ("weight", "dual"))
         if view == "weight":
-            return _each(self.smoother(g), self.Y, target)
+            return ridge.each(self.smoother(g), self.Y, target)
         products = self._centred(g) @ self._centred(self.G).T  # (..., n)
         if self._dual_gap > DUAL_GAP:
             raise ArithmeticError(
@@ -131,8 +136,9 @@ class RidgeHead:
                 f"the logits by {self._dual_gap:.0e} of theta. Raise lam."
             )
         equal = torch.full_like(products, self._share)
-        return _each(products, self.alpha, target) + _each(equal, self.Y, target)
+        return ridge.each(products, self.alpha, target) + ridge.each(equal, self.Y, target)
 
+    @checked
     def leave_one_out(self, g: Tensor, target=None) -> Tensor:
         """Change of each logit of ``g`` when one training image is removed, for each of them: equal
         to fitting again without it.
@@ -143,7 +149,7 @@ class RidgeHead:
         Raises:
             ArithmeticError: an image whose leverage is 1 to rounding.
         """
-        return _each(-self.smoother(g), self.loo_residuals(), target)
+        return ridge.each(-self.smoother(g), self.loo_residuals(), target)
 
     def loo_residuals(self) -> Tensor:
         """Target minus the logit that the fit *without* the image gives it ``(n, k)``: large where
@@ -157,6 +163,7 @@ class RidgeHead:
             )
         return self.residuals / self._room[:, None]
 
+    @checked
     def leave_out(self, g: Tensor, group) -> Tensor:
         """Change of the logits ``(k,)`` or ``(m, k)`` when a group of training images is removed
         together, at the same penalty: exact (Woodbury), unlike the sum of the single effects,
@@ -182,11 +189,13 @@ class RidgeHead:
             )
         return -self.smoother(g)[..., group] @ torch.cholesky_solve(self.residuals[group], factor)
 
-    def refit(self, kept: Tensor) -> "RidgeHead":
+    @checked
+    def refit(self, kept: Numbers) -> "RidgeHead":
         """A new head of some of the training images, their numbers or a mask, at the same penalty
         ``r``: the slow way to what `leave_out` says.
         """
         head = RidgeHead(self.penalty, "none", self.intercept)
+        kept = check_places("kept", kept, len(self.G), "image numbers").to(self.G.device)
         return head.fit(self.G[kept], self.Y[kept])
 
     def _centred(self, g: Tensor) -> Tensor:
@@ -200,25 +209,19 @@ class RidgeHead:
         return g.to(self.theta) - self._g_mean
 
     def _numbers(self, group) -> Tensor:
-        group, n = torch.as_tensor(group, device=self.G.device), len(self.G)
-        if group.dtype == torch.bool and group.shape == (n,):
-            return group.nonzero()[:, 0]
-        whole = group.ndim == 1 and group.dtype in (torch.int64, torch.int32)
-        if not whole or len(group.unique()) < len(group) or ((group < 0) | (group >= n)).any():
-            raise ValueError(
-                f"group: expected different image numbers from 0 to {n - 1}, or a mask ({n},), "
-                f"received {group.dtype} {tuple(group.shape)}."
-            )
-        return group
+        return check_places("group", group, len(self.G), "image numbers").to(self.G.device)
 
 
-def training_contribution(g_test: Tensor, G_train: Tensor, alpha: Tensor) -> Tensor:
+@checked
+def training_contribution(
+    g_test: real("c|m c"), G_train: real("n c"), alpha: real("n k")
+) -> Tensor:
     """``alpha_ic <g_i, g>``, the dual view as a function: shares ``(n, k)`` or ``(m, n, k)`` of the
     training images ``G_train (n, c)`` in the logits ``g Theta`` of ``g_test (c,)`` or ``(m, c)``,
     when ``Theta = G^T alpha`` with dual coefficients ``alpha (n, k)``.
     """
     alpha = alpha.to(G_train.device)
-    return _each(g_test.to(alpha) @ G_train.to(alpha).T, alpha, None)
+    return ridge.each(g_test.to(alpha) @ G_train.to(alpha).T, alpha, None)
 
 
 def training_scores(head: RidgeHead, g: Tensor, target: Tensor, seed: int = 0) -> dict[str, Tensor]:
@@ -280,13 +283,6 @@ def linear_datamodeling_scores(
         name: torch.from_numpy(spearman(score.double() @ inside.T, truth, constant=0))
         for name, score in scores.items()
     }
-
-
-def _each(weights: Tensor, values: Tensor, target) -> Tensor:
-    """``weights (..., n)`` times ``values (n, k)``: ``(..., n, k)``, or only the target class of
-    each ``(..., n)``.
-    """
-    return weights[..., None] * values if target is None else weights * values.T[target]
 
 
 def _check_one_class_map(G: Tensor, Y: Tensor) -> None:

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ctrace.arguments import Count, Positive, checked
 from ctrace.carrot.attribution import Explanation, centrality, region_contributions, remove_nodes
 from ctrace.carrot.diffusion import DiffusionOperator, GraphReadout
 from ctrace.carrot.graph import RegionGraph, RegionGraphBuilder, RegionSet
 from ctrace.carrot.head import RidgeHead
 from ctrace.carrot.ridge import leave_one_out_path, one_hot
-from ctrace.check import check_classes
+from ctrace.check import check_batch, check_classes, seen
 
+Data = Dataset | Iterable
 LAMS = tuple(10.0 ** (e / 2) for e in range(-12, 9))
 
 
@@ -61,16 +63,19 @@ class Carrot:
         train: embeddings and labels of the training images.
     """
 
+    @checked
     def __init__(
         self,
         backbone: nn.Module,
         t: float = 2.0,
         readout: str | GraphReadout = "degree",
-        lam: float | None = None,
+        lam: Positive | None = None,
         graph: RegionGraphBuilder | None = None,
         regions: Callable | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ):
+        if not hasattr(backbone, "model"):
+            raise ValueError(f"backbone: expected a TimmViTPatchBackbone, got {seen(backbone)}.")
         info = getattr(backbone.model, "info", None)
         if preprocess is None and info is None:
             raise ValueError(
@@ -97,7 +102,10 @@ class Carrot:
         regions = self.regions_of(images)
         return self.read(regions, self.graph.build(regions))
 
-    def embeddings(self, data: Dataset | Iterable, cache=None, progress=True) -> Embeddings:
+    @checked
+    def embeddings(
+        self, data: Data, cache: str | os.PathLike | None = None, progress=True
+    ) -> Embeddings:
         """Embeddings of a whole data set.
 
         Args:
@@ -112,9 +120,10 @@ class Carrot:
         key = None if cache is None else self._key()
         loader = DataLoader(data, 64) if isinstance(data, Dataset) else data
         rows, labels = [], []
-        for images, y in tqdm(loader, desc="embedding", unit="batch", disable=not progress):
+        for batch in tqdm(loader, desc="embedding", unit="batch", disable=not progress):
+            images, y = check_batch(batch)
             rows.append(self._kept(images, cache, key) if cache else self.embed(images).cpu())
-            labels.append(torch.as_tensor(y).cpu())
+            labels.append(check_classes(y, len(images), what="labels").cpu())
         if not rows:
             raise ValueError("data: no batch came out of it. A used iterator, or no images?")
         G, y = torch.cat(rows), torch.cat(labels).long()
@@ -125,7 +134,10 @@ class Carrot:
             )
         return Embeddings(G, y)
 
-    def fit(self, data, num_classes=None, cache=None, progress=True) -> "Carrot":
+    @checked
+    def fit(
+        self, data: Data | Embeddings, num_classes: Count | None = None, cache=None, progress=True
+    ) -> "Carrot":
         """Embeds the training images, chooses lam by leave-one-out among `LAMS` unless it was
         given, and solves for the head.
 
@@ -151,12 +163,14 @@ class Carrot:
         self.head, self.path, self.train = head, path, train
         return self
 
+    @checked
     def predict(self, images: Tensor) -> Tensor:
         """Logits ``(b, k)`` of images ``(b, 3, height, width)`` in [0, 1]."""
         return self.head.predict(self.embed(images).cpu())
 
+    @checked
     @torch.no_grad()
-    def explain(self, image: Tensor, target=None, versus: int | None = None) -> Explanation:
+    def explain(self, image: Tensor, target=None, versus=None) -> Explanation:
         """Everything this pipeline knows about one answer.
 
         Args:
@@ -250,7 +264,8 @@ def _bytes(tensor: Tensor) -> bytes:
 
 def _direction(target: int, versus: int | None, k: int) -> Tensor:
     """What to multiply the logits ``(k,)`` with to get the score."""
-    if target == versus:
+    check_classes(target, 1, k)
+    if versus is not None and target == versus:
         raise ValueError(f"versus: expected two different classes, received {target} twice.")
     classes = [target] if versus is None else [target, versus]
     rows = one_hot(check_classes(classes, len(classes), k), k)

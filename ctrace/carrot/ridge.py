@@ -160,3 +160,14 @@ def over_processes(total: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(total)
     return total
+
+
+def each(weights: Tensor, values: Tensor, target) -> Tensor:
+    """``weights (..., n)`` times ``values (n, k)``: ``(..., n, k)``, or only the target class of
+    each ``(..., n)``.
+    """
+    if target is None:
+        return weights[..., None] * values
+    b = 1 if weights.ndim == 1 else len(weights)
+    classes = check_classes(target, b, values.shape[1]).to(values.device)
+    return weights * values.T[classes[0] if weights.ndim == 1 else classes]

@@ -8,7 +8,8 @@ from functools import wraps
 import torch
 from torch import Tensor
 
-from ctrace.check import SIXTEEN_BITS, one_of
+from ctrace.arguments import Bandwidth, Features, Seed, checked
+from ctrace.check import SIXTEEN_BITS, as_tensor, one_of
 
 __all__ = ["rbf_affinity", "cosine_affinity", "bandwidth", "row_tiles"]
 
@@ -43,7 +44,8 @@ def _wide(value):
 
 
 @in_full_precision
-def rbf_affinity(x: Tensor, y: Tensor | None = None, sigma: float | Tensor = 1.0) -> Tensor:
+@checked
+def rbf_affinity(x: Features, y: Features | None = None, sigma: Bandwidth = 1.0) -> Tensor:
     """Gaussian weights ``exp(-|x_i - y_j|^2 / (2 sigma_i sigma_j))``, ``(n, m)``.
 
     With one number for ``sigma`` this is the ordinary rbf kernel; with one value per row it is the
@@ -59,9 +61,11 @@ def rbf_affinity(x: Tensor, y: Tensor | None = None, sigma: float | Tensor = 1.0
     >>> rbf_affinity(x, sigma=1.0)[0]
     tensor([1.0000, 0.6065])
     """
-    y = x if y is None else y
+    y = _matching(x, x if y is None else y)
+    sigma = _given_bandwidth(sigma, x, shared=y is not x)
     mean = y.detach().mean(0)
-    return rbf_weights(rbf_keys(x, sigma, mean), rbf_keys(y, sigma, mean))
+    keys = rbf_keys(y, sigma, mean)
+    return rbf_weights(rbf_keys(x, sigma, mean), keys, cancels(keys))
 
 
 def rbf_keys(x: Tensor, sigma: float | Tensor, mean: Tensor) -> Tensor:
@@ -76,20 +80,34 @@ def rbf_keys(x: Tensor, sigma: float | Tensor, mean: Tensor) -> Tensor:
     return keys / torch.as_tensor(sigma).to(x).reshape(-1, 1)
 
 
-def precise_keys(x: Tensor, sigma: Tensor) -> Tensor:
+def precise_keys(x: Tensor, sigma: Tensor) -> tuple[Tensor, bool]:
     """`rbf_keys` about the mean of the rows, in float64 where float32 would lose the digits of an
-    exponent.
+    exponent; and whether their products lose them nevertheless (`cancels`).
     """
     mean = x.mean(0)
     spread = ((x - mean).square().sum(1) / sigma.square()).max()
-    wide = x.double() if spread * torch.finfo(x.dtype).eps > EXPONENT_DIGITS else x
-    return rbf_keys(wide, sigma, mean.to(wide))
+    # written so that a spread that overflows, or scales that underflow, are widened too
+    wide = x if spread * torch.finfo(x.dtype).eps <= EXPONENT_DIGITS else x.double()
+    keys = rbf_keys(wide, sigma, mean.to(wide))
+    return keys, cancels(keys)
 
 
-def rbf_weights(rows: Tensor, keys: Tensor, least: float = -math.inf) -> Tensor:
+def cancels(keys: Tensor) -> bool:
+    """Whether scales are so small beside the spread that products of `rbf_keys` lose the digits."""
+    steepest = (keys[:, -1] * keys[:, -2]).detach().abs().max()
+    return not steepest * torch.finfo(keys.dtype).eps <= EXPONENT_DIGITS
+
+
+def rbf_weights(rows: Tensor, keys: Tensor, differences: bool, least: float = -math.inf) -> Tensor:
     """``exp(-|x_i - y_j|^2 / (2 sigma_i sigma_j))`` ``(r, m)`` from `rbf_keys` of both sides: one
-    product gives the whole exponent, no smaller than ``least``.
+    product gives the whole exponent, no smaller than ``least``, or the ``differences`` of the rows
+    where it `cancels`.
     """
+    if differences:
+        points = [side[:, :-2] / side[:, -2:-1] for side in (rows, keys)]
+        distances = torch.cdist(*points, compute_mode="donot_use_mm_for_euclid_dist")
+        narrow = rows[:, -2:-1].sqrt() * keys[:, -2].sqrt()  # 1 / sqrt(s_i s_j)
+        return ((distances * narrow).square() / -2).clamp_min(least).exp()
     # The square meets the other side's 1, and the 1 its square.
     queries = torch.cat([rows[:, :-2], rows[:, -1:], rows[:, -2:-1]], 1)
     # Above, the clamp removes rounding only: a squared distance is never negative.
@@ -97,20 +115,31 @@ def rbf_weights(rows: Tensor, keys: Tensor, least: float = -math.inf) -> Tensor:
 
 
 @in_full_precision
-def cosine_affinity(x: Tensor, y: Tensor | None = None, sigma: float = 0.5) -> Tensor:
+@checked
+def cosine_affinity(x: Features, y: Features | None = None, sigma: Bandwidth = 0.5) -> Tensor:
     """Weights ``exp(-(cos(x_i, y_j) - 1)^2 / (2 sigma^2))``, ``(n, m)``: one for parallel rows,
     whatever their length.
 
     Raises:
         ValueError: a row of zeros, which has no direction.
     """
+    _matching(x, x if y is None else y)
     lengths = [rows.norm(dim=1, keepdim=True) for rows in ((x,) if y is None else (x, y))]
     if any(bool((length == 0).any()) for length in lengths):
         raise ValueError(
-            "cosine affinity: a row of zeros has no direction. Drop it, or use affinity='rbf'."
+            "features: a row of zeros has no direction (cosine affinity). Drop it, or use 'rbf'."
         )
+    sigma = _given_bandwidth(sigma, x, shared=True)
     cos = (x / lengths[0]) @ ((x if y is None else y) / lengths[-1]).T
     return torch.exp(-((cos - 1) ** 2) / (2 * sigma**2))
+
+
+def _matching(x: Tensor, y: Tensor) -> Tensor:
+    """``y``, if its rows can be compared with those of ``x``."""
+    if x.shape[1:] != y.shape[1:] or x.dtype != y.dtype:
+        got = f"{tuple(y.shape)} in {y.dtype}"
+        raise ValueError(f"y: expected the channels of x {tuple(x.shape)} in {x.dtype}, not {got}.")
+    return y
 
 
 def check_symmetric(what: str, w: Tensor) -> None:
@@ -125,13 +154,18 @@ def check_symmetric(what: str, w: Tensor) -> None:
 
 def check_mass(mass: Tensor, x: Tensor) -> Tensor:
     """One positive number for each row of ``x``, detached."""
-    if mass.shape != (len(x),) or not bool((mass > 0).all() and torch.isfinite(mass).all()):
+    if mass.shape != (len(x),) or not bool((mass > 0).all()):
         raise ValueError(f"mass: expected {len(x)} positive numbers, received {mass}.")
     return mass.detach().to(x)
 
 
 def check_degree(degree: Tensor) -> Tensor:
-    """Degrees ``(n,)``, all positive."""
+    """Degrees, all positive and finite."""
+    if not bool(torch.isfinite(degree).all()):
+        raise ValueError(
+            "graph: weights are NaN or infinite, because squares of the features or of the "
+            "bandwidth overflow or vanish. Scale the features: x / x.abs().max()."
+        )
     if not bool((degree > 0).all()):
         lonely = int((degree <= 0).sum())
         raise ValueError(
@@ -142,7 +176,8 @@ def check_degree(degree: Tensor) -> Tensor:
 
 
 @in_full_precision
-def bandwidth(x: Tensor, rule: str | float | Tensor = "local", seed: int = 0) -> Tensor:
+@checked
+def bandwidth(x: Features, rule: Bandwidth = "local", seed: Seed = 0) -> Tensor:
     """Chooses the rbf bandwidth from the data, differentiable in ``x``.
 
     Rules: ``"local"`` gives each point its own scale, the distance to its 7th neighbour over
@@ -166,7 +201,7 @@ def bandwidth(x: Tensor, rule: str | float | Tensor = "local", seed: int = 0) ->
             differ enough.
     """
     if not isinstance(rule, str):
-        return _given_bandwidth(torch.as_tensor(rule, dtype=x.dtype, device=x.device), len(x))
+        return _given_bandwidth(rule, x)
     one_of("sigma", rule, ("local", "median", "degree"))
     if rule != "local" and len(x) > SAMPLE:
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:SAMPLE]
@@ -180,16 +215,20 @@ def bandwidth(x: Tensor, rule: str | float | Tensor = "local", seed: int = 0) ->
         return _local_scales(x)
     if rule == "degree":
         return _degree_scale(x.double()).to(x)
-    distances = torch.pdist(x)
+    distances = torch.pdist(x.double()).to(x)  # squares of float32 end at 1e-38 and 1e38
     # Copies at distance zero say nothing about the scale at which the rest differ.
     return distances[distances > 0].median()
 
 
-def _given_bandwidth(sigma: Tensor, n: int) -> Tensor:
-    if sigma.shape not in ((), (n,)) or not bool((sigma > 0).all() & sigma.isfinite().all()):
+def _given_bandwidth(sigma: float | Tensor, x: Tensor, shared: bool = False) -> Tensor:
+    """A bandwidth in the form of the features; ``shared`` by all rows where there are others."""
+    sigma, n = as_tensor("sigma", sigma, dtype=x.dtype, device=x.device), len(x)
+    shapes = [()] if shared else [(), (n,)]
+    if sigma.shape not in shapes or not bool((sigma > 0).all() & sigma.isfinite().all()):
+        got = f"{tuple(sigma.shape)}, smallest value {min(sigma.flatten().tolist() or [0]):g}"
         raise ValueError(
             f"sigma: expected a positive, finite number, or one for each of the {n} points; "
-            f"received {tuple(sigma.shape)}, smallest value {float(sigma.min()):g}."
+            f"received {got}."
         )
     return sigma
 
@@ -204,7 +243,8 @@ def _local_scales(x: Tensor) -> Tensor:
         near[rows] = torch.cdist(wide[rows], wide).kthvalue(neighbor + 1, dim=1).indices
     # Each point is its own nearest neighbour. index_select: the gradient of x[near] would add up in
     # the order in which threads finish, and differ from run to run.
-    scales = (x - x.index_select(0, near)).norm(dim=1) / 2**0.5
+    # In float64, since squares of float32 end at 1e-38 and 1e38.
+    scales = ((x - x.index_select(0, near)).double().norm(dim=1) / 2**0.5).to(x)
     if not bool((scales > 0).any()):
         raise ValueError(
             f"sigma='local': every row has {neighbor} exact copies, so no point has a scale. "

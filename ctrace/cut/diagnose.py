@@ -7,6 +7,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from ctrace.arguments import Count, Features, Positive, Seed, checked
 from ctrace.check import check_number
 from ctrace.cut.affinity import bandwidth, row_tiles
 from ctrace.cut.eigenvectors import solve
@@ -68,8 +69,9 @@ class Diagnosis:
         return "\n".join(lines + [f"- {note}" for note in self.notes])
 
 
+@checked
 def diagnose(
-    graph: Graph | Tensor, n_eig: int = 12, seed: int = 0, noise: float = 1.0
+    graph: Graph | Features, n_eig: Count = 12, seed: Seed = 0, noise: Positive = 1.0
 ) -> Diagnosis:
     """Examines a graph, or the default graph of features ``(n, c)``.
 
@@ -88,7 +90,7 @@ def diagnose(
     """
     graph = Graph(graph.detach(), seed=seed) if isinstance(graph, Tensor) else graph
     n = check_number("points", graph.n, whole=True, at_least=3)  # two have only one cut
-    noise, n_eig = check_number("noise", noise, above=0), max(2, min(n_eig, n - 1))
+    n_eig = max(2, min(n_eig, n - 1))
     degree = tuple(float(pick(graph.degree)) for pick in (torch.min, torch.median, torch.max))
     # The weight of a point to itself is 1 in a graph of features, unknown in a given W.
     given = isinstance(graph, PrecomputedGraph)

@@ -6,15 +6,14 @@ Krylov iteration, backward one conjugate-gradient solve with all right-hand side
 iterations (`ctrace.cut.krylov`) needs the other n - k eigenvectors, nor ``S`` itself.
 """
 
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ctrace.check import check_number
+from ctrace.arguments import Positive, Seed, checked, warn
 from ctrace.cut.affinity import in_full_precision
-from ctrace.cut.graph import Graph, PrecomputedGraph
+from ctrace.cut.graph import Graph
 from ctrace.cut.krylov import conjugate_gradients, ways_to_eigenpairs
 
 __all__ = ["ncut_eigenvectors", "Spectrum", "solve", "eigenvector_factors"]
@@ -63,12 +62,13 @@ class Spectrum:
         return ROUNDING[self.eigval.dtype]
 
 
+@checked
 def ncut_eigenvectors(
-    graph: Graph | PrecomputedGraph,
+    graph: Graph,
     n_eig: int,
-    seed: int = 0,
-    tolerance: float | None = None,
-    gradient_tolerance: float | None = None,
+    seed: Seed = 0,
+    tolerance: Positive | None = None,
+    gradient_tolerance: Positive | None = None,
 ) -> tuple[Tensor, Spectrum]:
     """The ``n_eig`` leading eigenvectors of a graph, differentiable in the graph's features and
     bandwidth.
@@ -96,8 +96,6 @@ def ncut_eigenvectors(
     """
     with torch.no_grad():
         U, spectrum = solve(graph, n_eig, seed, tolerance)
-    if gradient_tolerance is not None:
-        check_number("gradient_tolerance", gradient_tolerance, above=0)
     spectrum.gradient_tolerance = gradient_tolerance or IMPLICIT_TOLERANCE[U.dtype]
     closed = spectrum.eigengap <= spectrum.rounding
     asked = graph.x.requires_grad or graph.differentiates_sigma
@@ -106,7 +104,7 @@ def ncut_eigenvectors(
             raise ArithmeticError(_gap_closed(spectrum) + " Its gradient does not exist.")
         return _Eigenvectors.apply(graph.x, graph.sigma, graph, U, spectrum), spectrum
     if closed:
-        warnings.warn(_gap_closed(spectrum), RuntimeWarning, stacklevel=2)
+        warn(_gap_closed(spectrum), RuntimeWarning)
     return U, spectrum
 
 
@@ -125,8 +123,9 @@ def _gap_closed(spectrum: Spectrum) -> str:
 
 
 @in_full_precision
+@checked
 def solve(
-    graph: Graph | PrecomputedGraph, k: int, seed: int = 0, tolerance: float | None = None
+    graph: Graph, k: int, seed: Seed = 0, tolerance: Positive | None = None
 ) -> tuple[Tensor, Spectrum]:
     """Eigenvectors and `Spectrum`, without gradient and whatever the gap: `ncut_eigenvectors` is
     the careful way in.
@@ -139,8 +138,6 @@ def solve(
             f"n_eig: expected between 1 and the {graph.n} points, received {k}. A graph of n points"
             " has n eigenvectors: ask for fewer, or give more points."
         )
-    if tolerance is not None:
-        check_number("tolerance", tolerance, above=0)
     product = _Product(graph)
     for vectors, values in ways_to_eigenpairs(product, k, seed, tolerance):
         answer, flaw = _checked(product, k, vectors, values, tolerance)
@@ -251,8 +248,11 @@ def _turning(inside: Tensor, spectrum: Spectrum, scale: float) -> Tensor:
     twist = inside - inside.T
     # An invariant loss leaves rounding here; divided by the gap of a repeated eigenvalue it would
     # swamp the gradient.
-    twist = torch.where(twist.abs() <= INVARIANCE[inside.dtype] * scale, 0, twist)
     gap = spectrum.eigval[None, :] - spectrum.eigval[:, None]  # lam_j - lam_i
+    # Where the gap is open, little of a twist may be the gradient: only its own rounding goes.
+    open_gap = 4 * torch.finfo(inside.dtype).eps
+    least = torch.where(gap.abs() <= spectrum.rounding, INVARIANCE[inside.dtype], open_gap)
+    twist = torch.where(twist.abs() <= least * scale, 0, twist)
     broken = (twist != 0) & (gap.abs() <= spectrum.rounding)
     if bool(broken.any()):
         i, j = broken.nonzero()[0].tolist()

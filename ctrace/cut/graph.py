@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ctrace.check import check_features, check_number, one_of
+from ctrace.arguments import Bandwidth, Points, Seed, Whole, checked, real
+from ctrace.check import check_number, one_of, seen
 from ctrace.cut.affinity import (
     FAINTEST,
     bandwidth,
@@ -62,17 +63,18 @@ class Graph:
     _collected = None  # factors of dl/dW while `deferred`
 
     @in_full_precision
+    @checked
     def __init__(
         self,
-        x: Tensor,
-        sigma=None,
+        x: Points,
+        sigma: Bandwidth = None,
         affinity: str | Callable = "rbf",
-        memory_limit: int = 2**30,
-        seed: int = 0,
+        memory_limit: Whole = 2**30,
+        seed: Seed = 0,
         mass: Tensor | None = None,
         bandwidth_grad: bool = True,
     ):
-        self.x, self.affinity = (x := check_features(x)), affinity
+        self.x, self.affinity = x, affinity
         self.recipe = sigma, affinity, memory_limit, seed, mass, bandwidth_grad
         self.sigma, self._keys = None, None
         if callable(affinity):
@@ -85,7 +87,7 @@ class Graph:
             with torch.enable_grad():  # kept for those who differentiate later
                 sigma = bandwidth(x, "local" if sigma is None else sigma, seed)
             self.sigma = sigma if bandwidth_grad else sigma.detach()
-            self._keys = precise_keys(x.detach(), sigma.detach())
+            self._keys, self._cancels = precise_keys(x.detach(), sigma.detach())
         self._mass = None if mass is None else check_mass(mass, x)
         with torch.no_grad():
             if callable(affinity):
@@ -119,8 +121,12 @@ class Graph:
         with torch.no_grad():
             return self._weights @ v if self.stored else self._by_halves(self._tile, v)
 
-    def __matmul__(self, v: Tensor) -> Tensor:
+    @checked
+    def __matmul__(self, v: real("n m")) -> Tensor:
         """``W v``, differentiable in features, bandwidth and ``v``, tile by tile."""
+        if len(v) != self.n or v.dtype != self.x.dtype:
+            wanted = f"({self.n}, m) in {self.x.dtype}"
+            raise ValueError(f"v: expected {wanted}, received {seen(v)} in {v.dtype}.")
         return _GraphProduct.apply(self.x, self.sigma, v, self)
 
     @in_full_precision
@@ -186,9 +192,7 @@ class Graph:
             return [loss.sum(1) if self.sigma.ndim else loss.sum() for loss in losses]
 
     def _by_halves(self, block: Callable, v: Tensor) -> Tensor:
-        """``M v`` for a symmetric matrix given by ``block(rows, columns)``: each tile begins at the
-        diagonal and serves both sides.
-        """
+        """``M v`` for symmetric ``block(rows, columns)``: a tile serves both sides."""
         out = torch.zeros_like(v)
         for rows in row_tiles(self.n, self.x):
             tile = block(rows, slice(rows.start, None))
@@ -198,9 +202,7 @@ class Graph:
 
     @contextmanager
     def deferred(self):
-        """Within this context a backward pass puts its ``(left, right)`` into the list it yields
-        and sends nothing to ``x``, so that several can share one pass.
-        """
+        """Inside, backward passes put their ``(left, right)`` into the list, nothing into ``x``."""
         self._collected = []
         try:
             yield self._collected
@@ -231,13 +233,11 @@ class Graph:
             tile = self._pair(self.x[rows], self.x[columns])
             low, high = tile.aminmax()
             if not bool((low >= 0) & (high < torch.inf)):
-                raise ValueError(
-                    "affinity: the function returned a negative, NaN or infinite weight. Weights "
-                    "must be finite and >= 0."
-                )
+                raise ValueError("affinity: returned a negative, NaN or infinite weight.")
         else:
             least = FAINTEST * math.log(torch.finfo(self.x.dtype).eps)
-            tile = rbf_weights(self._keys[rows], self._keys[columns], least).to(self.x)
+            keys = self._keys[rows], self._keys[columns]
+            tile = rbf_weights(*keys, self._cancels, least).to(self.x)
         return self._weigh(tile, rows, columns)
 
     def _weigh(self, tile: Tensor, rows, columns=slice(None)) -> Tensor:
@@ -263,9 +263,9 @@ class PrecomputedGraph(Graph):
     sigma = None
     stored = True
 
-    def __init__(self, weights: Tensor):
-        self.x = check_features(weights)
-        self._weights = self.x.detach()
+    @checked
+    def __init__(self, weights: Points):
+        self.x, self._weights = weights, weights.detach()
         check_symmetric("weights", self._weights)
         if bool((self._weights < 0).any()):
             raise ValueError("weights: expected non-negative entries, which a cut needs.")

@@ -12,6 +12,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from ctrace.arguments import checked, real
 from ctrace.cut.affinity import in_full_precision
 
 __all__ = ["kway_ncut", "row_normalize"]
@@ -21,7 +22,8 @@ MAX_ITERATIONS = 300
 
 
 @in_full_precision
-def kway_ncut(eigvec: Tensor, n_clusters: int | None = None, return_rotation: bool = False):
+@checked
+def kway_ncut(eigvec: real("n m"), n_clusters: int | None = None, return_rotation: bool = False):
     """Scores ``Z = U R (n, k)``; ``Z.argmax(1)`` is the segment of each point.
 
     The answer does not change when the eigenvectors change sign, order or basis, and follows a
@@ -50,9 +52,16 @@ def kway_ncut(eigvec: Tensor, n_clusters: int | None = None, return_rotation: bo
     return (U @ R, R) if return_rotation else U @ R
 
 
-def row_normalize(U: Tensor) -> Tensor:
+@checked
+def row_normalize(U: real("n m")) -> Tensor:
     """``Y``: the rows of ``U`` scaled to length one (Ng, Jordan and Weiss 2002)."""
-    return U / U.norm(dim=1, keepdim=True)
+    length = U.norm(dim=1, keepdim=True)
+    if bool((length.detach() == 0).any()):
+        raise ValueError(
+            "eigvec: a row of zeros belongs to no segment. Keep more eigenvectors, or check that "
+            "the point has neighbours."
+        )
+    return U / length
 
 
 def _check(eigvec: Tensor, n_clusters: int | None) -> Tensor:
@@ -68,13 +77,7 @@ def _check(eigvec: Tensor, n_clusters: int | None) -> Tensor:
             f"n_clusters: expected a whole number from 1 to {min(n, m)} (k segments need k points "
             f"and k eigenvectors), received {k!r}. Compute more eigenvectors: Ncut(n_eig=k)."
         )
-    U = eigvec[:, :k]
-    if bool((U.detach().norm(dim=1) == 0).any()):
-        raise ValueError(
-            "eigvec: a row of zeros belongs to no segment. Keep more eigenvectors, or check that "
-            "the point has neighbours."
-        )
-    return U
+    return eigvec[:, :k]
 
 
 def _search(Y: Tensor) -> Tensor:

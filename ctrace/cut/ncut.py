@@ -6,7 +6,8 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from ctrace.check import check_device, check_features, check_number
+from ctrace.arguments import Bandwidth, Count, Seed, Whole, check_fields
+from ctrace.check import check_device, check_features
 from ctrace.cut.affinity import in_full_precision
 from ctrace.cut.eigenvectors import ncut_eigenvectors
 from ctrace.cut.graph import Graph
@@ -55,23 +56,22 @@ class Ncut:
     tensor([1.0000, 1.0000])
     """
 
-    n_eig: int = 10
-    sigma: float | str | Tensor | None = None
+    n_eig: Count = 10
+    sigma: Bandwidth = None
     affinity: str | Callable = "rbf"
     track_grad: bool = False
     exact_gradient: bool = False
-    device: str | torch.device | None = None
+    device: str | torch.device | int | None = None
     _: KW_ONLY
-    max_exact: int = 20_000
-    n_landmarks: int = 4096
-    n_neighbors: int = 16
-    memory_limit: int = 2**30
-    seed: int = 0
+    max_exact: Count = 20_000
+    n_landmarks: Count = 4096
+    n_neighbors: Count = 16
+    memory_limit: Whole = 2**30
+    seed: Seed = 0
     bandwidth_grad: bool = True
 
     def __post_init__(self):
-        self.n_eig = check_number("n_eig", self.n_eig, whole=True, at_least=1)
-        self.n_neighbors = check_number("n_neighbors", self.n_neighbors, whole=True, at_least=1)
+        check_fields(self)
         self.track_grad = self.track_grad or self.exact_gradient
         self.device = check_device(self.device)
         self.graph = self.spectrum = self._eigvec = None

@@ -11,6 +11,8 @@ from einops import einsum
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ctrace.arguments import Count, Features, Seed, checked, numbering, real
+
 __all__ = ["farthest_points", "masses", "propagate"]
 
 CANDIDATES = 8  # times the landmarks: the rows that farthest-point sampling chooses from
@@ -18,7 +20,8 @@ CANDIDATES = 8  # times the landmarks: the rows that farthest-point sampling cho
 CHUNK_BYTES = 2**23
 
 
-def farthest_points(x: Tensor, m: int, seed: int = 0) -> Tensor:
+@checked
+def farthest_points(x: Features, m: int, seed: Seed = 0) -> Tensor:
     """Indices ``(m,)`` of rows spread over the data, each the farthest from those before it.
 
     At most ``8 m`` candidate rows are looked at, drawn at random, so that the cost is ``O(m^2 c)``
@@ -42,7 +45,8 @@ def farthest_points(x: Tensor, m: int, seed: int = 0) -> Tensor:
     return shuffled[chosen]
 
 
-def masses(landmarks: Tensor, x: Tensor) -> Tensor:
+@checked
+def masses(landmarks: real("m c"), x: real("n c")) -> Tensor:
     """How many rows of ``x (n, c)`` have each landmark ``(m, c)`` as their nearest, ``(m,)``, at
     least one each; without gradient.
 
@@ -61,15 +65,19 @@ def masses(landmarks: Tensor, x: Tensor) -> Tensor:
 def _distances(x: Tensor, landmarks: Tensor) -> Tensor:
     """Distances ``(r, m)``; about a common centre, since the products behind `cdist` cancel."""
     centre = landmarks.mean(0)
-    return torch.cdist(x - centre, landmarks - centre)
+    found = torch.cdist(x - centre, landmarks - centre)
+    if not bool(torch.isfinite(found).all()):
+        raise ValueError("features: distances overflow. Scale the features, or use float64.")
+    return found
 
 
+@checked
 def propagate(
-    values: Tensor,
-    landmarks: Tensor,
-    x: Tensor,
-    n_neighbors: int = 16,
-    pinned: Tensor | None = None,
+    values: real("m k"),
+    landmarks: real("m c"),
+    x: real("n c"),
+    n_neighbors: Count = 16,
+    pinned: numbering("m", below="n") | None = None,
 ) -> Tensor:
     """Interpolates ``values (m, k)``, known at ``landmarks (m, c)``, to the rows of ``x (n, c)``:
     ``(n, k)``.

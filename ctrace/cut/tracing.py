@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ctrace.check import check_features, check_names, check_number, one_of
+from ctrace.arguments import Count, Features, check_places, checked, numbering, real, truth
+from ctrace.check import check_names, check_number, one_of
 from ctrace.cut.affinity import in_full_precision
 from ctrace.cut.eigenvectors import Spectrum, eigenvector_factors
 from ctrace.cut.graph import Graph
@@ -50,6 +51,7 @@ class ChannelTrace:
     objective: str
     spectrum: Spectrum = field(repr=False)
 
+    @checked
     def ranking(
         self, kind: str = "support", segment: int | None = None, order: str = "effect"
     ) -> Tensor:
@@ -74,8 +76,9 @@ class ChannelTrace:
         key = {"support": effect, "inhibit": -effect, "abs": effect.abs()}[kind]
         return torch.argsort(key, dim=-1, descending=True, stable=True)
 
+    @checked
     def table(
-        self, segment: int, kind: str = "support", top: int = 5
+        self, segment: int, kind: str = "support", top: Count = 5
     ) -> list[tuple[int, str, float]]:
         """The ``top`` channels of a segment as ``(number, name, attribution)``; fewer where fewer
         support it, or inhibit it: a channel that does neither belongs to ``"abs"`` alone.
@@ -85,6 +88,7 @@ class ChannelTrace:
         sign = {"support": 1, "inhibit": -1}.get(kind)
         return [row for row in rows if sign is None or sign * row[2] > 0]
 
+    @checked
     def mask(self, segment: int) -> Tensor:
         """Points of a segment ``(n,)``, boolean."""
         return self.segments == self._check_segment(segment)
@@ -100,9 +104,10 @@ class ChannelTrace:
 
 
 @in_full_precision
+@checked
 def trace_channels(
-    features: Tensor | GridFeatures,
-    n_segments: int,
+    features: Features | GridFeatures,
+    n_segments: Count,
     objective: str = "association",
     names: tuple[str, ...] | None = None,
     **ncut,
@@ -137,7 +142,7 @@ def trace_channels(
                 "with your names."
             )
         features, names = features.features, features.names
-    x = check_features(features).detach().clone().requires_grad_()
+    x = features.detach().clone().requires_grad_()
     names = names if names is not None else [f"ch {c}" for c in range(x.shape[1])]
     names = check_names(names, x.shape[1])
     solver = Ncut(n_eig=n_segments, track_grad=True, **ncut)
@@ -156,8 +161,12 @@ def trace_channels(
     return ChannelTrace(segments, scores, attributions, names, soft, objective, solver.spectrum)
 
 
+@checked
 def segment_strength(
-    Z: Tensor, segments: Tensor, graph: Graph, objective: str = "association"
+    Z: real("n k"),
+    segments: numbering("n", below="k"),
+    graph: Graph,
+    objective: str = "association",
 ) -> Tensor:
     """Strength of each segment ``(k,)``, differentiable; NaN for an empty segment.
 
@@ -220,16 +229,19 @@ def _attributions(strengths: Tensor, segments: Tensor, U: Tensor, solver: Ncut) 
 # --- ablation
 
 
-def ablate(features: Tensor, channels) -> Tensor:
+@checked
+def ablate(features: Features, channels) -> Tensor:
     """The features with the given channels set to their mean over all points: they no longer tell
     points apart.
     """
     x = features.detach().clone()
+    channels = check_places("channels", channels, x.shape[1]).to(x.device)
     x[:, channels] = x[:, channels].mean(0)
     return x
 
 
-def best_overlap(mask: Tensor, segments: Tensor) -> float:
+@checked
+def best_overlap(mask: truth("n"), segments: numbering("n")) -> float:
     """How much of a segment survives in another segmentation: its largest intersection over union
     with any segment there.
     """

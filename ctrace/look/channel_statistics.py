@@ -12,6 +12,8 @@ BatchNorm, as published. Collect from training images; the maps you judge come f
 """
 
 import json
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,9 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ctrace.arguments import Count, checked
 from ctrace.check import (
+    as_tensor,
     check_batch,
     check_classes,
+    check_device,
     check_number,
     check_ready,
     one_of,
@@ -55,8 +60,15 @@ class ChannelStatistics:
     weights: Tensor
 
     @classmethod
+    @checked
     def collect(
-        cls, model: nn.Module, loader, layers=None, num_classes=None, device=None, progress=True
+        cls,
+        model: nn.Module,
+        loader: Iterable,
+        layers=None,
+        num_classes: Count | None = None,
+        device=None,
+        progress: bool = True,
     ) -> "ChannelStatistics":
         """One pass over ``(images, labels)`` batches. Memory: 16 bytes per class and channel,
         whatever the number of images.
@@ -80,6 +92,7 @@ class ChannelStatistics:
                 convolutions, a layer that is not reached, reached twice, or not finite.
         """
         check_ready(model)
+        device = check_device(device)
         convs, mine = find_layers(model, layers, nn.Conv2d), None
         distributed = dist.is_available() and dist.is_initialized()
         quiet = not progress or (distributed and dist.get_rank() > 0)
@@ -116,7 +129,8 @@ class ChannelStatistics:
         moments = self.of_layer(layer)
         return welch_greater(moments, moments.all_but_one())
 
-    def welch_pvalues(self, layers=None, classes=None) -> dict[str, Tensor]:
+    @checked
+    def welch_pvalues(self, layers: Iterable | None = None, classes=None) -> dict[str, Tensor]:
         """One-sided p that a channel fires no more for a class than for all other images (Welch
         1947): small where it does.
 
@@ -143,7 +157,7 @@ class ChannelStatistics:
 
     def check_classes(self, classes) -> Tensor:
         """Class numbers ``(n,)`` where the moments are, if all of them can be tested."""
-        classes, count = torch.as_tensor(classes).reshape(-1), self.count.tolist()
+        classes, count = as_tensor("classes", classes).reshape(-1), self.count.tolist()
         classes = check_classes(classes, len(classes), len(count), "classes").to(self.count.device)
         wrong = classes[~self.testable()[classes]].unique().tolist()
         if wrong:
@@ -166,6 +180,7 @@ class ChannelStatistics:
                 continue
             raise ValueError(f"statistics of another model: {differ}. Collect them again here.")
 
+    @checked
     def merge(self, other: "ChannelStatistics") -> "ChannelStatistics":
         """The statistics of both sets of images together.
 
@@ -178,7 +193,8 @@ class ChannelStatistics:
         theirs = other.moments.map(lambda table: table.to(self.moments.mean.device))
         return replace(self, moments=self.moments.merge(theirs))
 
-    def save(self, path, dtype=torch.double) -> None:
+    @checked
+    def save(self, path: str | os.PathLike, dtype: torch.dtype = torch.double) -> None:
         """Write one safetensors file: no pickle, so that loading executes nothing.
 
         Args:
@@ -187,10 +203,14 @@ class ChannelStatistics:
         """
         m = self.moments.map(lambda table: table.to("cpu", dtype).contiguous())
         tensors = {"count": m.count, "mean": m.mean, "m2": m.m2, "weights": self.weights}
-        save_file(tensors, str(path), {"layers": json.dumps(self.layers)})
+        try:
+            save_file(tensors, str(path), {"layers": json.dumps(self.layers)})
+        except SafetensorError as error:
+            raise ValueError(f"path: cannot write {path}: {error}. Is its folder there?") from error
 
     @classmethod
-    def load(cls, path, device="cpu") -> "ChannelStatistics":
+    @checked
+    def load(cls, path: str | os.PathLike, device="cpu") -> "ChannelStatistics":
         """Read what `save` wrote.
 
         Raises:

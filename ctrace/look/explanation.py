@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrace.check import one_of
+from ctrace.arguments import Count, checked
+from ctrace.check import check_number, one_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,7 @@ class Explanation:
             maps = maps / torch.where(top > 0, top, 1)
         return maps.cpu().numpy()
 
+    @checked
     def ranking(self, kind: str = "support", image: int | None = None) -> Tensor:
         """Channel numbers, first the ones that matter most: ``(c,)`` for one image, ``(b, c)`` for
         all.
@@ -67,6 +69,8 @@ class Explanation:
         Raises:
             ValueError: unknown kind, or an image whose weights are all zero, with the reason.
         """
+        if image is not None:
+            check_number("image", image, whole=True, at_least=0, below=len(self.weights))
         weights = self.weights if image is None else self.weights[image]
         keys = {"support": weights, "inhibit": -weights, "abs": weights.abs()}
         key = keys[one_of("ranking", kind, keys)]
@@ -75,8 +79,12 @@ class Explanation:
             raise ValueError(f"ranking: all weights of image {image} are zero. {why}")
         return key.argsort(dim=-1, descending=True, stable=True)
 
-    def table(self, image=0, kind="support", top=5, names=None) -> list[tuple[int, str, float]]:
+    @checked
+    def table(
+        self, image: int = 0, kind: str = "support", top: Count = 5, names=None
+    ) -> list[tuple[int, str, float]]:
         """The ``top`` channels of an image as ``(number, name, weight)``."""
+        check_number("image", image, whole=True, at_least=0, below=len(self.weights))
         weights = self.weights[image].tolist()
         names = names or [f"channel {c}" for c in range(len(weights))]
         return [(c, names[c], weights[c]) for c in self.ranking(kind, image)[:top].tolist()]

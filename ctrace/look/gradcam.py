@@ -6,7 +6,6 @@ weighted sum of the layer's channels. The map is kept signed and unscaled; ReLU,
 scaling are drawing, and come last.
 """
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ctrace.arguments import checked, warn
 from ctrace.check import (
     at_least_float32,
     check_device,
@@ -113,6 +113,7 @@ class GradCAM:
     def remove_hooks(self) -> None:
         """Does nothing: no hook outlives the call that needed it."""
 
+    @checked
     def compute_attribution(
         self, image: Tensor, *, relu: bool = True, normalize: bool = True, **question
     ) -> np.ndarray:
@@ -140,6 +141,7 @@ class GradCAM:
         """All behind `compute_attribution`, with a status per image instead of an exception."""
         return self._explain(prepare_images(self.model, image), partial(make_target, **question))
 
+    @checked
     def explain_pair(self, first: Tensor, second: Tensor, similarity="cosine") -> Explanation:
         """Two images, each explained by its similarity to the other, in one pass: row 0 is the
         first, row 1 the second.
@@ -148,7 +150,7 @@ class GradCAM:
         first, second = prepare_images(self.model, first), prepare_images(self.model, second)
         if len(first) != 1 or first.shape != second.shape:
             shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
-            raise ValueError(f"expected two single images of one size, received {shapes}.")
+            raise ValueError(f"first, second: expected single images of one size, not {shapes}.")
         pair = torch.cat([first, second])
         return self._explain(pair, lambda output: make_target(output, similarity, output.flip(0)))
 
@@ -259,4 +261,4 @@ def _speak(result: Explanation, relu: bool) -> None:
     shown = result.raw.relu() if relu else result.raw
     for i, empty in enumerate((shown == 0).flatten(1).all(1).tolist()):
         if empty:
-            warnings.warn(f"{said[i]} Its map is zero.", stacklevel=3)
+            warn(f"{said[i]} Its map is zero.")

@@ -11,7 +11,7 @@ hooks until it is freed; the model keeps none.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
@@ -49,9 +49,10 @@ def find_layers(model: nn.Module, layers=None, kind: type = nn.Module) -> dict[s
     names = {id(module): name for name, module in known.items()}
     if layers is None:
         layers = list(known) or ["last conv"]
-    asked = [layers] if isinstance(layers, (str, nn.Module)) else list(layers)
+    alone = isinstance(layers, (str, nn.Module))
+    asked = [layers] if alone else list(layers) if isinstance(layers, Iterable) else []
     if not asked:
-        raise ValueError("layers: expected at least one layer, received none.")
+        raise ValueError(f"layers: expected at least one layer, received {layers or 'none'}.")
     found = [_last_conv(model) if x == "last conv" else names.get(id(x), x) for x in asked]
     for name in found:
         if name not in known:

@@ -14,14 +14,14 @@ explains the test.
 """
 
 import math
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from ctrace.arguments import Whole, checked, warn
 from ctrace.check import check_number, one_of
 from ctrace.look import saliency
 from ctrace.look.channel_statistics import ChannelStatistics
@@ -65,8 +65,13 @@ class ParchGrad:
             model.
     """
 
+    @checked
     def __init__(
-        self, model: nn.Module, statistics: ChannelStatistics, layers=None, layer_ratio=None
+        self,
+        model: nn.Module,
+        statistics: ChannelStatistics,
+        layers=None,
+        layer_ratio: float | None = None,
     ):
         if layers is not None and layer_ratio is not None:
             raise ValueError("pass layers or layer_ratio, not both: each says what to edit.")
@@ -75,17 +80,18 @@ class ParchGrad:
         self.model, self.statistics, self.layers, self._tests = model, statistics, list(convs), {}
         statistics.check_model(model, self.layers)
 
+    @checked
     @contextmanager
     def partition(
         self,
         method: str = "cls",
         quantile: float | None = None,
         alpha: float | None = None,
-        gamma: float = math.inf,
+        gamma=math.inf,
         variance_conservation: bool = True,
         exact_variance: bool = False,
-        classes: int | None = None,
-        shuffle: int | None = None,
+        classes=None,
+        shuffle: Whole | None = None,
     ) -> Iterator[Partition]:
         """Inside, every backward pass through the model is edited, each row by its own partition.
 
@@ -129,10 +135,16 @@ class ParchGrad:
         empty = ", ".join(name for name in reversed(seen.empty) if bool(seen.empty[name]))
         if empty:
             why = f"no channel was kept for some image at {empty}, so all were"
-            warnings.warn(f"{why}. Raise alpha, or keep a share with quantile.", stacklevel=3)
+            warn(f"{why}. Raise alpha, or keep a share with quantile.")
 
+    @checked
     def attribute(
-        self, attribution: str, images: Tensor, target=None, settings=None, **partition
+        self,
+        attribution: str,
+        images: Tensor,
+        target=None,
+        settings: Mapping | None = None,
+        **partition,
     ) -> Tensor:
         """An input attribution ``(b, c, height, width)`` through the partition.
 
@@ -146,6 +158,7 @@ class ParchGrad:
         with self.partition(**partition):
             return function(self.model, images, target, **settings or {})
 
+    @checked
     def kept_for(self, classes, quantile=None, alpha=None) -> dict[str, Tensor]:
         """Which channels class masks keep, without any image: ``(classes asked, channels)`` by
         layer. A row may be empty.

@@ -11,15 +11,19 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
-from ctrace.check import at_least_float32, check_number
+from ctrace.arguments import checked, within
+from ctrace.check import at_least_float32
 from ctrace.look.activations import mean_activation
 from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.look.hooks import find_layers
 
+Share = within(above=0, at_most=1)
+
 # --- which layers
 
 
-def default_convs(model: nn.Module, layer_ratio: float | None = None) -> list[str]:
+@checked
+def default_convs(model: nn.Module, layer_ratio: Share | None = None) -> list[str]:
     """Names of the convolutions to edit, in order of definition.
 
     With ``layer_ratio`` the last share of all convolutions, one at least, for any model. Without it
@@ -38,7 +42,6 @@ def default_convs(model: nn.Module, layer_ratio: float | None = None) -> list[st
     """
     convs = find_layers(model, kind=nn.Conv2d)
     if layer_ratio is not None:
-        check_number("layer_ratio", layer_ratio, above=0, at_most=1)
         return list(convs)[-share_of(len(convs), layer_ratio) :]
     for family in type(model).__mro__:
         chosen = FAMILIES[family.__name__](model, convs) if family.__name__ in FAMILIES else []

@@ -6,16 +6,15 @@ gives, so that inside `ctrace.look.hooks.edit_gradient` they follow the edited o
 one by one: every image sees the same noise.
 """
 
-import warnings
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from ctrace.arguments import Count, Numbers, Seed, checked, warn, within
 from ctrace.check import (
     at_least_float32,
     check_gradients_on,
-    check_number,
     check_ready,
     one_output,
     prepare_images,
@@ -26,6 +25,7 @@ from ctrace.look.targets import Target, make_target, saturation
 AT_ONCE = 32  # points per forward pass, so that memory does not grow with samples or steps
 
 
+@checked
 def gradient(model: nn.Module, image: Tensor, target=None, **embeddings) -> Tensor:
     """The derivative of the score with respect to the input (Simonyan et al. 2014, eq. 3, with its
     sign).
@@ -46,6 +46,7 @@ def gradient(model: nn.Module, image: Tensor, target=None, **embeddings) -> Tens
     return _ask(model, image, target, embeddings)[2]
 
 
+@checked
 def input_x_gradient(model: nn.Module, image: Tensor, target=None, **embeddings) -> Tensor:
     """Input times `gradient` (Shrikumar et al. 2017): sums to the score where the model is linear
     without bias.
@@ -54,8 +55,15 @@ def input_x_gradient(model: nn.Module, image: Tensor, target=None, **embeddings)
     return images * slope
 
 
+@checked
 def smoothgrad(
-    model: nn.Module, image: Tensor, target=None, samples=25, noise=0.15, seed=0, **embeddings
+    model: nn.Module,
+    image: Tensor,
+    target=None,
+    samples: Count = 25,
+    noise: within(at_least=0) = 0.15,
+    seed: Seed = 0,
+    **embeddings,
 ) -> Tensor:
     """Mean `gradient` over noisy copies of the image (Smilkov et al. 2017, section 3).
 
@@ -63,8 +71,6 @@ def smoothgrad(
         noise: standard deviation, in units of the image's own range (maximum minus minimum).
         seed: the global random state is neither read nor changed.
     """
-    check_number("samples", samples, whole=True, at_least=1)
-    check_number("noise", noise, at_least=0)
     images, question, _ = _ask(model, image, target, embeddings)
     maps = []
     for i, x in enumerate(images):
@@ -75,8 +81,14 @@ def smoothgrad(
     return torch.stack(maps)
 
 
+@checked
 def integrated_gradients(
-    model: nn.Module, image: Tensor, target=None, steps=64, baseline=0.0, **embeddings
+    model: nn.Module,
+    image: Tensor,
+    target=None,
+    steps: Count = 64,
+    baseline: Numbers = 0.0,
+    **embeddings,
 ) -> Tensor:
     """Mean `gradient` along the straight line from a baseline, times the difference (Sundararajan
     et al. 2017, eq. 1).
@@ -90,10 +102,9 @@ def integrated_gradients(
     Warns:
         UserWarning: the sum misses that difference by more than 5%: more steps are needed.
     """
-    check_number("steps", steps, whole=True, at_least=1)
     images, question, _ = _ask(model, image, target, embeddings)
     start = torch.as_tensor(baseline, dtype=images.dtype, device=images.device)
-    if (start.ndim and start.shape[-3:] != images.shape[1:]) or not bool(start.isfinite().all()):
+    if start.ndim and start.shape[-3:] != images.shape[1:]:
         wanted, came = tuple(images.shape[1:]), tuple(start.shape)
         raise ValueError(f"baseline: expected a finite number or image {wanted}, received {came}.")
     along = torch.linspace(0, 1, steps + 1).to(images)[:, None, None, None]
@@ -127,7 +138,7 @@ def _ask(model: nn.Module, image: Tensor, target, embeddings) -> tuple[Tensor, T
     slope = at_least_float32(torch.autograd.grad(score.sum(), images)[0])
     for i in (slope == 0).flatten(1).all(1).nonzero()[:, 0].tolist():
         why = "the gradient is exactly zero at every pixel: ReLUs shut all paths, or underflow."
-        warnings.warn(f"image {i}: {why}", stacklevel=3)
+        warn(f"image {i}: {why}")
     return images.detach(), question, slope
 
 
@@ -149,4 +160,4 @@ def _check_complete(attribution: Tensor, difference: float, i: int) -> None:
     # a difference near zero needs a scale of its own
     if abs(total - difference) > 0.05 * max(abs(difference), 0.1 * size):
         sums = f"integrated gradients sum to {total:.4g}, the score changed by {difference:.4g}"
-        warnings.warn(f"image {i}: {sums}. Raise steps until they agree.", stacklevel=3)
+        warn(f"image {i}: {sums}. Raise steps until they agree.")

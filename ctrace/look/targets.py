@@ -5,7 +5,6 @@ gradients asks through here, so that a question without an answer is recognised 
 words: a saturated score has no gradient to follow.
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrace.check import at_least_float32, check_classes, one_of
+from ctrace.arguments import warn
+from ctrace.check import as_tensor, at_least_float32, check_classes, one_of
 
 # of embeddings (b, 1, d) to references (b, r, d); the euclidean is squared: the same map up to a
 # factor, and no kink where the distance is 0
@@ -94,7 +94,7 @@ def make_target(
         target = "norm"
         norm = "no target: explaining the norm of the output; target='norm' says so"
         others = "A classifier takes a class or 'predicted', a pair target_embedding"
-        warnings.warn(f"{norm}. {others}.", stacklevel=2)
+        warn(f"{norm}. {others}.")
     if target_embedding is None and callable(target):
         words = getattr(target, "__name__", "callable")
         return Target("callable", [words] * b, function=target)
@@ -125,7 +125,7 @@ def _similarity_target(output: Tensor, kind, target_embedding, baseline_embeddin
 
 def _references(given, output: Tensor, kind: str, name: str) -> Tensor:
     """``(b, r, d)`` from the shapes `make_target` accepts."""
-    given = torch.as_tensor(given, device=output.device).detach().to(at_least_float32(output).dtype)
+    given = as_tensor(name, given, device=output.device).detach().to(at_least_float32(output).dtype)
     (b, d), shape = output.shape, tuple(given.shape)
     if given.ndim == 1:
         given = given[None, None]

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ctrace.check import check_classes, check_maps, check_number, check_ready, prepare_images
+from ctrace.arguments import Count, Seed, Whole, checked
+from ctrace.check import (
+    as_tensor,
+    check_classes,
+    check_maps,
+    check_number,
+    check_ready,
+    prepare_images,
+    rows_of,
+)
 from ctrace.trust.hide import AT_ONCE, filled, rank_pixels
 
 # radians, or shares of the spread of the logits: less may be rounding in float32
@@ -56,6 +65,7 @@ class Falsification:
         return self.d_high - self.d_low
 
 
+@checked
 @torch.no_grad()
 def falsify(
     attribution,
@@ -65,11 +75,11 @@ def falsify(
     distance: Callable | None = None,
     fill: str | Tensor = "blur",
     area: float = 0.05,
-    copies: int = 99,
-    min_shift: int | None = None,
+    copies: Count = 99,
+    min_shift: Whole | None = None,
     inside: Tensor | None = None,
     alpha: float = 0.05,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> Falsification | list[Falsification]:
     """Test maps against regions of equal area; one record for one map, a list for a batch, equal to
@@ -103,11 +113,11 @@ def falsify(
         ValueError: shapes that do not match, NaN, or settings under which no map could survive.
     """
     check_ready(model)
-    images, single = prepare_images(model, images), torch.as_tensor(attribution).ndim == 2
+    images, single = prepare_images(model, images), as_tensor("attribution", attribution).ndim == 2
     maps = _checked(attribution, images, "attribution")
     inside = None if inside is None else _checked(inside, images, "inside") > 0.5
     check_number("area (above one half, top and bottom overlap)", area, above=0, at_most=0.5)
-    check_number("alpha", alpha, above=0, below=1)
+    check_number("alpha", alpha, at_least=1e-6, below=1)
     enough = f"copies (p is at least 1 / (copies + 1): for p <= {alpha} take more copies)"
     check_number(enough, copies, whole=True, at_least=ceil(round(1 / alpha, 9)) - 1)
     name = "angle" if target is None else "logit"
@@ -195,7 +205,7 @@ def inside_regions(scores: Tensor, mask: Tensor, pixels: int, copies: int, seed:
 
 
 def _checked(maps, images: Tensor, what: str) -> Tensor:
-    maps = torch.as_tensor(maps)
+    maps = as_tensor(what, maps)
     return check_maps(maps if maps.ndim == 3 else maps[None], images, what)
 
 
@@ -203,11 +213,10 @@ def _movements(model, image: Tensor, fill: Tensor, masks: Tensor, distance, targ
     """How far each hidden region moves the answer ``(n,)``, and what rounding alone could do."""
     hidden = (torch.where(mask[:, None], fill, image) for mask in masks.split(AT_ONCE))
     # channels last: twice as fast on a CPU
-    outputs = [model(x.contiguous(memory_format=torch.channels_last)) for x in hidden]
-    whole, outputs = model(image[None]).double(), torch.cat(outputs).double()
-    if outputs.ndim != 2 or not bool(torch.isfinite(outputs).all()):
-        got = f"the model returned {tuple(outputs.shape)}"
-        raise ValueError(f"{got}; expected finite rows of logits or embeddings (n, d).")
+    outputs = [
+        rows_of(model(x.contiguous(memory_format=torch.channels_last)), len(x)) for x in hidden
+    ]
+    whole, outputs = rows_of(model(image[None]), 1).double(), torch.cat(outputs).double()
     if target is None:
         moved, unit = distance(whole, outputs), 1.0
     else:  # by how much the logit of a class, minus the mean over classes, has fallen

@@ -12,6 +12,7 @@ from scipy.sparse.linalg import splu
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
+from ctrace.arguments import Seed, checked, floating, real, truth
 from ctrace.check import (
     at_least_float32,
     check_classes,
@@ -20,6 +21,7 @@ from ctrace.check import (
     check_ready,
     one_of,
     prepare_images,
+    rows_of,
 )
 
 AT_ONCE = 64  # images per forward pass; more are slower on a CPU
@@ -27,7 +29,8 @@ FILLS = ("zero", "mean", "blur", "noise")
 ORDERS = {"morf": True, "lerf": False}  # most or least relevant first: whether values descend
 
 
-def filled(images: Tensor, fill: str | Tensor = "blur", seed: int = 0) -> Tensor:
+@checked
+def filled(images: floating("b c h w"), fill: str | Tensor = "blur", seed: Seed = 0) -> Tensor:
     """What images ``(b, c, height, width)`` show where they are hidden, everywhere at once.
 
     Args:
@@ -44,7 +47,10 @@ def filled(images: Tensor, fill: str | Tensor = "blur", seed: int = 0) -> Tensor
     tensor([1.5000, 1.5000, 1.5000, 1.5000])
     """
     if isinstance(fill, Tensor):
-        return fill.to(images).expand_as(images)
+        try:
+            return fill.to(images).expand_as(images)
+        except RuntimeError as error:
+            raise ValueError(f"fill: expected images of the same shape. ({error})") from error
     one_of("fill", fill, FILLS)
     mean = reduce(images, "b c h w -> b c 1 1", "mean")
     if fill == "blur":
@@ -121,6 +127,7 @@ class Curve:
         return self.correct.double().mean(0)
 
 
+@checked
 @torch.no_grad()
 def masking_curve(
     model: nn.Module,
@@ -130,7 +137,7 @@ def masking_curve(
     order: str = "morf",
     ratios: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
     fill: float | str | Tensor | Callable = 0.0,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Curve:
     """Hide a growing share of pixels, the most (``"morf"``) or least relevant first (``"lerf"``).
 
@@ -154,6 +161,8 @@ def masking_curve(
     """
     check_ready(model)
     one_of("order", order, ORDERS)
+    if not len(ratios):
+        raise ValueError("ratios: expected at least one share of the pixels, received none.")
     for share in ratios:
         check_number("ratios", share, at_least=0, at_most=1)
     images = prepare_images(model, images)
@@ -173,6 +182,7 @@ def masking_curve(
     return Curve(tuple(ratios), *(torch.cat(v).cpu() for v in zip(*found)), name)
 
 
+@checked
 def deletion(
     model: nn.Module, images: Tensor, maps: Tensor, target, fill="blur", steps: int = 20, **settings
 ) -> Curve:
@@ -185,6 +195,7 @@ def deletion(
     return masking_curve(model, images, maps, target, "morf", _shares(steps), fill, **settings)
 
 
+@checked
 def insertion(
     model: nn.Module, images: Tensor, maps: Tensor, target, fill="blur", steps: int = 20, **settings
 ) -> Curve:
@@ -204,7 +215,7 @@ def _shares(steps: int) -> list[float]:
 
 def _answer(model: nn.Module, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of the class, and whether it is the largest, ``(b,)`` each."""
-    logits = at_least_float32(model(images))
+    logits = at_least_float32(rows_of(model(images), len(images)))
     classes = check_classes(classes, *logits.shape)
     return logits.log_softmax(1).gather(1, classes[:, None])[:, 0], logits.argmax(1) == classes
 
@@ -215,8 +226,15 @@ REPLACED = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of the pixels
 SYMMETRIC = {"diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
 
 
+@checked
 def road(
-    model: nn.Module, images: Tensor, maps: Tensor, target, shares=REPLACED, noise=0.01, seed=0
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    target,
+    shares: Sequence[float] = REPLACED,
+    noise: float = 0.01,
+    seed: Seed = 0,
 ) -> Tensor:
     """Replace pixels by what their surroundings say, so that no shape of a mask is left to see.
 
@@ -245,7 +263,8 @@ def road(
     return (lerf - morf).mean(1) / 2
 
 
-def impute(images: Tensor, hidden: Tensor) -> Tensor:
+@checked
+def impute(images: real("b c h w"), hidden: truth("b h w")) -> Tensor:
     """Every hidden pixel becomes the weighted mean of its neighbours, hidden ones too (section 4).
 
     The mean over those neighbours that exist, times their total weight, is a symmetric positive
@@ -263,7 +282,7 @@ def impute(images: Tensor, hidden: Tensor) -> Tensor:
     height, width = images.shape[2:]
     spread = (sparse.kron(_near(height), _near(width)) - 4 * sparse.eye(height * width)).tocsr()
     laplacian = sparse.diags(spread.sum(1).A1) - spread
-    values = rearrange(images.cpu().double(), "b c h w -> b (h w) c").numpy().copy()
+    values = rearrange(images.detach().cpu().double(), "b c h w -> b (h w) c").numpy().copy()
     for value, mask in zip(values, hidden.flatten(1).cpu().numpy()):
         if mask.any():
             value[mask] = 0

@@ -13,6 +13,7 @@ from einops import einsum, rearrange, reduce
 from scipy.ndimage import distance_transform_edt, sobel
 from torch import Tensor
 
+from ctrace.arguments import Seed, checked, numbers, real
 from ctrace.check import check_maps
 from ctrace.stats import spearman
 from ctrace.trust.hide import filled
@@ -37,7 +38,8 @@ class Scores:
         return float(self.values.mean())
 
 
-def pointing_game(maps: Tensor, masks: Tensor) -> Scores:
+@checked
+def pointing_game(maps: numbers("b h w"), masks: numbers("b h w")) -> Scores:
     """Does the largest value lie in the mask? 1 or 0; where several are largest, the share of them
     that do (Zhang et al. 2018).
 
@@ -58,7 +60,8 @@ def pointing_game(maps: Tensor, masks: Tensor) -> Scores:
     return Scores(hits, _constant(maps))
 
 
-def mass_inside(maps: Tensor, mask: Tensor) -> Tensor:
+@checked
+def mass_inside(maps: numbers("b h w"), mask: numbers("b h w")) -> Tensor:
     """Share of a map's absolute mass that lies inside a mask ``(b,)``; of positive evidence alone:
     pass ``maps.clamp_min(0)``, or see `positive_mass_inside`.
 
@@ -84,7 +87,8 @@ def mass_inside(maps: Tensor, mask: Tensor) -> Tensor:
     return (maps.abs() * mask).sum((1, 2)) / mass
 
 
-def positive_mass_inside(maps: Tensor, masks: Tensor) -> Scores:
+@checked
+def positive_mass_inside(maps: numbers("b h w"), masks: numbers("b h w")) -> Scores:
     """`mass_inside` of the positive values. A map with none scores the area of the mask, as a
     constant one does.
     """
@@ -95,7 +99,10 @@ def positive_mass_inside(maps: Tensor, masks: Tensor) -> Scores:
     return Scores(mass_inside(positive, masks), nothing | _constant(maps))
 
 
-def part_correlation(maps: Tensor, masks: Tensor, importance) -> Scores:
+@checked
+def part_correlation(
+    maps: numbers("b h w"), masks: numbers("b p h w"), importance: numbers("b p")
+) -> Scores:
     """Rank correlation, over the parts of one image, between the map summed over a part and the
     part's importance to the model.
 
@@ -112,18 +119,18 @@ def part_correlation(maps: Tensor, masks: Tensor, importance) -> Scores:
     Raises:
         ValueError: shapes that do not match, or fewer than three parts, which have hardly an order.
     """
-    masks, truth = torch.as_tensor(masks), np.asarray(importance, float)
-    if masks.ndim != 4 or truth.shape != tuple(masks.shape[:2]) or truth.shape[1] < 3:
-        got = f"{tuple(masks.shape)}, {truth.shape}"
-        raise ValueError(f"expected masks (b, p, h, w), importance (b, p) with p > 2, got {got}.")
-    maps = check_maps(maps, masks).double()
-    sums = einsum(maps, masks.double(), "b h w, b p h w -> b p")
-    values = torch.from_numpy(spearman(sums.cpu(), truth))
+    if importance.shape[1] < 3:
+        raise ValueError(f"importance: expected (b, p) with p > 2, got {(*importance.shape,)}.")
+    sums = einsum(maps.to(masks.device).double(), masks.double(), "b h w, b p h w -> b p")
+    values = torch.from_numpy(spearman(sums.cpu(), importance.cpu()))
     failed = values.isnan() | _constant(maps).cpu()
     return Scores(torch.where(failed, 0.0, values), failed)
 
 
-def controls(images: Tensor, masks: Tensor, seed: int = 0) -> dict[str, Tensor]:
+@checked
+def controls(
+    images: real("b c h w"), masks: numbers("b p h w|b h w"), seed: Seed = 0
+) -> dict[str, Tensor]:
     """Five maps ``(b, height, width)`` that look at the image or at nothing, never at the model.
 
     ``"random"``: independent noise. ``"smooth random"``: the same, blurred to blobs. ``"edges"``:
@@ -136,7 +143,7 @@ def controls(images: Tensor, masks: Tensor, seed: int = 0) -> dict[str, Tensor]:
         masks: true parts ``(b, p, height, width)``, or the object ``(b, height, width)``.
         seed: of the noise, which differs from image to image.
     """
-    grey = reduce(images, "b c h w -> b h w", "mean")
+    grey = reduce(images.detach(), "b c h w -> b h w", "mean")
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(grey.shape, generator=generator).to(images.device)
     edges = [np.hypot(*(sobel(one, axis, mode="nearest") for axis in (0, 1))) for one in grey.cpu()]
@@ -150,7 +157,8 @@ def controls(images: Tensor, masks: Tensor, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def planted_truth(masks: Tensor, importance) -> Tensor:
+@checked
+def planted_truth(masks: numbers("b p h w"), importance: numbers("b p")) -> Tensor:
     """What a perfect method would draw ``(b, height, width)``: each part's importance, spread
     evenly over the part and nothing elsewhere.
 
@@ -165,14 +173,18 @@ def planted_truth(masks: Tensor, importance) -> Tensor:
         ValueError: a part without a pixel, whose importance no map could show.
     """
     if bool((masks.amax((2, 3)) == 0).any()):
-        raise ValueError("planted_truth: a part has no pixel. Leave such images out, count them.")
+        raise ValueError("masks: a part has no pixel. Leave such images out, count them.")
     parts = masks.double()
     importance = torch.as_tensor(np.asarray(importance), dtype=parts.dtype, device=masks.device)
     shared = einsum(parts, parts, "b p h w, b q h w -> b p q")
-    return einsum(torch.linalg.solve(shared, importance), parts, "b p, b p h w -> b h w")
+    weights, failed = torch.linalg.solve_ex(shared, importance)
+    if bool(failed.any()):
+        raise ArithmeticError("masks: parts on the same pixels cannot be told apart. Merge them.")
+    return einsum(weights, parts, "b p, b p h w -> b h w")
 
 
-def planted_lie(masks: Tensor, importance) -> Tensor:
+@checked
+def planted_lie(masks: numbers("b p h w"), importance: numbers("b p")) -> Tensor:
     """A convincing wrong map ``(b, height, width)``: a smooth blob as far from every part as the
     image allows, and the parts in reverse.
 

@@ -6,7 +6,7 @@ model has learned shows the image.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from einops import rearrange
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
+from ctrace.arguments import Seed, Whole, checked
 from ctrace.check import check_classes, check_maps, check_number
 from ctrace.stats import spearman
 
@@ -42,6 +43,7 @@ class Cascade:
     failed: np.ndarray
 
 
+@checked
 def stages(model: nn.Module) -> list[str]:
     """Dotted names of the pieces that lose their weights one after the other, from the head down to
     the input.
@@ -67,7 +69,8 @@ def stages(model: nn.Module) -> list[str]:
     return found
 
 
-def randomize(model: nn.Module, depth: int, seed: int = 0) -> nn.Module:
+@checked
+def randomize(model: nn.Module, depth: Whole, seed: Seed = 0) -> nn.Module:
     """A copy of the model whose first ``depth`` stages, counted from the head, have fresh random
     weights.
 
@@ -95,8 +98,14 @@ def randomize(model: nn.Module, depth: int, seed: int = 0) -> nn.Module:
     return copied
 
 
+@checked
 def cascade(
-    model: nn.Module, methods: dict[str, Callable], images: Tensor, targets, depths=None, seed=0
+    model: nn.Module,
+    methods: Mapping,
+    images: Tensor,
+    targets,
+    depths: Iterable | None = None,
+    seed: Seed = 0,
 ) -> Cascade:
     """The maps of several methods while the model loses its weights, compared with those of the
     trained model.
@@ -112,8 +121,12 @@ def cascade(
     Raises:
         ValueError: a method that returns another shape or NaN.
     """
-    order, targets = stages(model), check_classes(targets, len(images))
+    order, targets = stages(model), check_classes(targets, len(images), what="targets")
+    if not methods or not all(map(callable, methods.values())):
+        raise ValueError(f"methods: expected functions by name, received {dict(methods)}.")
     depths = tuple(range(1, len(order) + 1)) if depths is None else tuple(depths)
+    for depth in depths or [None]:
+        check_number("depths", depth, whole=True, at_least=0, at_most=len(order))
 
     def maps_of(net):
         drawn = ((name, method(net, images, targets)) for name, method in methods.items())

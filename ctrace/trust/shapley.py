@@ -16,10 +16,12 @@ from einops import rearrange
 from skimage.segmentation import slic
 from torch import Tensor, nn
 
-from ctrace.check import check_classes, check_number, check_ready, prepare_images
+from ctrace.arguments import Count, Positive, Seed, checked, real, within
+from ctrace.check import check_classes, check_number, check_ready, prepare_images, rows_of
 from ctrace.stats import exact_shapley
 from ctrace.trust.hide import AT_ONCE, filled
 
+NO_NUMBERS = (torch.bool, torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 EXACT_UP_TO = 10  # regions; 1,024 coalitions
 
 
@@ -47,15 +49,16 @@ class Shapley:
         return (self.values / size)[self.regions]
 
 
+@checked
 @torch.no_grad()
 def shap(
     model: nn.Module,
     image: Tensor,
-    target: int,
+    target,
     regions: Tensor,
     baseline: str | Tensor = "blur",
-    samples: int = 512,
-    seed: int = 0,
+    samples: Count = 512,
+    seed: Seed = 0,
 ) -> Shapley:
     """Shapley values of the regions of one image, for the centred logit of a class.
 
@@ -86,17 +89,18 @@ def shap(
     return Shapley(values, regions.cpu(), whole, none)
 
 
+@checked
 @torch.no_grad()
 def lime(
     model: nn.Module,
     image: Tensor,
-    target: int,
+    target,
     regions: Tensor,
     baseline: str | Tensor = "blur",
-    samples: int = 512,
-    seed: int = 0,
-    width: float = 0.25,
-    ridge: float = 1.0,
+    samples: Count = 512,
+    seed: Seed = 0,
+    width: Positive = 0.25,
+    ridge: within(at_least=0) = 1.0,
 ) -> Shapley:
     """The surrogate of LIME (Ribeiro, Singh and Guestrin 2016) on the coalitions of `shap`: what
     each region adds to the centred logit in a linear model fitted near the whole image.
@@ -118,8 +122,6 @@ def lime(
     """
     r, value = _game(model, image, target, regions, baseline, seed)
     check_number(f"samples (to tell {r} regions apart)", samples, at_least=2 * r)
-    check_number("width", width, above=0)
-    check_number("ridge", ridge, at_least=0)
     present = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, (samples, r)) == 1)
     present[0] = True
     none, whole = value(torch.tensor([[False], [True]]).expand(2, r)).tolist()
@@ -156,7 +158,7 @@ def _game(
     check_ready(model)
     x = prepare_images(model, image)
     start, regions, found = filled(x, baseline, seed), regions.to(x.device), regions.unique()
-    if len(x) != 1 or regions.shape != x.shape[2:] or regions.is_floating_point():
+    if len(x) != 1 or regions.shape != x.shape[2:] or regions.dtype in NO_NUMBERS:
         got = f"{tuple(x.shape)} and {regions.dtype} {tuple(regions.shape)}"
         raise ValueError(
             f"regions: expected a whole number for each pixel of one image, got {got}."
@@ -168,7 +170,7 @@ def _game(
     def value(present: Tensor) -> Tensor:
         chunks = present.to(x.device).split(AT_ONCE)
         shown = (torch.where(chunk[:, regions][:, None], x, start) for chunk in chunks)
-        z = torch.cat([model(images).double() for images in shown]).cpu()
+        z = torch.cat([rows_of(model(images), len(images)).double() for images in shown]).cpu()
         return z[:, int(check_classes(target, 1, z.shape[1]))] - z.mean(1)
 
     return r, value
@@ -204,7 +206,8 @@ def kernel_shap(present: Tensor, value: Tensor, total: float) -> Tensor:
     return torch.cat([first, total - first.sum(0, keepdim=True)])
 
 
-def superpixels(image: Tensor, n: int = 36) -> Tensor:
+@checked
+def superpixels(image: real("c h w"), n: Count = 36) -> Tensor:
     """About ``n`` connected regions of similar colour ``(height, width)``, numbered from 0 (SLIC,
     Achanta et al. 2012).
 
@@ -213,8 +216,7 @@ def superpixels(image: Tensor, n: int = 36) -> Tensor:
     >>> superpixels(image, 4)[[0, 0, -1, -1], [0, -1, 0, -1]]
     tensor([0, 1, 2, 3])
     """
-    if image.ndim != 3 or not bool(torch.isfinite(image).all()):
-        raise ValueError(f"superpixels: expected one finite image, received {(*image.shape,)}.")
+    image = image.detach()
     scaled = (image - image.min()) / (image.max() - image.min()).clamp_min(1e-12)
     pixels = rearrange(scaled, "c h w -> h w c").double().cpu().numpy()
     labels = slic(pixels, n_segments=n, compactness=10, sigma=1, start_label=0)

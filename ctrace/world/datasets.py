@@ -8,7 +8,6 @@
 """
 
 import io
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from ctrace.arguments import warn
 from ctrace.aviary import SPECIES, Aviary, Cached
 from ctrace.check import check_number, one_of
 from ctrace.world.photos import rgb_image
@@ -139,7 +139,7 @@ def assemble(
         message = f"{len(bad)} of {len(records)} images cannot be read: {few(bad)}"
         if unreadable == "raise":
             raise ValueError(f"{message}. Repair them, or unreadable='report' leaves them out.")
-        warnings.warn(f"{message}. They are left out; the list is in .unreadable.", stacklevel=3)
+        warn(f"{message}. They are left out; the list is in .unreadable.")
     splits = {}
     for name, items in kept.items():
         if items:
@@ -153,7 +153,7 @@ def assemble(
     unseen = [name for i, name in enumerate(classes) if i not in seen]
     if unseen:
         message = f"{len(unseen)} classes have no training image and can never be right"
-        warnings.warn(f"{message}: {few(unseen)}.", stacklevel=3)
+        warn(f"{message}: {few(unseen)}.")
     return Splits(splits, tuple(map(str, classes)), tuple(bad))
 
 

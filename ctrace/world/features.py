@@ -16,7 +16,8 @@ from einops import rearrange
 from timm.layers import to_2tuple
 from torch import Tensor, nn
 
-from ctrace.check import at_least_float32, check_features, check_names, check_number, one_of
+from ctrace.arguments import Count, Features, Whole, check_fields, checked
+from ctrace.check import at_least_float32, check_names, check_number, one_of
 from ctrace.world.models import describe, load_model
 from ctrace.world.photos import as_list, as_pixels, load_images_helper
 from ctrace.world.tokens import TimmViTPatchBackbone, evaluating, layer_to_map, patch_tokens
@@ -46,13 +47,14 @@ class GridFeatures:
     tensor(11.)
     """
 
-    features: Tensor
+    features: Features
     names: tuple[str, ...]
-    grid_hw: tuple[int, int]
-    n_images: int = 1
+    grid_hw: tuple[Count, Count]
+    n_images: Count = 1
 
     def __post_init__(self):
-        n, c = check_features(self.features, rows_at_least=1).shape
+        check_fields(self)
+        n, c = self.features.shape
         object.__setattr__(self, "names", check_names(self.names, c, "channels"))
         object.__setattr__(self, "grid_hw", tuple(self.grid_hw))
         if len(self.grid_hw) != 2 or n != self.n_images * math.prod(self.grid_hw):
@@ -98,6 +100,7 @@ def standardise(x: Tensor, least) -> Tensor:
     return centred / variance.masked_fill(flat, 1).sqrt() * ~flat
 
 
+@checked
 def timm_features(
     images, model, pretrained: bool = True, checkpoint: str | os.PathLike | None = None, **options
 ) -> GridFeatures:
@@ -129,6 +132,7 @@ def timm_features(
     return GridFeatures(rearrange(out.H, "b n c -> (b n) c"), names, out.grid_hw, len(out.H))
 
 
+@checked
 def conv_features(
     images, model, layer: str, pad: int = 48, unit: bool = True, centre: bool = True
 ) -> GridFeatures:
@@ -250,12 +254,13 @@ def _placement(side: int, step: int, first: float, pad: int) -> tuple[int, int, 
     return cells, cut, round(ahead + cut * step)
 
 
+@checked
 def prepare_grid_features(
     images: Sequence,
     transform: Callable,
     extract: Callable,
-    num_prefix_tokens: int = 1,
-    grid_hw: tuple[int, int] | None = None,
+    num_prefix_tokens: Whole = 1,
+    grid_hw: tuple[Count, Count] | None = None,
 ) -> tuple[Tensor, int, int, int]:
     """Token features of several images as one matrix: ``(features (b * h * w, c), b, h, w)``.
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import einsum, rearrange, reduce
 from torch import Tensor
 
+from ctrace.arguments import Count, checked
 from ctrace.check import check_number, one_of
 from ctrace.world.features import GridFeatures, standardise
 from ctrace.world.photos import as_pixels
@@ -35,8 +36,9 @@ CONSTANT = 0.01
 ORIENTATIONS = {"horizontal": 90.0, "rising": 45.0, "vertical": 0.0, "falling": 135.0}
 
 
+@checked
 def filter_bank(
-    images, grid: int | tuple[int, int] = 72, weights: Mapping[str, float] | None = None
+    images, grid: Count | tuple[Count, Count] = 72, weights: Mapping[str, float] | None = None
 ) -> GridFeatures:
     """Colour, texture, contrast and position of photographs, one named channel each.
 

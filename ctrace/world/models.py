@@ -25,8 +25,9 @@ from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
 from torch import nn
 from torchvision.models import squeezenet1_0
 
+from ctrace.arguments import checked
 from ctrace.aviary import SPECIES
-from ctrace.check import check_pixels, one_of
+from ctrace.check import check_device, check_pixels, one_of
 from ctrace.world.weights import fill, published
 
 MODEL_VARIABLE = "CTRACE_MODEL"
@@ -61,6 +62,7 @@ class ModelInfo:
     grid: tuple[int, int] | None
     classes: tuple[str, ...] | None
 
+    @checked
     def preprocess(self, images: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
         """Images `(n, 3, height, width)` or `(3, height, width)` in [0, 1] to the model's input
         `(n, 3, *size)`.
@@ -196,6 +198,7 @@ def _bundled_names(name: str) -> tuple[str, ...] | None:
     return tuple(species.name for species in SPECIES) if is_classifier else None
 
 
+@checked
 def load_model(
     name: str,
     weights: str | os.PathLike = "auto",
@@ -225,6 +228,7 @@ def load_model(
         (12, 12)
     """
     name, choice = str(name), os.fspath(weights)
+    device = check_device(device)
     if not timm.is_model(name.split(".")[0]):
         one_of("model", name, [*BUNDLED, *timm.list_models()])
     build = build_bundled if name in BUNDLED else timm.create_model

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from ctrace.arguments import Count, checked
 from ctrace.check import check_pixels, one_of
 
 TABLE = Path(__file__).parents[1] / "data" / "photos.csv"
@@ -44,7 +46,8 @@ def photo_names() -> list[str]:
     return sorted(name for name, file in files.items() if file is not None and file.is_file())
 
 
-def load_photo(name: str, size: int | tuple[int, int] | None = 480) -> Image.Image:
+@checked
+def load_photo(name: str, size: Count | tuple[Count, Count] | None = 480) -> Image.Image:
     """One photograph from an installed wheel, as an RGB image.
 
     Args:
@@ -85,7 +88,7 @@ def _resize(image: Image.Image, size: int | tuple[int, int] | None) -> Image.Ima
         target = tuple(size)
     if len(target) != 2 or min(target) < 1:
         expected = "a positive number of pixels, (width, height) or None"
-        raise ValueError(f"size must be {expected}, received {size!r}.")
+        raise ValueError(f"size: expected {expected}, received {size!r}.")
     return ImageOps.fit(image, target, method=Image.Resampling.LANCZOS)
 
 
@@ -103,9 +106,11 @@ def load_images_helper(pil_images_or_paths) -> list[Image.Image]:
 def as_list(images) -> list:
     """Images as a list; a path, a PIL image or an array with three axes is a list of one."""
     alone = isinstance(images, (str, Path, Image.Image)) or getattr(images, "ndim", None) == 3
+    if not alone and not isinstance(images, Iterable):
+        raise ValueError(f"image: expected images or paths, received {type(images).__name__}.")
     images = [images] if alone else list(images)
     if not images:
-        raise ValueError("expected at least one image, received none. A pattern without files?")
+        raise ValueError("image: expected at least one, received none. A pattern without files?")
     return images
 
 
@@ -129,12 +134,12 @@ def rgb_image(entry) -> Image.Image:
     """
     if not isinstance(entry, (str, Path, Image.Image)):
         got = f"received {type(entry).__name__}. An array: PIL.Image.fromarray(array)"
-        raise ValueError(f"expected a path or a PIL image, {got}.")
+        raise ValueError(f"image: expected a path or a PIL image, {got}.")
     if isinstance(entry, Image.Image):
         return _eight_bits(ImageOps.exif_transpose(entry)).convert("RGB")
     if not Path(entry).is_file():
         raise FileNotFoundError(
-            f"no image file at {str(entry)!r} (looked from {Path.cwd()}). Check the path; "
+            f"image: no file at {str(entry)!r} (looked from {Path.cwd()}). Check the path; "
             "photographs by name come from load_photo."
         )
     try:
@@ -142,8 +147,8 @@ def rgb_image(entry) -> Image.Image:
             return rgb_image(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
-            f"{str(entry)!r} is a file but not an image that Pillow can read ({error}). It may be "
-            "cut off or carry the wrong extension."
+            f"image: {str(entry)!r} is a file but not an image that Pillow can read ({error}). It "
+            "may be cut off or carry the wrong extension."
         ) from error
 
 
@@ -154,7 +159,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         low, high = image.getextrema()
         raise ValueError(
-            f"image mode {image.mode!r}: 32-bit pixels from {low:g} to {high:g} do not say what is "
-            "white. Scale them to 0..255: PIL.Image.fromarray(array.astype('uint8'))."
+            f"image: mode {image.mode!r}, 32-bit pixels from {low:g} to {high:g} do not say what "
+            "is white. Scale them to 0..255: PIL.Image.fromarray(array.astype('uint8'))."
         )
     return image

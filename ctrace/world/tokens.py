@@ -19,6 +19,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ctrace.arguments import Count, Whole, checked
 from ctrace.world.models import describe, load_model
 
 
@@ -73,12 +74,13 @@ def patch_tokens(tokens: Tensor, num_prefix_tokens: int, grid: tuple[int, int]) 
     return tokens[:, num_prefix_tokens:]
 
 
+@checked
 def tokens_to_map(
     tokens: Tensor,
     model: nn.Module | None = None,
     image_size: tuple[int, int] | None = None,
-    num_prefix_tokens: int | None = None,
-    grid: tuple[int, int] | None = None,
+    num_prefix_tokens: Whole | None = None,
+    grid: tuple[Count, Count] | None = None,
 ) -> Tensor:
     """Drop the prefix tokens and lay the others on their grid: ``(b, n, c)`` to ``(b, c, h, w)``.
 
@@ -226,11 +228,12 @@ class TimmViTPatchBackbone(nn.Module):
                 )
         self.model, self.out_norm = model if device is None else model.to(device), out_norm
 
+    @checked
     @torch.no_grad()
     def forward(self, images: Tensor) -> PatchOutput:
         """The patch tokens of prepared images (scaled and normalised as the model was trained)."""
         model, grid, patch = self.model, *self._grid(images)
-        images = images.to(next(model.parameters()).device)
+        images = images.to(next(model.parameters()))
         with evaluating(model):
             if self.out_norm:
                 H = patch_tokens(model.forward_features(images), model.num_prefix_tokens, grid)
@@ -238,11 +241,13 @@ class TimmViTPatchBackbone(nn.Module):
                 (H,) = model.forward_intermediates(
                     images, indices=1, norm=False, output_fmt="NLC", intermediates_only=True
                 )
+        if not bool(torch.isfinite(H).all()):
+            raise ValueError("images: the model makes NaN or infinity of them. Are they scaled?")
         return PatchOutput(H, patch_centers(grid).to(H), grid, patch)
 
     def _grid(self, images: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-        if images.ndim != 4 or images.shape[1] != 3:
-            got = f"received {tuple(images.shape)}. A single image needs image[None]"
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            got = f"received {images.dtype} {tuple(images.shape)}. A single image needs image[None]"
             raise ValueError(f"images: expected (b, 3, height, width), {got}.")
         size, embed = tuple(images.shape[2:]), self.model.patch_embed
         patch = tuple(int(side) for side in embed.feat_ratio(as_scalar=False))

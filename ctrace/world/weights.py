@@ -16,11 +16,14 @@ import timm
 from huggingface_hub import constants, try_to_load_from_cache
 from torch import Tensor, nn
 
+from ctrace.arguments import checked
+
 WEIGHTS_VARIABLE = "CTRACE_WEIGHTS_DIR"
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 ON_THE_HUB = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
 
 
+@checked
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Tensor]:
     """The tensors of a safetensors file or of a torch checkpoint; code inside a file is never
     executed.
@@ -32,7 +35,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Tensor]:
     if not path.is_file() or not path.stat().st_size:
         problem = "an empty file is" if path.is_file() else "no weight file"
         raise ValueError(
-            f"{problem} at {path}. Fetch it again, or choose 'auto', 'pretrained' or 'random'."
+            f"weights: {problem} at {path}. Fetch it again, or choose 'auto' or 'random'."
         )
     try:
         state = timm.models.load_state_dict(str(path), weights_only=True)
@@ -41,11 +44,11 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Tensor]:
     except Exception as error:  # torch.load and safetensors raise many types for a bad file
         problem = "is no readable safetensors file" if path.suffix == ENDINGS[0] else "was refused"
         raise ValueError(
-            f"{path} {problem}: {_first_line(error)}. Only whole files that hold nothing but "
-            "tensors are read (weights_only=True). Fetch it again, or save its state dict."
+            f"weights: {path} {problem}: {_first_line(error)}. Only whole files that hold "
+            "nothing but tensors is read (weights_only=True). Fetch it again, or save a state dict."
         ) from error
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state dict (a mapping from names to tensors).")
+        raise ValueError(f"weights: {path} holds no state dict (a mapping from names to tensors).")
     return state
 
 
@@ -55,7 +58,7 @@ def fill(model: nn.Module, path: str | os.PathLike, name: str) -> None:
         model.load_state_dict(read_checkpoint(path))
     except RuntimeError as error:
         raise ValueError(
-            f"{path} does not fit {name}: {' '.join(str(error).split())[:400]}. Is it the "
+            f"weights: {path} does not fit {name}: {' '.join(str(error).split())[:400]}. Is it the "
             "checkpoint of another architecture?"
         ) from error
 
