@@ -384,3 +384,20 @@ def test_the_runner_goes_from_a_data_set_to_accuracy_and_an_explanation(capsys, 
 
 def test_the_runner_is_short():
     assert len(Path(runner.__file__).read_text().splitlines()) < 200
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_the_work(backbone, splits, tmp_path):
+    carrot = Carrot(backbone, preprocess=scaled)
+    carrot.embed = lambda images: pytest.fail("embedded first")
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    with pytest.raises(ValueError, match="cache: cannot write into"):
+        carrot.embeddings(splits["test"], cache=tmp_path / "taken", progress=False)
+
+
+def test_embedding_a_data_set_leaves_the_global_generator_and_no_unfinished_file(
+    backbone, splits, tmp_path
+):
+    before = torch.get_rng_state()
+    Carrot(backbone, preprocess=scaled).embeddings(splits["test"], cache=tmp_path, progress=False)
+    assert torch.equal(before, torch.get_rng_state())
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}

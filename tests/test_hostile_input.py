@@ -847,7 +847,7 @@ FEW = settings(
 )
 # Records that functions return, and operators that take what these have checked.
 INNER = {"Spectrum", "Diagnosis", "ChannelTrace", "SPARE", "LONGEST", "row_tiles"}
-INNER |= {"ways_to_eigenpairs", "conjugate_gradients", "eigenvector_factors"}
+INNER |= {"leading_eigenpairs", "ways_to_eigenpairs", "conjugate_gradients", "eigenvector_factors"}
 # Called in `CALLS` through a method or under the name of what it makes.
 THROUGH = {"ChannelStatistics": "ChannelStatistics.collect", "RegionGraph": "from_weights"}
 THROUGH |= {"RidgeHead": "RidgeHead", "importance_table": "importance_table"}
@@ -926,3 +926,17 @@ def test_a_warning_points_at_the_line_of_the_caller(asked, said):
     with pytest.warns(Warning, match=said) as seen:
         asked()
     assert {warning.filename for warning in seen if said in str(warning.message)} == {__file__}
+
+
+def test_seeded_noise_does_not_follow_the_default_precision():
+    def drawn():
+        maps = saliency.smoothgrad(NET, IMAGES, 1, samples=2)
+        return maps, hide.filled(IMAGES, "noise"), localize.controls(IMAGES, SPOTS)["random"]
+
+    usual = drawn()
+    torch.set_default_dtype(torch.float64)
+    try:
+        other = drawn()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(usual, other))

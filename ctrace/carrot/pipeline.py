@@ -118,7 +118,8 @@ class Carrot:
             ValueError: no image, embeddings that are not finite, or a damaged file.
         """
         key = None if cache is None else self._key()
-        loader = DataLoader(data, 64) if isinstance(data, Dataset) else data
+        own = torch.Generator()  # a loader would draw from the global one
+        loader = DataLoader(data, 64, generator=own) if isinstance(data, Dataset) else data
         rows, labels = [], []
         for batch in tqdm(loader, desc="embedding", unit="batch", disable=not progress):
             images, y = check_batch(batch)
@@ -246,10 +247,17 @@ class Carrot:
         key.update(str(tuple(images.shape)).encode() + _bytes(images))
         path = Path(folder, f"{key.hexdigest()[:24]}.safetensors")
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(f".{os.getpid()}")
-            save_file({"G": self.embed(images).cpu().contiguous()}, unfinished)
-            os.replace(unfinished, path)  # whole or not at all
+            try:  # before the work, not after it
+                path.parent.mkdir(parents=True, exist_ok=True)
+                unfinished.touch()
+            except OSError as error:
+                raise ValueError(f"cache: cannot write into {folder}: {error}.") from error
+            try:
+                save_file({"G": self.embed(images).cpu().contiguous()}, unfinished)
+                os.replace(unfinished, path)  # whole or not at all
+            finally:
+                unfinished.unlink(missing_ok=True)
         try:
             return load_file(path)["G"]
         except (SafetensorError, KeyError) as error:

@@ -150,7 +150,7 @@ class GradCAM:
         first, second = prepare_images(self.model, first), prepare_images(self.model, second)
         if len(first) != 1 or first.shape != second.shape:
             shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
-            raise ValueError(f"first, second: expected single images of one size, not {shapes}.")
+            raise ValueError(f"first, second: two single images of one size, not {shapes}.")
         pair = torch.cat([first, second])
         return self._explain(pair, lambda output: make_target(output, similarity, output.flip(0)))
 

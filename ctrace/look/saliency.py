@@ -74,8 +74,9 @@ def smoothgrad(
     images, question, _ = _ask(model, image, target, embeddings)
     maps = []
     for i, x in enumerate(images):
-        spread = torch.full((samples, *x.shape), noise * float(x.max() - x.min()))
-        offsets = torch.normal(0.0, spread, generator=torch.Generator().manual_seed(seed)).to(x)
+        spread, generator = noise * float(x.max() - x.min()), torch.Generator().manual_seed(seed)
+        drawn = torch.randn(samples, *x.shape, generator=generator, dtype=torch.float32)
+        offsets = (spread * drawn).to(x)
         slopes, _ = _slopes(model, x + offsets, question, i)
         maps.append(slopes.mean(0))
     return torch.stack(maps)

@@ -191,7 +191,8 @@ def _natural_slope(target: Target, e: Tensor) -> Tensor:
 
 
 def _length_is_fixed(unit: Tensor, output: Tensor, pull: Callable, tolerance: float) -> Tensor:
-    other = torch.randn(unit.shape[1], generator=torch.Generator().manual_seed(0)).to(unit)
+    generator = torch.Generator().manual_seed(0)
+    other = torch.randn(unit.shape[1], generator=generator, dtype=torch.float32).to(unit)
     other = (other / other.norm()).expand_as(unit)
     along, across = (pull(v.to(output.dtype)).flatten(1).norm(dim=1) for v in (unit, other))
     return along <= tolerance * across

@@ -59,7 +59,7 @@ def filled(images: floating("b c h w"), fill: str | Tensor = "blur", seed: Seed 
         return gaussian_blur(images, 2 * reach + 1, longest / 12)
     if fill == "noise":
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(images.shape[1:], generator=generator).to(images)
+        noise = torch.randn(images.shape[1:], generator=generator, dtype=torch.float32).to(images)
         return mean + images.std((2, 3), keepdim=True) * noise
     return torch.zeros_like(images) if fill == "zero" else mean.expand_as(images)
 
@@ -254,7 +254,7 @@ def road(
 
     def imputed(images, hidden):
         generator = torch.Generator().manual_seed(seed)
-        speckle = torch.randn(images.shape[1:], generator=generator).to(images)
+        speckle = torch.randn(images.shape[1:], generator=generator, dtype=torch.float32).to(images)
         speckle = noise * images.std((1, 2, 3), keepdim=True) * speckle
         return impute(images, hidden) + speckle * hidden[:, None]
 

@@ -145,7 +145,7 @@ def controls(
     """
     grey = reduce(images.detach(), "b c h w -> b h w", "mean")
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(grey.shape, generator=generator).to(images.device)
+    noise = torch.randn(grey.shape, generator=generator, dtype=torch.float32).to(images.device)
     edges = [np.hypot(*(sobel(one, axis, mode="nearest") for axis in (0, 1))) for one in grey.cpu()]
     masks = masks.to(images)
     return {
