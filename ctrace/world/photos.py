@@ -110,7 +110,7 @@ def as_list(images) -> list:
         raise ValueError(f"image: expected images or paths, received {type(images).__name__}.")
     images = [images] if alone else list(images)
     if not images:
-        raise ValueError("image: expected at least one, received none. A pattern without files?")
+        raise ValueError("image: expected at least one image, none came. A pattern without files?")
     return images
 
 
