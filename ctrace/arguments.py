@@ -51,7 +51,10 @@ def _finite(what: str, x: Tensor) -> Tensor:
 
 
 def _numbers(what: str, value) -> Tensor:
-    return _finite(what, at_least_float32(as_tensor(what, value).detach()))
+    x = as_tensor(what, value)
+    if x.is_floating_point() and isinstance(value, float | list | tuple):
+        x = as_tensor(what, value, dtype=torch.float64)  # torch reads in its default precision
+    return _finite(what, at_least_float32(x.detach()))
 
 
 @dataclass(frozen=True)

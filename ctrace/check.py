@@ -72,9 +72,7 @@ def check_number(what: str, value: float, whole: bool = False, **bounds: float) 
 def as_tensor(what: str, value, **where) -> Tensor:
     """``value`` as a tensor: a tensor, an array or a list of numbers, for what judges or counts."""
     try:
-        x = torch.as_tensor(value, **where)
-        lists = isinstance(value, float | list | tuple) and x.is_floating_point() and not where
-        return torch.as_tensor(value, dtype=torch.float64) if lists else x
+        return torch.as_tensor(value, **where)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         wanted = f"expected a tensor, an array or a list of numbers, received {seen(value)}"
         raise ValueError(f"{what}: {wanted}. ({str(error).splitlines()[0]})") from error

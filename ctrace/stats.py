@@ -7,6 +7,7 @@ from functools import lru_cache
 from math import comb
 
 import numpy as np
+import torch
 from scipy.stats import rankdata
 
 from ctrace.arguments import Count, Numbers, Seed, checked, numbers
@@ -59,7 +60,9 @@ def bootstrap(
     >>> bootstrap(np.ones(10))
     Interval(value=1.0, low=1.0, high=1.0)
     """
-    columns = [as_tensor("bootstrap", column).detach().double().numpy() for column in columns]
+    columns = [
+        as_tensor("bootstrap", column, dtype=torch.float64).detach().numpy() for column in columns
+    ]
     size = columns[0].shape[:axes]
     if any(c.shape[:axes] != size for c in columns) or 0 in size or len(size) < axes:
         shapes = [c.shape for c in columns]

@@ -223,5 +223,5 @@ def test_refuses_what_has_no_answer(model):
     for target, words in ((-1, "classes run from 0 to 1"), (True, "bool"), (2, "from 0 to 1")):
         with pytest.raises(ValueError, match=words):
             shap(net, x, target, regions % 3, start[None])
-    with pytest.raises(ValueError, match="finite image"):
+    with pytest.raises(ValueError, match="image: expected finite"):
         superpixels(x * torch.nan)
