@@ -3,7 +3,7 @@
 The region is the top of the map; its opponents are the bottom of the map and many copies of the top
 region, moved to other places. All have the same area, and the copies the same shape, so that
 nothing but the *place* can decide. A map survives if its place matters more than nearly all others;
-a map that knows nothing survives no more often than the significance level says.
+a region placed at random survives about as often as the significance level says.
 """
 
 from collections.abc import Callable
