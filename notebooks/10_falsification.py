@@ -712,7 +712,7 @@ assert (
 )
 
 # %% [markdown]
-# The truth beats chance, and chance the lie, in every test and on every bird. It is not the winner of deletion: with the first tenth hidden, integrated gradients leave less of the answer. The truth gives all pixels of a part one value, deletion asks for
+# The truth beats chance, and chance the lie, in every test and on every bird. It is not the winner of deletion: with the first tenth hidden, integrated gradients leave less of the answer. The truth spreads what a part is worth evenly over it, deletion asks for
 # the few pixels that break the answer, and those are two questions.
 
 # %%
@@ -1242,7 +1242,7 @@ assert check_pointing(pointing)
 # %%
 def check_fool(own):
     """Asks for a map that passes the first null and watches the second."""
-    results = falsify(own(birds), images, quick, classes, inside=birds, copies=39)
+    results = falsify(own(birds), images, quick, classes, inside=birds)
     anywhere = sum(r.p <= 0.05 and r.margin > 0 for r in results)
     print(f"anywhere {anywhere} of {BIRDS}, inside too {survivors(results)}")
     return anywhere >= 6
