@@ -815,7 +815,7 @@ show_figure(
                 ),
             ]
         ],
-        ["photograph", *(wrapped(name, 12) for name in drawn_by)],
+        ["photograph", *(name.replace(" ", "\n") for name in drawn_by)],
         1 + len(drawn_by),
         [name.replace(" ", "\n") for name in seen.values()],
         limit=1,
