@@ -44,7 +44,6 @@ from ctrace.trust.localize import controls, pointing_game, positive_mass_inside
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.world.models import chosen_model, load_model
 from einops import rearrange
-from matplotlib.patheffects import withStroke
 from torch import nn
 
 started = time.time()
@@ -842,8 +841,6 @@ for number in range(1, 7):
 figure = viz.show_grid(
     panels, titles, columns=2, unit="share of the largest", tallest=1.45
 )
-for text in (text for ax in figure.axes for text in ax.texts):  # "no evidence"
-    text.set(color=viz.INK, path_effects=[withStroke(linewidth=3, foreground="white")])
 figure.suptitle("Six ways your Grad-CAM lies", weight="bold")
 show_figure(
     figure,

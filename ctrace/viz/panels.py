@@ -165,7 +165,9 @@ def _draw(ax, panel: Panel, colours: ScalarMappable, numbers: str) -> None:
         _draw_borders(ax, mask, "white", 1.6)
         _draw_borders(ax, mask, paint.INK, 0.7)
     if empty:
-        ax.text(w / 2, h / 2, "no evidence", color=paint.QUIET, style="italic", **middle)
+        rim = [withStroke(linewidth=3, foreground="white")]  # to be read over a photograph
+        said = {"color": paint.INK, "style": "italic", "path_effects": rim}
+        ax.text(w / 2, h / 2, "no evidence", **said, **middle)
     for (i, j), value in np.ndenumerate(values) if numbers and not empty else ():
         text = format(value, numbers).replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else ""
         colour = "white" if abs(value) > 0.6 * colours.norm.vmax else paint.INK
