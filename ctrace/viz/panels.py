@@ -145,12 +145,12 @@ def _draw(ax, panel: Panel, colours: ScalarMappable, numbers: str) -> None:
     h, w = next(part for part in panel[1:] + panel[:1] if part is not None).shape[:2]
     place = {"extent": (0, w, h, 0), "interpolation": "nearest"}
     middle = {"ha": "center", "va": "center"}
+    rim = [withStroke(linewidth=2.4, foreground="white")]  # letters over a photograph
     empty = values is not None and not np.nan_to_num(values).any()
     if segments is not None:
         segments = segments.astype(int)
         ax.imshow(paint.coloured_segments(segments, photo), **place)
         _draw_borders(ax, segments, "white", 0.9)
-        rim = [withStroke(linewidth=2.4, foreground="white")]
         for index, (x, y) in paint.widest_places(segments).items():
             ax.text(x, y, str(index), weight="bold", path_effects=rim, **middle)
     elif photo is None:
@@ -165,9 +165,7 @@ def _draw(ax, panel: Panel, colours: ScalarMappable, numbers: str) -> None:
         _draw_borders(ax, mask, "white", 1.6)
         _draw_borders(ax, mask, paint.INK, 0.7)
     if empty:
-        rim = [withStroke(linewidth=3, foreground="white")]  # to be read over a photograph
-        said = {"color": paint.INK, "style": "italic", "path_effects": rim}
-        ax.text(w / 2, h / 2, "no evidence", **said, **middle)
+        ax.text(w / 2, h / 2, "no evidence", style="italic", path_effects=rim, **middle)
     for (i, j), value in np.ndenumerate(values) if numbers and not empty else ():
         text = format(value, numbers).replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else ""
         colour = "white" if abs(value) > 0.6 * colours.norm.vmax else paint.INK
