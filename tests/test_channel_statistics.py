@@ -271,6 +271,15 @@ def test_a_file_that_holds_something_else_is_said(tmp_path):
         ChannelStatistics.load(tmp_path / "bad.safetensors")
 
 
+@pytest.mark.parametrize(("table", "value"), [("mean", float("nan")), ("m2", -1), ("count", -1)])
+def test_a_file_altered_by_hand_is_refused(table, value, tmp_path):
+    altered = collect()
+    getattr(altered.moments, table)[0, 0] = value
+    altered.save(tmp_path / "s.safetensors")
+    with pytest.raises(ValueError, match="a NaN or an infinity, or a negative count or spread"):
+        ChannelStatistics.load(tmp_path / "s.safetensors")
+
+
 def test_a_bar_is_drawn_only_when_asked_for(capsys):
     collect()
     assert capsys.readouterr().err == ""

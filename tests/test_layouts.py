@@ -310,3 +310,15 @@ def test_help_shows_a_whole_command(package, capsys):
         main(["--help"])
     assert ended.value.code == 0
     assert f"python -m {package.__name__} " in capsys.readouterr().out
+
+
+def test_classes_that_are_numbers_come_in_the_order_of_numbers(tmp_path):
+    names = ("-10", "-2", "0.5", "1", "2", "10", "cat")
+    lines = ["image,class_name,split"]
+    for place, name in enumerate(reversed(names)):
+        for split in ("train", "test"):
+            file = tmp_path / f"{place}{split}.png"
+            Image.fromarray(np.full((8, 8, 3), place, np.uint8)).save(file)
+            lines.append(f"{file.name},{name},{split}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    assert read_splits(tmp_path / "table.csv", 8).classes == names

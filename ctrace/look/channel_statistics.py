@@ -226,6 +226,10 @@ class ChannelStatistics:
             shapes = [tuple(x.shape) for x in (*tables, weights)]
             if shapes != [(k, 1), (k, c), (k, c), (2, c)]:
                 raise ValueError(f"tables of shapes {shapes} for {c} channels")
+            count, _, m2 = tables
+            finite = all(bool(x.isfinite().all()) for x in (*tables, weights))
+            if not finite or bool((count < 0).any() or (m2 < 0).any()):
+                raise ValueError("a NaN or an infinity, or a negative count or spread")
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no channel statistics: {error}. Cut short?") from error
         return cls(layers, Moments(*tables).map(lambda x: x.to(device, torch.double)), weights)

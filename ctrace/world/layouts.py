@@ -4,6 +4,7 @@ refused with its file and line.
 """
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -267,4 +268,5 @@ def lfw_pairs(path, images) -> Pairs:
 def _natural(name):
     """Sorts numbers as numbers, whether written as text or not, and before words."""
     text = str(name)
-    return (0, int(text), text) if text.isdecimal() else (1, 0, text)
+    number = re.fullmatch(r"[-+]?\d+(\.\d+)?", text)
+    return (0, float(text), text) if number else (1, 0, text)
