@@ -74,8 +74,8 @@ def test_intervals_of_many_rows_are_those_of_each_row_alone():
         alone = bootstrap(values[i])
         assert np.allclose(found[i], (alone.value, alone.low, alone.high), atol=1e-12)
     values[0, 1, 5] = np.nan
-    for bad in (values, np.ones((2, 0))):
-        with pytest.raises(ValueError, match="values: expected finite numbers"):
+    for bad, wanted in ((values, "finite numbers"), (np.ones((2, 0)), "at least one real number")):
+        with pytest.raises(ValueError, match=f"values: expected {wanted}"):
             mean_intervals(bad)
 
 
