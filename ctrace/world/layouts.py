@@ -44,7 +44,8 @@ def folder_splits(root, size: int, **options) -> Splits:
 
     Args:
         root: the folder; its splits are train, val and test (or training, valid, validation).
-        size, **options: see `read_splits`.
+        size: pixels a side.
+        **options: see `read_splits`.
 
     Raises:
         ValueError: folders or images missing, a folder that is no split, a split without images, an
