@@ -13,12 +13,12 @@ from torch import Tensor
 __all__ = ["ways_to_eigenpairs", "leading_eigenpairs", "conjugate_gradients"]
 
 PRECISE_UP_TO = 256  # below this many points LAPACK takes no longer in float64 than in float32
-DENSE_UP_TO = 768  # below this many LAPACK is the fastest way
+DENSE_UP_TO = 1024  # below this many LAPACK is the fastest way, or nearly
 DENSE_AT_MOST = 4096  # up to here it stands in for an iteration that failed: 0.2 GB
 # What both ways cost, measured on one core and counted in weights that meet a column: LAPACK's
 # leading pairs cost 2.3 n^3, a step of the iteration m n (n + 60 times the columns of its basis).
 LAPACK_COST, BASIS_COST = 2.3, 60
-ADVANCE = 0.6  # the share of LAPACK's cost after which an iteration gives way to it
+ADVANCE = 0.45  # the share of LAPACK's cost after which an iteration gives way to it
 FEWEST_STEPS = 6  # hardly an iteration converges in fewer: where they do not pay, none is begun
 FEW = 8  # LAPACK picks single pairs where they are at most one in so many; else it finds all
 SPARE = 8  # eigenpairs followed beyond the k asked for: a crowd next to the k-th delays only them
