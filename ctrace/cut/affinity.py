@@ -17,7 +17,8 @@ LOCAL_NEIGHBOR = 7  # Zelnik-Manor and Perona (2004), section 3
 SAMPLE = 1000  # rows that the rules for one number look at
 QUANTILE = 0.25  # of the mean weights, which the degree rule aims at
 EXPONENT_DIGITS = 1e-4  # rounding allowed in an exponent: far from all others, a row costs digits
-TILE_BYTES = 2**23  # one (rows, n) tile; a handful of them are alive at once
+TILE_BYTES = 2**23  # one (rows, n) tile on a CPU, of its cache's size; a handful are alive at once
+GPU_TILES = 256  # on a GPU a tile is this part of its memory: small ones would leave it idle
 # In a graph no weight is smaller than rounding to this power, 4e-18 in float32: beside a point's
 # weight of 1 to itself that is nothing, and a denormal number makes products 20 times slower.
 FAINTEST = 2.5
@@ -282,7 +283,10 @@ def _degree_scale(x: Tensor) -> Tensor:
 
 def row_tiles(rows: int, like: Tensor, n: int | None = None) -> list[slice]:
     """Slices of ``rows`` rows of a matrix with ``n`` columns (``rows`` when left out), each within
-    the tile's bytes.
+    the bytes of a tile on the device of ``like``.
     """
-    step = max(1, TILE_BYTES // ((n or rows) * like.element_size()))
+    tile = TILE_BYTES
+    if like.is_cuda:  # all of its memory, not what is free: the same tiles in every run
+        tile = max(tile, torch.cuda.get_device_properties(like.device).total_memory // GPU_TILES)
+    step = max(1, tile // ((n or rows) * like.element_size()))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
