@@ -114,6 +114,35 @@ def test_a_fitted_ncut_can_be_pickled_and_copied(affinity):
         assert torch.equal(copied.transform(x), ncut.transform(x))
 
 
+@pytest.mark.parametrize("affinity", ["rbf", "cosine"])
+def test_a_copy_of_a_tracked_fit_is_a_constant(affinity):
+    x = 2 * blobs().requires_grad_()  # no leaf: torch copies none that has a history
+    ncut = Ncut(4, affinity=affinity, track_grad=True)
+    U = ncut.fit_transform(x)
+    for copied in (pickle.loads(pickle.dumps(ncut)), copy.deepcopy(ncut)):
+        assert torch.equal(copied.transform(x), ncut.transform(x))
+        assert not copied.graph.x.requires_grad and copied.bandwidth.equal(ncut.bandwidth)
+    assert torch.autograd.grad((U[:, 1] ** 4).sum(), x)[0].any()  # the original keeps its own
+
+
+@pytest.mark.parametrize("given_in_the_mode", [False, True])
+def test_a_fit_in_inference_mode_serves_a_gradient_later(given_in_the_mode):
+    x, ncut, known = blobs(), Ncut(4, track_grad=True), Ncut(4, track_grad=True).fit(blobs())
+    with torch.inference_mode():
+        ncut.fit(blobs() if given_in_the_mode else x)
+    new = (x[:5] + 0.01).requires_grad_()
+    slopes = [torch.autograd.grad((n.transform(new) ** 2).sum(), new)[0] for n in (ncut, known)]
+    assert slopes[0].any() and torch.equal(*slopes)
+
+
+def test_tolerances_reach_the_solver():
+    x = torch.randn(1200, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    loose, tight = (Ncut(3, 2.0, tolerance=t, gradient_tolerance=t).fit(x) for t in (1e-4, 1e-11))
+    assert loose.spectrum.forward < tight.spectrum.forward
+    assert tight.spectrum.residual < 1e-10 < loose.spectrum.residual < 1e-3
+    assert loose.spectrum.gradient_tolerance == 1e-4
+
+
 def test_transform_in_another_precision_is_refused():
     with pytest.raises(
         ValueError, match="in torch.float64, as fitted, received 6 in torch.float32"

@@ -1,8 +1,8 @@
 """Affinity graphs, and products with ``W`` that never need ``W``.
 
 A graph is multiplied by a few columns (``graph.matmul``), and asked how a loss changes with the
-features when its derivative with respect to ``W`` has low rank (``graph.vjp``). Both work on tiles,
-so a graph too large for memory costs time instead: its tiles are computed again for each product.
+features when ``dl/dW`` has low rank (``graph.vjp``). Both work on tiles: those of a graph too large
+for memory are computed again for each product.
 """
 
 import math
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from ctrace.arguments import Bandwidth, Points, Seed, Whole, checked, real
 from ctrace.check import check_number, one_of, seen
@@ -47,14 +48,11 @@ class Graph:
         x: features ``(n, c)``; sixteen bits are computed in float32.
         sigma: bandwidth or rule, see `bandwidth`; for ``"cosine"`` a number (0.5 when ``None``);
             ``None`` is ``"local"`` for rbf.
-        affinity: ``"rbf"``, ``"cosine"``, or a differentiable symmetric function ``(r, c), (n, c)
-            -> (r, n)``.
+        affinity: ``"rbf"``, ``"cosine"``, or a differentiable ``(r, c), (n, c) -> (r, n)``.
         memory_limit: bytes that ``W`` may take; beyond it the graph is matrix-free.
         seed: for the rows that a bandwidth rule looks at.
-        mass: how many points each row stands for ``(n,)``; weights become ``m_i w_ij m_j``. One
-            each when ``None``.
-        bandwidth_grad: whether a bandwidth that follows from the features, or asks for a gradient
-            itself, is differentiated; ``False`` holds it fixed.
+        mass: points that each row stands for ``(n,)``, or 1; weights become ``m_i w_ij m_j``.
+        bandwidth_grad: differentiate a bandwidth that follows from the features or asks for it.
 
     Raises:
         ValueError: bad features, bandwidth or affinity; a node without any weight.
@@ -74,9 +72,8 @@ class Graph:
         mass: Tensor | None = None,
         bandwidth_grad: bool = True,
     ):
-        self.x, self.affinity = x, affinity
+        self.x, self.affinity, self.sigma, self._keys = x, affinity, None, None
         self.recipe = sigma, affinity, memory_limit, seed, mass, bandwidth_grad
-        self.sigma, self._keys = None, None
         if callable(affinity):
             if sigma is not None:
                 raise ValueError("sigma: a callable affinity has its own bandwidth; leave it out.")
@@ -97,6 +94,10 @@ class Graph:
             self.stored = self.n**2 * x.element_size() <= memory_limit
             self._weights = self._fill(x.new_empty(self.n, self.n)) if self.stored else None
             self.degree = check_degree(self.matmul(torch.ones_like(x[:, :1]))[:, 0])
+
+    def __getstate__(self) -> dict:
+        """For copies and files: the same numbers, without their autograd history."""
+        return tree_map_only(Tensor, Tensor.detach, vars(self))
 
     @property
     def n(self) -> int:
@@ -260,8 +261,7 @@ class PrecomputedGraph(Graph):
             without any weight.
     """
 
-    sigma = None
-    stored = True
+    sigma, stored = None, True
 
     @checked
     def __init__(self, weights: Points):

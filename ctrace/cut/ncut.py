@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from ctrace.arguments import Bandwidth, Count, Seed, Whole, check_fields
+from ctrace.arguments import Bandwidth, Count, Positive, Seed, Whole, check_fields
 from ctrace.check import check_device, check_features
 from ctrace.cut.affinity import in_full_precision
 from ctrace.cut.eigenvectors import ncut_eigenvectors
@@ -45,6 +45,7 @@ class Ncut:
         seed: for everything random. The same seed gives the same answer.
         bandwidth_grad: the gradient includes that of a bandwidth chosen by a rule; ``False`` holds
             the bandwidth fixed.
+        tolerance, gradient_tolerance: where the iterations end, see `ncut_eigenvectors`.
 
     After a fit: ``graph`` and ``spectrum``; a fit that is refused leaves the one before as it was.
 
@@ -69,6 +70,8 @@ class Ncut:
     memory_limit: Whole = 2**30
     seed: Seed = 0
     bandwidth_grad: bool = True
+    tolerance: Positive | None = None
+    gradient_tolerance: Positive | None = None
 
     def __post_init__(self):
         check_fields(self)
@@ -110,7 +113,13 @@ class Ncut:
 
     def _fit(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x = check_features(X).to(self.device or X.device)
-        x = x if self.track_grad else x.detach()
+        if torch.is_inference_mode_enabled() or x.is_inference():
+            # what that mode makes serves no gradient later, neither through `transform` nor anew
+            with torch.inference_mode(False), torch.no_grad():
+                return self._solved(x.clone())
+        return self._solved(x if self.track_grad else x.detach())
+
+    def _solved(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         landmarks, mass, points = None, None, x
         if len(x) > self.max_exact:
             landmarks = farthest_points(x.detach(), self.n_landmarks, self.seed)
@@ -118,7 +127,8 @@ class Ncut:
             mass = masses(points, x)
         settings = self.affinity, self.memory_limit, self.seed, mass, self.bandwidth_grad
         graph = Graph(points, self.sigma, *settings)
-        U, spectrum = ncut_eigenvectors(graph, self.n_eig, self.seed)
+        tolerances = self.tolerance, self.gradient_tolerance
+        U, spectrum = ncut_eigenvectors(graph, self.n_eig, self.seed, *tolerances)
         if mass is not None:  # the entry of one of the points that the landmark stands for
             U = U / mass.sqrt()[:, None]
         self.graph, self.spectrum, self._eigvec = graph, spectrum, U.detach()
