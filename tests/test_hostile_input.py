@@ -84,7 +84,8 @@ TWISTS = {  # of a tensor that is accepted
     "a list": lambda x: x.detach().tolist(),
     "turned": lambda x: x.mT if x.ndim > 1 else x.flip(0),
 }
-SAME = ("strided", "a leaf that wants a gradient", "part of a graph", "float64")  # one answer
+# forms of the same numbers: refused, or answered alike
+SAME = "strided", "a leaf that wants a gradient", "part of a graph", "float64", "an array", "a list"
 NUMBERS = {
     **{repr(v): v for v in (True, 0, -1, 0.5, 2.5, 1e30, 1e-320, -0.0)},
     **{repr(v): v for v in (float("nan"), float("inf"), "3", "nan", None, [1], (), {}, 1j, b"1")},
@@ -912,6 +913,44 @@ def test_a_hostile_argument_gets_an_answer_or_an_error_that_names_it(
         assert (said := judged(name, argument, value)) == "", f"{what}: {said}"
 
     holds()
+
+
+def numbers(result) -> list[Tensor]:
+    """What an answer consists of: tensors, arrays and numbers, also within records of ours."""
+    found = []
+    for leaf in tree_leaves(result):
+        if isinstance(leaf, Tensor | np.ndarray | np.generic | int | float):
+            found.append(torch.as_tensor(leaf).detach().double())
+        elif type(leaf).__module__.startswith("ctrace") and hasattr(leaf, "__dict__"):
+            found += numbers([v for k, v in sorted(vars(leaf).items()) if not k.startswith("_")])
+    return found
+
+
+ALIKE = [(name, key) for name, key in ASKED if CALLS[name].arguments[key].kind == "tensor"]
+
+
+@pytest.mark.parametrize("name, argument", ALIKE)
+def test_the_same_numbers_in_another_form_are_refused_or_answered_alike(name, argument):
+    arguments = {key: arg.value for key, arg in CALLS[name].arguments.items()}
+
+    def answer(value):
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            return numbers(CALLS[name].function(**arguments | {argument: value}))
+
+    plain = torch.as_tensor(arguments[argument])
+    try:
+        known = answer(plain)
+    except OURS:  # a function for arrays
+        known = answer(arguments[argument])
+    for what in SAME:
+        try:
+            found = answer(TWISTS[what](plain))
+        except (*OURS, RuntimeError):  # integers want no gradient; the test above reads the words
+            continue
+        assert len(found) == len(known), what
+        for ours, theirs in zip(found, known):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4, msg=f"{what} differs")
 
 
 @pytest.mark.parametrize(
