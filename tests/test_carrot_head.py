@@ -216,6 +216,15 @@ def test_a_refused_fit_leaves_the_head_as_it_was():
     assert torch.equal(head.predict(g), before) and torch.equal(head.leave_one_out(g), influence)
 
 
+def test_a_fit_in_inference_mode_serves_a_gradient_later():
+    G, y = training_images(20)
+    with torch.inference_mode():
+        head = RidgeHead().fit(G.clone(), y)
+    g = G[:2].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(head.predict(g)[:, 0].sum(), g)
+    assert torch.allclose(slope, head.theta[:, 0].expand(2, -1).to(g))
+
+
 def test_a_dual_view_that_misses_the_logit_is_refused():
     """The weights are right at a penalty this small, but the residuals are rounding."""
     G, y = (

@@ -149,6 +149,14 @@ def test_a_trace_needs_no_gradient_mode_of_its_caller():
     assert torch.equal(trace.attributions, trace_channels(x, 4).attributions)
 
 
+def test_a_trace_in_inference_mode_is_the_trace():
+    x = planted()[0]
+    known = trace_channels(x, 3).attributions
+    with torch.inference_mode():
+        found = [trace_channels(rows, 3).attributions for rows in (x, x.clone())]
+    assert all(torch.equal(rows, known) and not rows.is_inference() for rows in found)
+
+
 def test_an_empty_segment_keeps_its_place_and_has_no_ranking():
     trace = trace_channels(planted()[0], 4)
     scores, attributions = trace.scores.clone(), trace.attributions.clone()

@@ -22,6 +22,7 @@ from torch import Tensor
 from ctrace.arguments import Count, Features, Numbers, Positive, check_places, checked, real
 from ctrace.carrot import ridge
 from ctrace.check import one_of
+from ctrace.cut.affinity import in_plain_mode
 from ctrace.stats import spearman
 
 DUAL_GAP = 1e-4  # relative; G^T alpha further from theta than this is a sum that misses the logit
@@ -59,6 +60,7 @@ class RidgeHead:
     def __repr__(self) -> str:
         return f"RidgeHead(lam={self.lam:g}, scale={self.scale!r}, intercept={self.intercept})"
 
+    @in_plain_mode
     @checked
     def fit(self, G: Features, y: Numbers, num_classes: Count | None = None) -> "RidgeHead":
         """Solve for the weights, and return the head; a fit that is refused leaves it as it was.

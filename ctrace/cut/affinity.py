@@ -24,27 +24,35 @@ GPU_TILES = 256  # on a GPU a tile is this part of its memory: small ones would 
 FAINTEST = 2.5
 
 
-def in_full_precision(function: Callable) -> Callable:
-    """The function outside of any `torch.autocast`, its tensors of sixteen bits in float32: else
-    weights would be off by tens of percent, and eigenvectors no eigenvectors.
+def in_plain_mode(function: Callable) -> Callable:
+    """The function as it computes outside of the modes that its caller may be in.
+
+    Not under `torch.autocast`, and tensors of sixteen bits in float32: else weights would be off by
+    tens of percent, and eigenvectors no eigenvectors. Not in `torch.inference_mode`: what is made
+    there serves no gradient later, neither through a fitted object nor anew.
     """
 
     @wraps(function)
-    def precise(*args, **kwargs):
+    def plain(*args, **kwargs):
         with ExitStack() as stack:
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
+                stack.enter_context(torch.no_grad())
             for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-            return function(*map(_wide, args), **{k: _wide(v) for k, v in kwargs.items()})
+            return function(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
 
-    return precise
-
-
-def _wide(value):
-    half = isinstance(value, Tensor) and value.dtype in SIXTEEN_BITS
-    return value.float() if half else value
+    return plain
 
 
-@in_full_precision
+def _plain(value):
+    if not isinstance(value, Tensor):
+        return value
+    value = value.clone() if value.is_inference() else value
+    return value.float() if value.dtype in SIXTEEN_BITS else value
+
+
+@in_plain_mode
 @checked
 def rbf_affinity(x: Features, y: Features | None = None, sigma: Bandwidth = 1.0) -> Tensor:
     """Gaussian weights ``exp(-|x_i - y_j|^2 / (2 sigma_i sigma_j))``, ``(n, m)``.
@@ -115,7 +123,7 @@ def rbf_weights(rows: Tensor, keys: Tensor, differences: bool, least: float = -m
     return (queries @ keys.T).clamp(least, 0).exp()
 
 
-@in_full_precision
+@in_plain_mode
 @checked
 def cosine_affinity(x: Features, y: Features | None = None, sigma: Bandwidth = 0.5) -> Tensor:
     """Weights ``exp(-(cos(x_i, y_j) - 1)^2 / (2 sigma^2))``, ``(n, m)``: one for parallel rows,
@@ -176,7 +184,7 @@ def check_degree(degree: Tensor) -> Tensor:
     return degree
 
 
-@in_full_precision
+@in_plain_mode
 @checked
 def bandwidth(x: Features, rule: Bandwidth = "local", seed: Seed = 0) -> Tensor:
     """Chooses the rbf bandwidth from the data, differentiable in ``x``.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ctrace.arguments import Positive, Seed, checked, warn
-from ctrace.cut.affinity import in_full_precision
+from ctrace.cut.affinity import in_plain_mode
 from ctrace.cut.graph import Graph
 from ctrace.cut.krylov import conjugate_gradients, ways_to_eigenpairs
 
@@ -122,7 +122,7 @@ def _gap_closed(spectrum: Spectrum) -> str:
 # --- forward
 
 
-@in_full_precision
+@in_plain_mode
 @checked
 def solve(
     graph: Graph, k: int, seed: Seed = 0, tolerance: Positive | None = None
@@ -209,7 +209,7 @@ class _Eigenvectors(torch.autograd.Function):
         return *ctx.graph.send(left, right), None, None, None
 
 
-@in_full_precision
+@in_plain_mode
 def eigenvector_factors(
     graph, U: Tensor, spectrum: Spectrum, pulls: list[Tensor]
 ) -> list[tuple[Tensor, Tensor]]:

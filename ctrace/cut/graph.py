@@ -22,7 +22,7 @@ from ctrace.cut.affinity import (
     check_mass,
     check_symmetric,
     cosine_affinity,
-    in_full_precision,
+    in_plain_mode,
     precise_keys,
     rbf_affinity,
     rbf_weights,
@@ -60,7 +60,7 @@ class Graph:
 
     _collected = None  # factors of dl/dW while `deferred`
 
-    @in_full_precision
+    @in_plain_mode
     @checked
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Graph:
         wide = self.x.to(self._keys.dtype)
         return self._weigh(rbf_affinity(wide, sigma=self.sigma).to(self.x), slice(None))
 
-    @in_full_precision
+    @in_plain_mode
     def matmul(self, v: Tensor) -> Tensor:
         """``W v`` for ``v (n, m)``, without gradient."""
         with torch.no_grad():
@@ -130,7 +130,7 @@ class Graph:
             raise ValueError(f"v: expected {wanted}, received {seen(v)} in {v.dtype}.")
         return _GraphProduct.apply(self.x, self.sigma, v, self)
 
-    @in_full_precision
+    @in_plain_mode
     def vjp(self, left: Tensor, right: Tensor, rows: Tensor | None = None) -> Tensor:
         """Gradient of a loss with ``dl/dW = (left right^T + right left^T) / 2``, both ``(n, m)``.
 
@@ -173,7 +173,7 @@ class Graph:
             grad[part] = torch.autograd.grad(tile, x_rows, mine[rows[part]] @ theirs.T)[0]
         return grad
 
-    @in_full_precision
+    @in_plain_mode
     def sigma_vjp(self, factors: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """``dl/dsigma``, shaped like ``sigma``, for each of several losses given by their factors
         (see `vjp`), in one pass: ``dw_ij/dsigma_i = -w_ij log(w_ij) / sigma_i`` (rbf only).

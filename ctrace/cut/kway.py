@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ctrace.arguments import checked, real
-from ctrace.cut.affinity import in_full_precision
+from ctrace.cut.affinity import in_plain_mode
 
 __all__ = ["kway_ncut", "row_normalize"]
 
@@ -21,7 +21,7 @@ STARTS = 4  # first rows tried; the best final objective wins
 MAX_ITERATIONS = 300
 
 
-@in_full_precision
+@in_plain_mode
 @checked
 def kway_ncut(eigvec: real("n m"), n_clusters: int | None = None, return_rotation: bool = False):
     """Scores ``Z = U R (n, k)``; ``Z.argmax(1)`` is the segment of each point.
@@ -148,7 +148,7 @@ class _Polar(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @in_full_precision
+    @in_plain_mode
     def backward(ctx, g):
         A, s, Bt = ctx.saved_tensors
         sums = s[:, None] + s[None, :]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ctrace.arguments import Bandwidth, Count, Positive, Seed, Whole, check_fields
 from ctrace.check import check_device, check_features
-from ctrace.cut.affinity import in_full_precision
+from ctrace.cut.affinity import in_plain_mode
 from ctrace.cut.eigenvectors import ncut_eigenvectors
 from ctrace.cut.graph import Graph
 from ctrace.cut.nystrom import farthest_points, masses, propagate
@@ -79,7 +79,7 @@ class Ncut:
         self.device = check_device(self.device)
         self.graph = self.spectrum = self._eigvec = None
 
-    @in_full_precision
+    @in_plain_mode
     def fit(self, X: Tensor) -> "Ncut":
         """Solves for the eigenvectors of ``X (n, c)``. Raises what `ctrace.cut.graph.Graph` and
         `ncut_eigenvectors` raise.
@@ -87,7 +87,7 @@ class Ncut:
         self._fit(X)
         return self
 
-    @in_full_precision
+    @in_plain_mode
     def fit_transform(self, X: Tensor) -> Tensor:
         """Eigenvectors at the rows of ``X``: ``(n, k)``, with autograd history if it is tracked."""
         U, x, landmarks = self._fit(X)
@@ -95,7 +95,7 @@ class Ncut:
             U = propagate(U, x[landmarks], x, self.n_neighbors, pinned=landmarks)
         return (U if self.track_grad else U.detach()).to(X.device)
 
-    @in_full_precision
+    @in_plain_mode
     def transform(self, X: Tensor) -> Tensor:
         """Eigenvectors interpolated at new rows ``(m, k)``; at a fitted row, the fitted vector.
 
@@ -113,13 +113,7 @@ class Ncut:
 
     def _fit(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x = check_features(X).to(self.device or X.device)
-        if torch.is_inference_mode_enabled() or x.is_inference():
-            # what that mode makes serves no gradient later, neither through `transform` nor anew
-            with torch.inference_mode(False), torch.no_grad():
-                return self._solved(x.clone())
-        return self._solved(x if self.track_grad else x.detach())
-
-    def _solved(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        x = x if self.track_grad else x.detach()
         landmarks, mass, points = None, None, x
         if len(x) > self.max_exact:
             landmarks = farthest_points(x.detach(), self.n_landmarks, self.seed)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ctrace.arguments import Count, Features, check_places, checked, numbering, real, truth
 from ctrace.check import check_names, check_number, one_of
-from ctrace.cut.affinity import in_full_precision
+from ctrace.cut.affinity import in_plain_mode
 from ctrace.cut.eigenvectors import Spectrum, eigenvector_factors
 from ctrace.cut.graph import Graph
 from ctrace.cut.kway import kway_ncut
@@ -103,7 +103,7 @@ class ChannelTrace:
         return segment
 
 
-@in_full_precision
+@in_plain_mode
 @checked
 def trace_channels(
     features: Features | GridFeatures,
