@@ -922,10 +922,13 @@ def numbers(result) -> list[Tensor]:
         if isinstance(leaf, Tensor | np.ndarray | np.generic | int | float):
             found.append(torch.as_tensor(leaf).detach().double())
         elif type(leaf).__module__.startswith("ctrace") and hasattr(leaf, "__dict__"):
-            found += numbers([v for k, v in sorted(vars(leaf).items()) if not k.startswith("_")])
+            fields = {k: v for k, v in vars(leaf).items() if k not in BY_PRODUCTS and k[0] != "_"}
+            found += numbers([fields[k] for k in sorted(fields)])
     return found
 
 
+# of the solver: pairs below the wanted ones, and what it took
+BY_PRODUCTS = {"spare", "spare_eigval", "residual", "forward", "backward", "gradient_tolerance"}
 ALIKE = [(name, key) for name, key in ASKED if CALLS[name].arguments[key].kind == "tensor"]
 
 
@@ -943,7 +946,8 @@ def test_the_same_numbers_in_another_form_are_refused_or_answered_alike(name, ar
         known = answer(plain)
     except OURS:  # a function for arrays
         known = answer(arguments[argument])
-    for what in SAME:
+    # the doctor draws its noise in the precision of the features
+    for what in set(SAME) - ({"float64"} if name == "diagnose" else set()):
         try:
             found = answer(TWISTS[what](plain))
         except (*OURS, RuntimeError):  # integers want no gradient; the test above reads the words
