@@ -409,7 +409,8 @@ at = [species_names.index(name) for name in ("elder", "linden")]
 print(f"between twins {wrong[twin].sum()}, between elder and linden", end=" ")
 print(f"{wrong[np.ix_(at, at)].sum()}, of {total}")
 print("errors of the ViTs:", [int(confused(f"aviary-vit-{i}").sum()) for i in range(3)])
-assert by_wing == total and alike["wing"][others].mean() < 0.25
+assert np.trace(wrong) == 0 < total == by_wing
+assert alike["wing"][others].mean() < 0.25
 assert all(wrong[alike[part]].sum() < total for part in PARTS if part != "wing")
 
 # %% [markdown]

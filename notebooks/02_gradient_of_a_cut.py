@@ -23,10 +23,10 @@ if importlib.util.find_spec("ctrace") is None:
 # - **break** the automatic derivative of `torch.linalg.eigh`, and measure what it costs to hold a part of the cut fixed;
 # - **verify** the implicit gradient against finite differences, entry by entry, down to the gap where nothing is left to differentiate.
 #
-# You need the chain rule, eigenvectors, a little `torch.autograd`, and [the cut, in short](../book/segment.md). The last cell
+# You need the chain rule, eigenvectors, a little `torch.autograd`, and the page before, [Normalized cuts](01_normalized_cuts.ipynb). The last cell
 # measures the run time and insists on less than 90 seconds on two CPU cores.
 
-# %%
+# %% tags=["hide-input"]
 import time
 
 started = time.perf_counter()
@@ -44,13 +44,14 @@ from ctrace.viz import (
     segment_colour,
     show_curves,
     show_grid,
+    show_intervals,
     show_scatter,
     style,
 )
 from ctrace.viz.gallery import show_figure
 from einops import rearrange
+from torch.utils._python_dispatch import TorchDispatchMode
 
-# %%
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)  # small matrices: a second thread would only wait
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -103,8 +104,10 @@ with style():
 show_figure(
     figure,
     name="gradient-four-points",
-    alt="Three times four points: the corners of a wide rectangle, coloured left and right; of a square, all alike; of a tall rectangle, coloured top and bottom.",
-    caption="The four points, coloured by the sign of the second eigenvector. At the square two eigenvectors share one eigenvalue, and no sign is drawn.",
+    alt="Three times four points: the corners of a wide rectangle, coloured left and "
+    "right; of a square, all alike; of a tall rectangle, coloured top and bottom.",
+    caption="The four points, coloured by the sign of the second eigenvector. At the "
+    "square two eigenvectors share one eigenvalue, and no sign is drawn.",
 )
 wide, tall = (leading(stretched(corners, t), 2)[0][:, 1] > 0 for t in (0.2, -0.2))
 assert wide[0] == wide[1] != wide[2] == wide[3]
@@ -157,18 +160,23 @@ figure = show_curves(
 show_figure(
     figure,
     name="gradient-crossing",
-    alt="Left: the second and third eigenvalue meet at stretch zero, the fourth stays below. Right: the second eigenvector turns by 90 degrees "
-    "at the square, suddenly for the rectangle and steeply for the crooked one, while the span of the first three hardly turns.",
-    caption="From tall to wide. At the square the second and the third eigenvalue are equal and their vectors change places, at once or, when the "
-    "corners are a little crooked, within a narrow window. The space spanned by the first three vectors takes no notice.",
+    alt="Left: the second and third eigenvalue meet at stretch zero, the fourth stays "
+    "below. Right: the second eigenvector turns by 90 degrees "
+    "at the square, suddenly for the rectangle and steeply for the crooked one, while "
+    "the span of the first three hardly turns.",
+    caption="From tall to wide. At the square the second and the third eigenvalue are "
+    "equal and their vectors change places, at once or, when the "
+    "corners are a little crooked, within a narrow window. The space spanned by the "
+    "first three vectors takes no notice.",
 )
 
 # %% [markdown]
 # Why the span of *three*, when the four are cut in two? The second and the third eigenvector change places. A span that holds both, or neither, does not see
 # that; a span of two holds first one and then the other. What matters is that no eigenvalue crosses the border at $k$.
 #
-# The square can be cut either way, and {numref}`fig-gradient-crossing` holds the whole chapter. A single eigenvector turns the faster the closer its eigenvalue is to a
-# neighbour's, and at the square its derivative does not exist. The span of three does not care: no eigenvalue leaves it.
+# The square can be cut either way. A single eigenvector turns the faster the closer its eigenvalue is to a
+# neighbour's, and at the square its derivative does not exist. The span of three hardly turns, since no eigenvalue leaves it. The rest of the page puts this into formulas and then
+# into code.
 
 
 # %%
@@ -192,8 +200,8 @@ assert steps[0] > 89 and span.max() < 1e-5 and steps[1] > 100 * steps[3]
 # $$ (eigenvector-derivative)
 #
 # The first sum moves the span. Its denominators are never smaller than the eigengap at $k$. The second sum turns the vectors among
-# themselves, and its denominators are as small as two kept eigenvalues are close. Everything that follows is about getting
-# rid of the second sum honestly.
+# themselves, and its denominators are as small as two kept eigenvalues are close: this is why differentiating through a decomposition is called
+# unstable {cite:p}`ionescu2015,wang2019`. We shall show for which losses the second sum cancels, and then compute without it.
 #
 # ## By hand: three by three
 #
@@ -205,7 +213,7 @@ assert steps[0] > 89 and span.max() < 1e-5 and steps[1] > 100 * steps[3]
 # du_2 = \begin{pmatrix} -dS_{12}/\delta \\ 0 \\ dS_{32}/(0.8 - \delta) \end{pmatrix} .
 # $$
 #
-# Let $\delta$ go to zero. Which entries explode? And what becomes of the projector $P = UU^\top$, whose change is $dU\,U^\top + U\,dU^\top$?
+# Let $\delta$ go to zero. Which entries explode? And what becomes of the projector $UU^\top$, whose change is $dU\,U^\top + U\,dU^\top$?
 
 # %%
 dS = torch.tensor([[0.3, 0.5, -0.4], [0.5, -0.2, 0.7], [-0.4, 0.7, 0.1]])
@@ -221,11 +229,12 @@ def by_hand(delta):
 U = torch.eye(3)[:, :2]
 for delta in (1e-1, 1e-3, 1e-6, 1e-9):
     dU = by_hand(delta)
-    dP = dU @ U.T + U @ dU.T
-    print(f"delta {delta:.0e}   |du_1| {dU[:, 0].norm():.1e}   |dP| {dP.norm():.6f}")
+    change = dU @ U.T + U @ dU.T  # of the projector
+    sizes = f"|du_1| {dU[:, 0].norm():.1e}   |d(U U')| {change.norm():.6f}"
+    print(f"delta {delta:.0e}   {sizes}")
 
 # %% [markdown]
-# The vectors explode like $1/\delta$. In $dP$ the two exploding entries meet with opposite signs, $dS_{21}/\delta - dS_{12}/\delta$, and
+# The vectors explode like $1/\delta$. In the change of the projector the two exploding entries meet with opposite signs, $dS_{21}/\delta - dS_{12}/\delta$, and
 # cancel, because $dS$ is symmetric. What is left tends to a number that can be written down,
 # $\sqrt{2}\,\lVert (dS_{31}, dS_{32})\rVert / 0.8$. A computer that recomputes the eigenvectors on both sides of $S$ should agree.
 
@@ -240,12 +249,12 @@ def projector(S, k=2):
 limit = math.sqrt(2) * dS[2, :2].norm() / 0.8
 S = torch.diag(torch.tensor([1.0, 1.0, 0.2]))  # delta = 0: a repeated eigenvalue
 measured = (projector(S + 1e-6 * dS) - projector(S - 1e-6 * dS)) / 2e-6
-print(f"|dP| at delta = 0: differences {measured.norm():.8f}, by hand {limit:.8f}")
+print(f"projector at delta = 0: differences {measured.norm():.8f}, by hand {limit:.8f}")
 assert abs(measured.norm() - limit) < 1e-8
-assert abs(dP.norm() - limit) < 1e-6 and dU[:, 0].norm() > 1e8
+assert abs(change.norm() - limit) < 1e-6 and dU[:, 0].norm() > 1e8
 
 # %% [markdown]
-# At $\delta = 0$ the derivative of the projector exists and is nothing special. The eigenvectors have none.
+# At $\delta = 0$ the derivative of the projector exists. The eigenvectors have none.
 # Autograd works through the eigenvectors. What will it say?
 
 # %%
@@ -402,7 +411,7 @@ assert not relative(literal[scene][0], truth[scene]) < 1e3
 # is printed, and it is wrong by many orders of magnitude. Even with $R$ differentiated there is rounding left over in the numerator, and the
 # column on the right shows what becomes of it. (Rows two and four are right either way: their segments are perfect, so to first order a turn changes nothing in this loss.)
 #
-# NaN is the friendly outcome. Which of the two you meet is a matter of the last bit. The scene with the symmetry again, its rows in another order, two hundred times:
+# NaN at least is seen. Which of the two you meet is decided by the last bit. The scene with the symmetry again, its rows in another order, two hundred times:
 
 # %%
 x, sigma, k = cases[scene]
@@ -465,8 +474,8 @@ print("R differentiated:", "  ".join(f"{e:7.0e}" for e in right))
 assert min(wrong) > 0.05 and max(wrong) > 0.1 and max(right) < 1e-7
 
 # %% [markdown]
-# The fixed rotation is wrong in the first or second digit. More digits do not help: the points move, the vectors turn, and the rotation that undoes the
-# turn is told to stand still. Differentiated, the error is that of the finite differences.
+# With the rotation fixed, the gradient is off by a tenth to a half: the points move, the vectors turn, and the rotation that would undo the turn stands still. Differentiated, the
+# error is that of the finite differences.
 #
 # ## Why the dangerous terms vanish
 #
@@ -507,19 +516,18 @@ for name, value in twists.items():
 assert min(basis_bound) > 0.1 and invariant < 1e-14
 
 # %% [markdown]
-# The last is zero to rounding. The sum of all eigenvector entries, a loss often seen in examples, is no better than the fixed rotation: it asks about a
-# basis that the data did not choose.
+# The last is zero to rounding. The sum of all eigenvector entries is worse than the fixed rotation: it asks about a basis that the data did not choose.
 #
-# ### The rotation has a derivative, and a kind one
+# ### The derivative of the rotation
 #
-# $R$ is the orthogonal factor of a $k \times k$ matrix: $M = Y^\top E = A \operatorname{diag}(s) B^\top$ and $R = A B^\top$. From
-# $R^\top R = I$ it follows that $dR = A\,\Psi\,B^\top$ with $\Psi$ antisymmetric, and from $M = R\,(B \operatorname{diag}(s) B^\top)$ that
+# $R$ is the orthogonal factor of a $k \times k$ matrix: $M = Y^\top E = Q_1 \operatorname{diag}(s)\, Q_2^\top$ and $R = Q_1 Q_2^\top$. From
+# $R^\top R = I$ it follows that $dR = Q_1 \Psi\, Q_2^\top$ with $\Psi$ antisymmetric, and from $M = R\,(Q_2 \operatorname{diag}(s)\, Q_2^\top)$ that
 #
 # $$
-# \Psi_{ij} = \frac{(A^\top dM\, B)_{ij} - (A^\top dM\, B)_{ji}}{s_i + s_j} .
+# \Psi_{ij} = \frac{(Q_1^\top dM\, Q_2)_{ij} - (Q_1^\top dM\, Q_2)_{ji}}{s_i + s_j} .
 # $$ (polar-derivative)
 #
-# A **sum** of singular values. Equal ones do no harm; only two empty segments would make it zero. Autograd through `torch.linalg.svd` does not know
+# The denominator is a **sum** of singular values. Equal ones do no harm; only two empty segments would make it zero. Autograd through `torch.linalg.svd` does not know
 # that, and divides by differences. At $M = 2I$ all singular values are equal:
 
 
@@ -527,21 +535,21 @@ assert min(basis_bound) > 0.1 and invariant < 1e-14
 class Polar(torch.autograd.Function):
     @staticmethod
     def forward(ctx, M):
-        A, s, Bt = torch.linalg.svd(M)
-        ctx.save_for_backward(A, s, Bt)
-        return A @ Bt
+        Q1, s, Q2t = torch.linalg.svd(M)
+        ctx.save_for_backward(Q1, s, Q2t)
+        return Q1 @ Q2t
 
     @staticmethod
     def backward(ctx, g):
-        A, s, Bt = ctx.saved_tensors
-        turned = A.T @ g @ Bt.T
-        return A @ ((turned - turned.T) / (s[:, None] + s)) @ Bt
+        Q1, s, Q2t = ctx.saved_tensors
+        turned = Q1.T @ g @ Q2t.T
+        return Q1 @ ((turned - turned.T) / (s[:, None] + s)) @ Q2t
 
 
 # %%
 def through_svd(M):
-    A, s, Bt = torch.linalg.svd(M)
-    return A @ Bt
+    Q1, s, Q2t = torch.linalg.svd(M)
+    return Q1 @ Q2t
 
 
 # %%
@@ -681,7 +689,7 @@ print(f"{len(many)} points: {count} products for the last column")
 assert count < 40
 
 # %% [markdown]
-# The number of products follows the eigenvalues, not the number of points: that is what makes the method fit for pictures. Does the $B$ found for the
+# The number of products follows the eigenvalues, not the number of points. Does the $B$ found for the
 # 36 points give the same derivative? We take the occasion to spell out the last ingredient, the **degrees**. $S$ depends on $W$ twice, directly and through $d = W\mathbf 1$:
 #
 # $$
@@ -702,20 +710,18 @@ dl_dW = without_degrees + (r[:, None] + r) / 2
 error = relative(torch.autograd.grad(W, y, dl_dW, retain_graph=True)[0], implicit)
 forgotten = relative(torch.autograd.grad(W, y, without_degrees)[0], implicit)
 print(f"difference to ctrace: {error:.0e}; degrees held fixed: {forgotten:.2f}")
-assert error < 1e-9 and forgotten > 0.05
+assert error < 1e-9 and 0.25 < forgotten < 0.4
 
 # %% [markdown]
-# Conjugate gradients and degrees together are the gradient of `ctrace`; holding the degrees fixed is one more way to a wrong first digit.
+# Conjugate gradients and degrees together are the gradient of `ctrace`; with the degrees held fixed it is off by a third.
 #
 # ### Memory
 #
 # $B$ and $U$ have $k$ columns each, so $\partial\ell/\partial W$ has low rank and is never formed. Its rows, and those of $W$, are made a tile at a time, used, and
 # dropped. What is the largest tensor that comes to life on the way, forwards and backwards?
 
+
 # %%
-from torch.utils._python_dispatch import TorchDispatchMode
-
-
 class Largest(TorchDispatchMode):
     """Keeps the size, in bytes, of the largest tensor that torch makes."""
 
@@ -761,7 +767,7 @@ print(f"W {whole:.0f} MiB, B and U {thin:.1f} MiB, a tile at most {tile:.0f} MiB
 assert tile + thin < whole / 10
 
 # %% [markdown]
-# The tiles trade time for memory, and the answer is the same. A plain `eigh` needs several $(n, n)$ matrices at once and has no such choice.
+# The tiles trade time for memory, and the answer is the same. A plain `eigh` holds the matrix and all its eigenvectors, which is two tables of that size at the least.
 #
 # ## Every entry
 #
@@ -787,8 +793,11 @@ figure = show_scatter(
 show_figure(
     figure,
     name="gradient-every-entry",
-    alt="Scatter plot: gradient entries with R differentiated all lie on the identity line, those with R fixed scatter widely around it.",
-    caption="Each of the 144 entries of the gradient, across, against its finite difference, up. With $R$ differentiated (circles) they are on the line; with $R$ fixed (squares) some have the wrong sign.",
+    alt="Scatter plot: gradient entries with R differentiated all lie on the identity "
+    "line, those with R fixed scatter widely around it.",
+    caption="Each of the 144 entries of the gradient, across, against its finite "
+    "difference, up. With $R$ differentiated (circles) they are on the line; with "
+    "$R$ fixed (squares) some have the wrong sign.",
 )
 
 # %%
@@ -797,14 +806,15 @@ whole, fixed_whole = relative(implicit, slopes), relative(fixed, slopes)
 flipped = int((fixed.sign() != slopes.sign()).sum())
 print(f"R differentiated: relative error {whole:.0e}, of the worst entry {worst:.0e}")
 print(
-    f"R fixed: relative error {fixed_whole:.2f}, {flipped} of {len(entries)} signs wrong"
+    f"R fixed: relative error {fixed_whole:.2f}, {flipped} of {len(entries)} signs "
+    "wrong"
 )
 assert worst < 1e-5 and whole < 1e-7
-assert fixed_whole > 0.1 and flipped > len(entries) // 10
+assert fixed_whole > 0.1 and flipped > len(entries) // 3
 
 # %% [markdown]
-# In {numref}`fig-gradient-every-entry` we can see all circles on the line, which the first assertion confirms to five digits for the worst of them. That many signs turn for
-# a loss with random weights. Does the published objective fare as badly?
+# All circles of {numref}`fig-gradient-every-entry` lie on the line, the worst of them to five digits. With $R$ fixed, more than a third of the signs are wrong. That is
+# for a loss with random weights. Does the published objective fare as badly?
 #
 # ### Four things that are held fixed, side by side
 #
@@ -853,13 +863,30 @@ def cost_of_freezing(name, of_Z, rule):
 
 # %%
 costs = {}
+print(f"wrong signs of {x.numel()}".ljust(36), *(f"{f:>9}" for f in frozen_things))
 for rule, says in {sigma: "a number", "local": "local scales"}.items():
-    print(f"bandwidth: {says}".ljust(22), *(f"{f:>11}" for f in frozen_things))
     for name, of_Z in asked.items():
         costs[says, name] = cost_of_freezing(name, of_Z, rule)
-        row = [f"{error:7.2f} {signs:3}" for error, signs in costs[says, name]]
-        print(f"{name:22}", *row)
-print(f"relative error, and wrong signs of {x.numel()}")
+        signs = [f"{signs:9}" for _, signs in costs[says, name]]
+        print(f"{says:12} {name:23}", *signs)
+
+# %% tags=["hide-input"]
+panels = {
+    f"bandwidth: {says}": {
+        name: [[error] for error, _ in costs[says, name][1:]] for name in asked
+    }
+    for says in ("a number", "local scales")
+}
+show_figure(
+    show_intervals(panels, frozen_things[1:], "relative error of the gradient"),
+    name="gradient-held-fixed",
+    alt="Two panels, five losses each. With the bandwidth a number, the fixed rotation "
+    "costs 1.5 for random weights and between .1 and .5 for the published objective, "
+    "the degrees between .1 and .3, the bandwidth nothing. With local scales the "
+    "rotation costs least in each row.",
+    caption="What it costs to hold one thing fixed, for five losses. With the vectors "
+    "fixed nothing is left and the error is 1; not drawn.",
+)
 
 # %%
 for (says, name), (vectors, *others) in costs.items():
@@ -884,7 +911,7 @@ for error, signs in [costs["a number", name][3] for name in asked]:
 #
 # With the bandwidth given as a number, a fixed rotation turns far fewer signs for the published objective than for random weights, and its error is still in the first digit. The bandwidth is a
 # constant there and has no derivative to lose. With local scales the order is another: the rotation costs least, for the random loss it turns fewer signs than for most of the published
-# ones, and degrees and bandwidth cost more than the rotation in every row. Nothing that moves can be held fixed without a price, and which price is highest depends on the loss and on the rule.
+# ones, and degrees and bandwidth cost more than the rotation in every row. Which of the four costs most depends on the loss and on the rule; none is free where it moves.
 #
 # An attribution averages over the segment. How many signs are left wrong when the published objective is averaged, channel by channel, over its own segment?
 
@@ -900,7 +927,7 @@ print(f"R fixed: {wrong_means} of {4 * k} channel means have the wrong sign")
 assert wrong_means < 4 * k // 4
 
 # %% [markdown]
-# Few: averages hide much of what a fixed rotation does to single entries.
+# Few: much of what a fixed rotation does to single entries cancels in the average.
 #
 # `ctrace` differentiates the bandwidth's rule with the rest, and the differences, which apply the rule again at both ends, agree to at least seven digits. A bandwidth given as a number
 # is a constant; `bandwidth_grad=False` holds any bandwidth fixed.
@@ -935,8 +962,8 @@ for name, (points, s, m) in cases.items():
 print("\n".join(table))
 
 # %% [markdown]
-# All finite, all equal to the differences. For the first case that means zero, to rounding. Nothing was clamped or jittered to
-# get there. `ctrace` looks at line 3 of the derivation, and when it holds to rounding, the dangerous terms are left out.
+# All finite, all equal to the differences. For the first case that means zero, to rounding. `ctrace` looks at line 3 of the derivation, and when it holds to rounding, the
+# dangerous terms are left out.
 #
 # ### Single precision
 #
@@ -954,7 +981,7 @@ for name, (points, s, m) in {"clouds": (x, sigma, k), **cases}.items():
 print("\n".join(table))
 
 # %% [markdown]
-# The assertion asks for three digits; here there are five or more. On the scenes with repeated eigenvalues as well.
+# Five or more here, also on the scenes with repeated eigenvalues; the assertion asks for three.
 #
 # ## On a photograph
 #
@@ -993,8 +1020,10 @@ figure = show_grid([photo, segments], ["photograph", "4 segments"])
 show_figure(
     figure,
     name="gradient-photo",
-    alt="A cat's face in close-up, next to it the same photograph divided into four numbered segments.",
-    caption="The photograph and its four segments. Segment 0 is the one we differentiate.",
+    alt="A cat's face in close-up, next to it the same photograph divided into four "
+    "numbered segments.",
+    caption="The photograph and its four segments. Segment 0 is the one we "
+    "differentiate.",
 )
 
 # %% tags=["hide-input"]
@@ -1010,9 +1039,11 @@ figure = show_grid(
 show_figure(
     figure,
     name="gradient-photo-maps",
-    alt="Four signed maps, one for each of the strongest channels, nearly white over most of the face; the strong colours sit on the nose and "
+    alt="Four signed maps, one for each of the strongest channels, nearly white over "
+    "most of the face; the strong colours sit on the nose and "
     "in the background at the right, on the other side of the segment's outline.",
-    caption="Where raising a channel would strengthen (red) or weaken (blue) segment 0, outlined. One scale for all four maps. Most of the fur does "
+    caption="Where raising a channel would strengthen (red) or weaken (blue) segment "
+    "0, outlined. One scale for all four maps. Most of the fur does "
     "not matter; the nose does, and the background at the right.",
 )
 
@@ -1021,6 +1052,15 @@ energy = cat_gradient.square().sum(1).sort(descending=True).values  # (n,)
 share = energy[: n // 10].sum() / energy.sum()
 print(f"the strongest tenth of the cells holds {share:.0%} of the squared gradient")
 assert share > 0.5
+squared = rearrange(cat_gradient.square().sum(1), "(h w) -> h w", h=h)
+regions = {
+    "nose and bridge": (slice(10, 16), slice(12, 20)),
+    "background, right": (slice(1, 8), slice(24, 30)),
+}
+for name, place in regions.items():
+    area, part = squared[place].numel() / n, float(squared[place].sum() / squared.sum())
+    print(f"{name}: {area:.0%} of the cells, {part:.0%} of the squared gradient")
+    assert part > 3 * area
 
 # %% [markdown]
 # Is it right here too? Every entry would mean thousands of cuts, so we move all entries at once, along five random directions.
@@ -1100,7 +1140,7 @@ sizes = {
     for name, f in losses.items()
 }
 print("gap       |gradient|: two      second       three")
-for gap, *row in zip(gaps, *sizes.values()):
+for gap, *row in [*zip(gaps, *sizes.values())][::5]:
     print(f"{gap:.1e}" + "".join(f"{size:12.2e}" for size in row))
 
 # %% tags=["hide-input"]
@@ -1115,8 +1155,10 @@ figure = show_curves(
 show_figure(
     figure,
     name="gradient-gap",
-    alt="Log-log plot: two gradients grow like one over the gap, down to gaps of 1e-11; the third is a horizontal line.",
-    caption="The same gap, closed in three situations. Where the loss depends on which vectors are kept, its gradient grows like one over the gap; "
+    alt="Log-log plot: two gradients grow like one over the gap, down to gaps of "
+    "1e-11; the third is a horizontal line.",
+    caption="The same gap, closed in three situations. Where the loss depends on which "
+    "vectors are kept, its gradient grows like one over the gap; "
     "where it depends on the span of both, nothing happens.",
 )
 
@@ -1128,8 +1170,8 @@ for grows in (two, second_alone):
 assert three.max() / three.min() < 2 and gaps.min() < 1e-10
 
 # %% [markdown]
-# {numref}`fig-gradient-gap` is {eq}`eigenvector-derivative` drawn by measurement. Two gradients grow like $1/\text{gap}$, over ten
-# orders of magnitude, and they are right to: the cut in two really is that sensitive. The third does not notice.
+# {numref}`fig-gradient-gap` is {eq}`eigenvector-derivative`, measured. Two gradients grow like $1/\text{gap}$, over ten
+# orders of magnitude, as the cut in two does become that sensitive. The third stays as it is.
 #
 # At the square itself the cut in two has no answer, and no gradient. What does `ctrace` say?
 
@@ -1169,7 +1211,7 @@ for dtype in (torch.float64, torch.float32):
     assert refused == list(range(first, 17))  # and from there on always
 
 # %% [markdown]
-# One question is left, the one that is wrong at every precision. Keep three vectors of the square, so that the gap at $k$ is open, and ask about the
+# One question is left, which has no answer at any precision. Keep three vectors of the square, so that the gap at $k$ is open, and ask about the
 # **second vector by itself**:
 
 # %%
@@ -1196,8 +1238,8 @@ assert abs(second.sum()) < 1e-12 and second.abs().min() > 0.49
 assert second[second.abs().argmax()] > 0
 
 # %% [markdown]
-# The vector is gone. A balanced cut is nothing exotic, and its sum is zero, or rounding error of either sign. `ctrace` makes the
-# entry of largest magnitude positive, so no column vanishes. That is tidiness and no more: a loss should not depend on the sign at all, and one that ignores rotations does not.
+# The vector is gone. The sum of a balanced cut is zero, or rounding error of either sign. `ctrace` makes the
+# entry of largest magnitude positive, so no column vanishes. This is a convention only: a loss should not depend on the sign at all, and one that ignores rotations does not.
 #
 # ## Exercises
 #
@@ -1206,11 +1248,11 @@ assert second[second.abs().argmax()] > 0
 #
 # *Predict.* Keep three vectors of the exact square, where the second and the third eigenvalue are equal. Which of these losses have a gradient?
 #
-# - A: an entry of the projector, $(UU^\top)_{01}$ (counted from 0, as in the code below)
-# - B: $\sum_i \omega_i U_{i1}$, a weighted sum over the second vector
-# - C: $\sum_i \omega_i U_{i0}$, the same over the first
-# - D: $U_{01}^2 + U_{02}^2$, the second and third entry of one row, squared and added
-# - E: $\sum_{ij} \omega_{ij} (UR)_{ij}$, scores with a constant rotation $R$, each with its own weight
+# - A: `(U @ U.T)[0, 1]`, an entry of the projector
+# - B: `(omega * U[:, 1]).sum()`, a weighted sum over the second vector
+# - C: `(omega * U[:, 0]).sum()`, the same over the first
+# - D: `U[0, 1]**2 + U[0, 2]**2`, the second and third entry of one row, squared and added
+# - E: `(omega * (U @ R)).sum()`, scores with a constant rotation `R`, each with its own weight
 #
 # Write `True` or `False` for each, then run the checker.
 # ```
@@ -1266,7 +1308,7 @@ assert check_prediction({"A": True, "B": False, "C": True, "D": True, "E": False
 assert not check_prediction({"A": True, "B": True, "C": False, "D": True, "E": False})
 
 # %% [markdown]
-# C is the fine point: the first vector belongs to an eigenvalue of its own, so its direction is determined, and its sign is
+# C has one because the first vector belongs to an eigenvalue of its own, so its direction is determined, and its sign is
 # settled by continuity. D needs no invariance under *all* rotations, only under those between the two vectors whose eigenvalues are equal.
 #
 # ```{solution-end}
@@ -1276,7 +1318,7 @@ assert not check_prediction({"A": True, "B": True, "C": False, "D": True, "E": F
 # ```{exercise}
 # :label: ex-projector-derivative
 #
-# *Implement.* This page went backwards, from $\partial\ell/\partial U$ to $\partial\ell/\partial S$. Go forwards: write `projector_change(S, dS, k)`, the derivative of the projector $P = UU^\top$ on the $k$ largest
+# *Implement.* This page went backwards, from $\partial\ell/\partial U$ to $\partial\ell/\partial S$. Go forwards: write `projector_change(S, dS, k)`, the derivative of the projector $UU^\top$ on the $k$ largest
 # eigenvectors when $S$ moves along $dS$. It must be finite when eigenvalues inside the block repeat.
 # ```
 
@@ -1305,7 +1347,7 @@ def check_projector_change(function):
     }
     said = [says for says, guess in guesses.items() if relative(got, guess) < 1e-6]
     if not said and relative(got + got.T, want) < 1e-6:
-        said = ["half of it: P = U U^T has two factors, and both move"]
+        said = ["half of it: U U^T has two factors, and both move"]
     if not got.isfinite().all():
         said = ["not finite: did you divide by lam_j - lam_i?"]
     print(*(said or ["finite, but another matrix"]))
@@ -1403,8 +1445,7 @@ print(f"with R differentiated, the same jitter: error {error:.0e}")
 assert error < 1e-2
 
 # %% [markdown]
-# First aid turned a loud failure into a silent one. The cure was the loss: once it ignores rotations, even the jittered path is nearly right, and the jitter was
-# never needed.
+# The jitter turned a visible failure into a silent one. With a loss that ignores rotations even the jittered path is nearly right, and `ctrace` gets there without jitter.
 #
 # ```{solution-end}
 # ```
