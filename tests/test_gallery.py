@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 from ctrace.viz import gallery as module  # noqa: E402
 from ctrace.viz.gallery import DPI, Gallery, show_figure  # noqa: E402
+from ctrace.world.photos import load_photo  # noqa: E402
 
 RECORD = "application/papermill.record/image/png"
 
@@ -203,8 +204,49 @@ def test_an_animated_gif_is_carried_as_it_is(shown):
     )
 
 
+def photograph_figure(facecolor="white"):
+    """Four photographs and a line of text, which make a heavy PNG."""
+    figure, axes = plt.subplots(2, 2, figsize=(8, 8), facecolor=facecolor)
+    for ax, name in zip(axes.flat, ("chelsea", "coffee", "flower", "motorcycle")):
+        ax.imshow(load_photo(name, (400, 400)), interpolation="nearest")
+    axes[0, 0].set_title("channel 271")
+    return figure
+
+
+def test_a_heavy_figure_of_photographs_goes_as_a_jpeg_that_looks_the_same(shown):
+    buffer = io.BytesIO()
+    photograph_figure().savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
+    exact = np.asarray(Image.open(buffer).convert("RGB"), float)
+    show_figure(photograph_figure(), alt="Four.", caption="Four.", name="four")
+    (glued, meta), (bundle, _) = shown
+    picture = base64.b64decode(glued["application/papermill.record/image/jpeg"])
+    assert "data:image/jpeg;base64," in bundle["text/html"]
+    assert len(picture) < 0.4 * len(buffer.getvalue()) > 0.4 * module.HEAVY
+    drawn = np.asarray(Image.open(io.BytesIO(picture)), float)
+    assert drawn.shape == exact.shape and abs(drawn - exact).mean() < 2.5
+
+
+@pytest.mark.parametrize("kind", ["light", "transparent", "noise"])
+def test_other_figures_stay_exact(kind, shown):
+    if kind == "noise":  # a JPEG of it is hardly smaller
+        noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), "uint8")
+        figure = Image.fromarray(noise)
+    else:
+        figure = photograph_figure("none") if kind == "transparent" else plt.figure()
+    show_figure(figure, alt="A figure.", caption="A figure.", name="exact")
+    assert RECORD in shown[0][0]
+
+
+def test_bytes_of_a_jpeg_are_taken_as_they_are(shown):
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 3), "red").save(buffer, format="JPEG")
+    show_figure(buffer.getvalue(), alt="A red dot.", caption="Red.", name="dot")
+    glued = shown[0][0]["application/papermill.record/image/jpeg"]
+    assert base64.b64decode(glued) == buffer.getvalue()
+
+
 @pytest.mark.parametrize("data", [b"", b"GIF", b"\x89PNG"])
-def test_bytes_that_are_neither_png_nor_gif_are_refused(data):
+def test_bytes_that_are_no_picture_are_refused(data):
     with pytest.raises(TypeError, match="neither the PNG signature nor GIF89a"):
         Gallery("g").add("one", data, alt="A dot.", caption="A dot.")
 
