@@ -17,6 +17,7 @@ from torch import nn
 from ctrace.check import fingerprint
 from ctrace.look.gradcam import WEIGHTS, GradCAM
 from ctrace.look.hooks import capture
+from ctrace.world.models import load_model
 from ctrace.world.tokens import tokens_to_map
 from tests import reference_gradcam as reference
 from tests.reference_gradcam import Embedder, Residual, make_vit
@@ -24,8 +25,12 @@ from tests.reference_gradcam import Embedder, Residual, make_vit
 TARGETS = [1, 5, 9]
 
 
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 def batch(b=3, size=(64, 64), dtype=torch.float32):
-    return torch.randn(b, 3, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    return torch.randn(b, 3, *size, generator=seeded(0)).to(dtype)
 
 
 @pytest.fixture(scope="module")
@@ -419,6 +424,41 @@ def test_weights_that_cancel_to_rounding_are_no_evidence(dtype):
     assert (
         GradCAM(model, "0", method="hirescam").explain(image, target=1).raw.flatten(1).any(1).all()
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["aviary-vit-0", "aviary-vit-1", "aviary-vit-2"])
+def test_products_that_cancel_in_front_of_a_layer_norm_are_no_evidence(name, dtype):
+    """LayerNorm forgets how long a token is, so behind the last block the slope is at right angles
+    to every token: HiResCAM sums products that cancel. Grad-CAM, and HiResCAM behind the norm, do
+    not.
+    """
+    vit = load_model(name, device="cpu").to(dtype)
+    images = vit.info.preprocess(torch.rand(4, 3, 96, 96, generator=seeded(1))).to(dtype)
+
+    def explained(layer, method):
+        return GradCAM(vit, layer, method=method).explain(images, target=2)
+
+    with capture(vit, "blocks.3") as seen:
+        seen.backward(vit(images)[:, 2].sum())
+    products = (seen["blocks.3"].gradient * seen["blocks.3"].activation)[:, 1:].float()
+    assert products.sum(2).any()  # nothing exact: the status has to see it
+    blind = explained("blocks.3", "hirescam")
+    assert blind.status == ["no_evidence"] * 4 and not blind.raw.any()
+    assert "sums cancel" in blind.explanation[0] and "behind it" in blind.explanation[0]
+    for layer, method in [("blocks.3", "gradcam"), ("norm", "hirescam"), ("blocks.2", "hirescam")]:
+        assert explained(layer, method).raw.flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", ["gradcam", "hirescam"])
+def test_products_of_random_signs_are_evidence_however_many(method, dtype):
+    model = nn.Sequential(nn.Conv2d(3, 4096, 1), nn.Flatten(), nn.Linear(4096 * 4, 1))
+    model[2].weight.data = torch.randn(1, 4096 * 4, generator=seeded(2))
+    model[0].bias.data = torch.randn(4096, generator=seeded(3))
+    image = batch(3, (2, 2), dtype)
+    result = GradCAM(model.to(dtype), "0", method=method).explain(image, target=lambda o: o[:, 0])
+    assert result.raw.flatten(1).any(1).all()
 
 
 def test_a_shut_network_is_a_dead_layer():

@@ -173,7 +173,7 @@ class GradCAM:
         weights = WEIGHTS[self.method](acts, grads)
         raw = (weights * acts).sum(1)  # (b, h, w)
         eps = torch.finfo(layer.activation.dtype).eps
-        noise = raw.abs().amax((1, 2)) <= _rounding_level(acts, grads, eps)
+        noise = raw.abs().amax((1, 2)) <= _rounding_level(acts, grads, weights, eps)
         dead = (grads == 0).flatten(1).all(1)
         highest = raw.amax((1, 2)).tolist()
         verdicts = list(map(self._verdict, stuck, dead.tolist(), noise.tolist(), highest))
@@ -208,7 +208,7 @@ class GradCAM:
         if dead:
             return "dead_layer", _why_dead(self.model, layer)
         if noise:
-            why = "activations are zero, or weights cancel, as in front of a normalisation"
+            why = "activations are zero, or sums cancel, as in front of a normalisation"
             return "no_evidence", f"{layer} gives only rounding: {why}. Name a layer behind it."
         if highest <= 0:
             why = "relu=False shows what lowers the score; another target or method may support it"
@@ -231,12 +231,20 @@ def live_layer(model: nn.Module) -> str | None:
     return f"blocks.{last}.norm1" if hasattr(blocks[last], "norm1") else f"blocks.{last - 1}"
 
 
-def _rounding_level(acts: Tensor, grads: Tensor, eps: float) -> Tensor:
-    """Magnitude ``(b,)`` that a map can reach by rounding alone, when each gradient is off by a few
-    ``eps`` of its channel's size.
+def _rounding_level(acts: Tensor, grads: Tensor, weights: Tensor, eps: float) -> Tensor:
+    """Magnitude ``(b,)`` that a map can reach by rounding alone, the larger of two.
+
+    Each gradient is off by a few ``eps`` of its channel's size. And the c products of a place are
+    summed: at worst the sum is off by c eps of what they add up to without their signs (Higham
+    2002, *Accuracy and Stability of Numerical Algorithms*, eq. 3.5). There ``eps`` is single
+    precision's in any precision: behind a LayerNorm double precision would draw what its own
+    epsilon leaves of the cancellation, 1e-8 of the products. Products of random
+    signs leave 1 / sqrt(c) of them.
     """
     size = (grads.square().mean((2, 3), keepdim=True) * acts.square()).sum(1)  # (b, h, w)
-    return 4 * eps * size.sqrt().amax((1, 2))
+    products = (weights * acts).abs().sum(1)
+    single = acts.shape[1] * torch.finfo(torch.float32).eps
+    return torch.maximum(4 * eps * size.sqrt().amax((1, 2)), single * products.amax((1, 2)))
 
 
 def _why_dead(model: nn.Module, layer: str) -> str:
