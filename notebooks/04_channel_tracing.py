@@ -1113,17 +1113,51 @@ else:
 # environment variable `CTRACE_MODEL` does the same. Without a network connection `CTRACE_WEIGHTS_DIR` names a folder that holds the weights as `resnet50.safetensors` or `resnet50.pth`. Where no network is named, one line below
 # says so, and nothing else happens.
 #
-# A transformer gives its tokens, a convolutional network the maps of its second but last stage. Four photographs are cut into six segments each, and the one in the middle of the photograph is traced.
+# A transformer gives its tokens, a convolutional network the maps of its last stage but one. Four photographs are cut into six segments each, and the one in the middle of the photograph is traced. A network that keeps no grid of
+# places gives no features to cut, and one sentence with the reason.
 
 # %%
 network = chosen_model()
 
 
-def own_features(network, photo):
-    """Tokens of a transformer, maps of a convolutional network."""
+# %% tags=["hide-input"]
+def last_but_one(network):
+    """The last stage but one by timm's list, or the last layer finer than the last."""
+    stages = getattr(network, "feature_info", None)
+    if stages:
+        return stages[-2]["module"]
+    cells, hooks = {}, []  # of every layer that puts out a grid, in their order
+
+    def note(name, output):
+        if getattr(output, "ndim", 0) == 4 and output[0, 0].numel() > 1:
+            cells[name] = output[0, 0].numel()
+
+    for name, module in network.named_modules():
+        hook = lambda module, args, output, name=name: note(name, output)
+        hooks.append(module.register_forward_hook(hook))
+    with torch.no_grad():
+        network(torch.zeros(1, *network.info.input_size, device=device))
+    for hook in hooks:
+        hook.remove()
+    finer = [name for name, n in cells.items() if n > [*cells.values()][-1]]
+    if not finer:
+        raise ValueError("None of its layers has a finer grid than its last.")
+    return finer[-1]
+
+
+# %%
+def own_features(network, name):
+    """A photograph, and tokens of a transformer or maps of a convolutional network."""
+    photo = load_photo(name, size=(384, 384))
     if hasattr(network, "num_prefix_tokens"):
-        return ctrace.timm_features(photo, network)
-    return ctrace.conv_features(photo, network, network.feature_info[-2]["module"])
+        return photo, ctrace.timm_features(photo, network)
+    layer = last_but_one(network)
+    try:
+        return photo, ctrace.conv_features(photo, network, layer)
+    except (AssertionError, RuntimeError, ValueError):
+        # It takes one size only, or pads in its own way: its own size, and its own padding.
+        photo = load_photo(name, size=network.info.input_size[:0:-1])
+        return photo, ctrace.conv_features(photo, network, layer, pad=0)
 
 
 # %%
@@ -1153,21 +1187,26 @@ def own_tabs(network, names=("astronaut", "chelsea", "coffee", "motorcycle")):
     """A tab for each photograph."""
     tabs = Gallery("traced-own-network")
     for name in names:
-        photo = load_photo(name, size=(384, 384))
-        grid = own_features(network, photo)
+        photo, grid = own_features(network, name)
         found = own_segment(grid)
         tabs.add(
             name,
             own_figure(photo, grid, *found),
-            alt=f"{name}, six segments of it, and maps of up to six channels that support segment {found[1]}.",
-            caption=f"{network.info.name} ({network.info.weights}), grid {grid.grid_hw[0]} x {grid.grid_hw[1]}: segment {found[1]} and the channels that support it. Eigengap {found[2].spectrum.eigengap:.4f}.",
+            alt=f"{name}, six segments of it, and maps of up to six channels "
+            f"that support segment {found[1]}.",
+            caption=f"{network.info.name} ({network.info.weights}), grid "
+            f"{grid.grid_hw[0]} x {grid.grid_hw[1]}: segment {found[1]} and the channels "
+            f"that support it. Eigengap {found[2].spectrum.eigengap:.4f}.",
         )
     tabs.show()
 
 
 # %%
 if network is not None:
-    own_tabs(network)
+    try:
+        own_tabs(network)
+    except ValueError as error:
+        print(f"{network.info.name} gives no grid of places to cut. {error}")
 
 # %% [markdown]
 # ## Exercises

@@ -17,7 +17,11 @@ from tests.local_hub import environment_of, local_hub, weights_of
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADING = "## A network of your own"
-PAGES = [("04_channel_tracing", "vit_tiny_patch16_224"), ("05_gradcam", "resnet18")]
+TRACING, GRADCAM = "04_channel_tracing", "05_gradcam"
+OWN_PADDING, WITHOUT_GRID = "tf_efficientnet_lite0", "xcit_nano_12_p16_224"
+PAGES = [(TRACING, "vit_tiny_patch16_224"), (TRACING, "resnet18"), (TRACING, OWN_PADDING)]
+PAGES += [(GRADCAM, "resnet18"), (GRADCAM, "vit_tiny_patch16_224")]
+PICTURE = "data:image/(?:png|jpeg);base64,"
 SCRIPT = """
 import os
 import torch
@@ -122,9 +126,31 @@ def test_section_of_a_page_shows_the_network_that_came_from_the_hub(page, name, 
     assert f"GET /{repository}/resolve/main/model.safetensors" in asked
     text = str(outputs)
     assert f"{name}: pretrained timm weights" in text
-    assert text.count("data:image/png;base64,") >= 3
+    assert len(re.findall(PICTURE, text)) == 4  # a tab for each photograph
     assert "jupyter.widget" not in text  # whose scripts would come from another host
     assert f"{name} (pretrained timm weights)" in text  # in the captions of its gallery
+
+
+@pytest.mark.parametrize("page", [TRACING, GRADCAM])
+def test_section_of_a_page_shows_the_bundled_photograph_network(page, tmp_path):
+    """Of which timm has no list of stages."""
+    environment = environment_of("http://127.0.0.1:9", str(tmp_path))
+    text = str(run(section(page), environment | {MODEL_VARIABLE: "squeezenet"}))
+    assert len(re.findall(PICTURE, text)) == 4 and "gives no grid" not in text
+    if page == TRACING:  # cells of 8 pixels: the layer that the page itself cuts
+        assert "squeezenet (bundled weights), grid 48 x 48" in text
+
+
+@pytest.mark.parametrize("page", [TRACING, GRADCAM])
+def test_section_says_in_one_sentence_that_a_network_keeps_no_grid(page, tmp_path):
+    repository, content, _ = weights_of(WITHOUT_GRID)
+    with local_hub({(repository, "model.safetensors"): content}) as (address, _):
+        more = exported_by_make() | {MODEL_VARIABLE: WITHOUT_GRID}
+        outputs = run(section(page), environment_of(address, str(tmp_path), **more))
+    said = [line for o in outputs for line in o.get("text", "").splitlines()]
+    [sentence] = [line for line in said if "gives no grid of places" in line]
+    assert sentence.startswith(f"{WITHOUT_GRID} gives no grid of places to ")
+    assert not re.findall(PICTURE, str(outputs))
 
 
 @pytest.mark.parametrize("page, name", PAGES)
