@@ -110,7 +110,9 @@ show_figure(
     ),
     name="gradcam-idea",
     alt="A cat, a grid of red and blue cells, and the same colours laid over the cat.",
-    caption="A photograph, the signed Grad-CAM map of *Egyptian cat* at fire9, and the map laid over it. Red is positive, blue negative. What blue means is a question of its own, below.",
+    caption="A photograph, the signed Grad-CAM map of *Egyptian cat* at fire9, and "
+    "the map laid over it. Red is positive, blue negative. What blue means is "
+    "a question of its own, below.",
 )
 
 # %% [markdown]
@@ -265,7 +267,9 @@ for name in ("chelsea", "coffee", "motorcycle", "hopper", "flower"):
             unit="share of the largest",
         ),
         alt=f"{name} and five signed maps laid over it, for {words[target]}.",
-        caption=f"What the network calls *{words[target]}*, by three rules at two layers. Each map divided by its own largest magnitude, because their units differ.",
+        caption=f"What the network calls *{words[target]}*, by three rules at two "
+        "layers. Each map divided by its own largest magnitude, because "
+        "their units differ.",
     )
 tabs.show()
 
@@ -347,8 +351,10 @@ show_figure(
         unit="share of the largest",
     ),
     name="gradcam-strangers",
-    alt="Three signed maps over one cat: of the trained network, of one with random weights, of one trained on drawn birds.",
-    caption="One of these networks has seen cats. The other two maps mean nothing about cats, and are drawn with the same colours.",
+    alt="Three signed maps over one cat: of the trained network, of one with random "
+    "weights, of one trained on drawn birds.",
+    caption="One of these networks has seen cats. The other two maps mean nothing "
+    "about cats, and are drawn with the same colours.",
 )
 
 # %% [markdown]
@@ -379,8 +385,11 @@ for name, pair in questions.items():
 show_figure(
     viz.show_grid(panels, titles, columns=4, unit="share of the largest"),
     name="gradcam-two-questions",
-    alt="A motorcycle with maps for moped, disk brake and their margin, and a portrait with maps for bow tie, suit and their margin.",
-    caption="One photograph, two questions, with the probabilities of the two answers, and the margin between them: red speaks for the first, blue for the second.",
+    alt="A motorcycle with maps for moped, disk brake and their margin, and a "
+    "portrait with maps for bow tie, suit and their margin.",
+    caption="One photograph, two questions, with the probabilities of the two "
+    "answers, and the margin between them: red speaks for the first, blue for "
+    "the second.",
 )
 
 # %%
@@ -415,8 +424,10 @@ show_figure(
         tallest=1.5,
     ),
     name="gradcam-montage",
-    alt="A cat and a cup side by side; the map for Egyptian cat is red on the cat, the map for espresso is red on the cup.",
-    caption="The same network, picture, rule and layer (HiResCAM, fire9). Only the question changes.",
+    alt="A cat and a cup side by side; the map for Egyptian cat is red on the cat, "
+    "the map for espresso is red on the cup.",
+    caption="The same network, picture, rule and layer (HiResCAM, fire9). Only the "
+    "question changes.",
 )
 
 # %% [markdown]
@@ -504,8 +515,11 @@ show_figure(
         panels, list(layers), "share", reference=0.5, quiet=("edges", "centre")
     ),
     name="gradcam-montage-pointing",
-    alt="Intervals of pointing game and mass for four rules at three layers, and for edges and centre, against one half.",
-    caption="30 pictures of two photographs, two questions each. Points are means, lines 95% intervals when the six photographs are drawn again; dashed, one half: a map that does not hear the question.",
+    alt="Intervals of pointing game and mass for four rules at three layers, and for "
+    "edges and centre, against one half.",
+    caption="30 pictures of two photographs, two questions each. Points are means, "
+    "lines 95% intervals when the six photographs are drawn again; dashed, "
+    "one half: a map that does not hear the question.",
 )
 
 # %%
@@ -847,8 +861,13 @@ figure.suptitle("Six ways your Grad-CAM lies", weight="bold")
 show_figure(
     figure,
     name="gradcam-six-lies",
-    alt="Six pairs of maps over one cat. Left the right ones. Right, where one line was wrong: red spread over the face, two empty maps, blue everywhere, red everywhere, and a map with the activations of a cup of coffee.",
-    caption="One photograph, one network; left what Grad-CAM says, right what it says after one wrong line. None of the wrong maps raised an error when it was made. In the third pair the question is a class that is not there, in the fifth it has no answer; in the others it is *Egyptian cat*.",
+    alt="Six pairs of maps over one cat. Left the right ones. Right, where one line "
+    "was wrong: red spread over the face, two empty maps, blue everywhere, red "
+    "everywhere, and a map with the activations of a cup of coffee.",
+    caption="One photograph, one network; left what Grad-CAM says, right what it says "
+    "after one wrong line. None of the wrong maps raised an error when it was "
+    "made. In the third pair the question is a class that is not there, in "
+    "the fifth it has no answer; in the others it is *Egyptian cat*.",
 )
 
 
@@ -936,7 +955,8 @@ for name in layers:
         name,
         picture_of(result, images, 8, SPECIES[8].name),
         alt=f"Signed map and overlay of the same bird at {result.target_layer}.",
-        caption=f"The same bird and question at `{result.target_layer}`, its own scale: from {result.raw[8].min():.2g} to {result.raw[8].max():.2g}.",
+        caption=f"The same bird and question at `{result.target_layer}`, its own "
+        f"scale: from {result.raw[8].min():.2g} to {result.raw[8].max():.2g}.",
     )
 tabs.show()
 
@@ -1033,7 +1053,8 @@ slopes = torch.tensor(
 places, weights = result.raw[0].numel(), result.weights[0].cpu()
 error = float((slopes - places * weights).abs().max() / slopes.abs().max())
 print(
-    f"{len(slopes)} channels, {places} places; largest error {error:.1e} of the largest slope"
+    f"{len(slopes)} channels, {places} places; largest error {error:.1e} of the "
+    "largest slope"
 )
 assert error < 1e-5
 
@@ -1075,7 +1096,8 @@ part_names = [
     for r, p in zip(best.tolist(), which.tolist())
 ]
 print(
-    f"{sum(best > 0.2)} of {len(part_names)} channels go with a part (correlation above 0.2)"
+    f"{sum(best > 0.2)} of {len(part_names)} channels go with a part (correlation "
+    "above 0.2)"
 )
 
 # %%
@@ -1110,7 +1132,9 @@ show_figure(
     viz.show_grid(panels, titles, unit="activation"),
     name="gradcam-channels",
     alt="The bird, its true outline, and the maps of five channels with their weights.",
-    caption="The five channels that support the species most, with the part each goes with and how closely. The outline is the true bird, not a segment the network made.",
+    caption="The five channels that support the species most, with the part each goes "
+    "with and how closely. The outline is the true bird, not a segment the "
+    "network made.",
 )
 
 # %% [markdown]
@@ -1263,7 +1287,8 @@ for layer, got in seen.items():
         f"token and mean slope {pooled.abs().mean():.1e}; tokens doubled: margin moves"
     )
     print(
-        f"by up to {fallen[layer].abs().max():.1e}, falls in {(fallen[layer] > 0.01).sum()}",
+        f"by up to {fallen[layer].abs().max():.1e}, falls in "
+        f"{(fallen[layer] > 0.01).sum()}",
         end="",
     )
     print(f" of 48 birds; HiResCAM on the part below zero in {below}")
@@ -1363,8 +1388,10 @@ panels = {
 show_figure(
     viz.show_intervals(panels, ["mean over birds"], "share"),
     name="gradcam-pointing",
-    alt="Intervals of pointing game and mass for chance, Gaussian, Grad-CAM and best sibling of both networks.",
-    caption="208 held-out twins, the part that decides. Points are means over birds, lines their 95% bootstrap intervals.",
+    alt="Intervals of pointing game and mass for chance, Gaussian, Grad-CAM and best "
+    "sibling of both networks.",
+    caption="208 held-out twins, the part that decides. Points are means over birds, "
+    "lines their 95% bootstrap intervals.",
 )
 
 # %% [markdown]
@@ -1522,6 +1549,8 @@ if network is not None:
 # %%
 def check_twice(raw, shown, ranking):
     """Compares a prediction with what happens."""
+    if None in (raw, shown, ranking):
+        return print("no answer yet")
     loud = load_model("aviary-resnet-0", device=device)
     with torch.no_grad():
         loud.fc.weight.mul_(2), loud.fc.bias.mul_(2)
@@ -1539,6 +1568,11 @@ def check_twice(raw, shown, ranking):
     ):
         print(f"{what}: {'yes' if guess == is_so else 'no'}, {is_so}")
     return (raw, shown, ranking) == truth
+
+
+# Your words: signed map, map in [0, 1], ranking.
+my_words = (None, None, None)
+answered = check_twice(*my_words)
 
 
 # %% [markdown]
@@ -1574,16 +1608,25 @@ def check_hirescam(own):
     )
     if tuple(got.shape) != tuple(want.shape):
         print(
-            f"expected the layer's grid {tuple(want.shape)}, received {tuple(got.shape)}. Sum over channels, take the first image."
+            f"expected the layer's grid {tuple(want.shape)}, received "
+            f"{tuple(got.shape)}. Sum over channels, take the first image."
         )
         return False
     if torch.allclose(got, explain(resnet, images[3:4], 3, "layer2").raw[0], atol=1e-4):
         print(
-            "this is Grad-CAM: the gradient was averaged over places before it was multiplied."
+            "this is Grad-CAM: the gradient was averaged over places before it was "
+            "multiplied."
         )
         return False
     print("largest difference", float((got - want).abs().max()))
     return torch.allclose(got, want, atol=1e-5 * float(want.abs().max()))
+
+
+def my_first_hirescam(model, layer, image, target):
+    return image[0, 0]  # yours here
+
+
+answered = check_hirescam(my_first_hirescam)
 
 
 # %% [markdown]
@@ -1635,6 +1678,10 @@ def check_silence(model):
     return set(plain.status) == {"no_evidence"} and set(fine.status) == {"ok"}
 
 
+my_network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten())  # change it
+answered = check_silence(my_network.append(nn.Linear(800, 5)).eval())
+
+
 # %% [markdown]
 # ```{solution-start} ex-gradcam-silence
 # :class: dropdown
@@ -1664,5 +1711,6 @@ assert check_silence(silent)
 
 # %%
 print(
-    f"this page ran in {time.time() - started:.0f} s on {device}, {torch.get_num_threads()} threads"
+    f"this page ran in {time.time() - started:.0f} s on {device}, "
+    f"{torch.get_num_threads()} threads"
 )
