@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Grad-CAM for embeddings
 #
-# **A network that answers "the same bird" can be asked what made the two pictures alike. The answer depends on both pictures, and some questions have none; a map must show the first and refuse the second.**
+# **What made the network say that two pictures show the same bird? A map can answer that. It has to change with the picture that the bird is compared with, and where the question has no answer it has to stay empty.**
 
 # %% [markdown] tags=["remove-cell"]
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/ctrace-book/ctrace/blob/main/notebooks/06_gradcam_embeddings.ipynb)
@@ -25,7 +25,7 @@ if importlib.util.find_spec("ctrace") is None:
 #
 # You need [Grad-CAM](05_gradcam.ipynb) for the map itself. The last cell prints how long this page took to run.
 
-# %%
+# %% tags=["hide-input"]
 import time
 
 import numpy as np
@@ -92,8 +92,10 @@ show_figure(
         columns=6,
     ),
     name="embedding-birds",
-    alt="Twelve small pictures: three birds of one species, four views of each in other colours before other backgrounds.",
-    caption="Three birds of one species, four views of each. Colour says nothing; the spots and the proportions do.",
+    alt="Twelve small pictures: three birds of one species, four views of each in "
+    "other colours before other backgrounds.",
+    caption="Three birds of one species, four views of each. Colour says nothing; the "
+    "spots and the proportions do.",
 )
 
 # %% [markdown]
@@ -110,7 +112,8 @@ score = g @ r / (g.norm() * r.norm())
 by_hand = ((r / r.norm() - score * g / g.norm()) / g.norm()).detach()
 (slope,) = torch.autograd.grad(score, g)
 print(
-    f"score {score.item():.2f}, slope {by_hand.tolist()}, along g: {float(by_hand @ g.detach()):.0e}"
+    f"score {score.item():.2f}, slope {by_hand.tolist()}, along g: "
+    f"{float(by_hand @ g.detach()):.0e}"
 )
 
 # %%
@@ -120,7 +123,7 @@ assert (
 )
 
 # %% [markdown]
-# Across $g$, never along it: a longer embedding is not a more similar one. Which also says when there is nothing to find. If $r$ points where $g$ points, the bracket is zero.
+# Across $g$, never along it: a longer embedding is not a more similar one. And if $r$ points where $g$ points, the bracket is zero, and there is nothing to find.
 
 # %%
 self_slope = ((g / g.norm() - 1.0 * g / g.norm()) / g.norm()).detach()
@@ -140,21 +143,17 @@ reference = net64(x64[1:]).detach()
 # %%
 with capture(net64, LAYER) as seen:
     g = net64(x64[:1])
-    seen.backward(
-        g,
-        (
-            reference / reference.norm()
-            - F.cosine_similarity(g, reference) * g / g.norm()
-        ).detach()
-        / g.norm(),
-    )
+    cosine = F.cosine_similarity(g, reference)
+    slope = reference / reference.norm() - cosine * g / g.norm()
+    seen.backward(g, (slope / g.norm()).detach())
 alpha = seen[LAYER].gradient.mean((2, 3))  # (1, c)
 literal = torch.einsum("bc,bchw->bhw", alpha, seen[LAYER].activation)
 
 # %%
 small = GradCAM(net64, LAYER).explain(x64[:1], target_embedding=reference[0])
+difference = float((small.raw - literal).abs().max())
 print(
-    f"{small.target[0]}: {small.score.item():.3f}; largest difference {float((small.raw - literal).abs().max()):.0e}"
+    f"{small.target[0]}: {small.score.item():.3f}; largest difference {difference:.0e}"
 )
 assert (small.raw - literal).abs().max() < 1e-12 * max(1, float(literal.abs().max()))
 
@@ -198,11 +197,10 @@ tested, error = {group: pairs(pictures) for group, pictures in test_views.items(
 for group, (cosine, genuine) in tested.items():
     error[group] = equal_error_rate(cosine[genuine], cosine[~genuine])
     away, let_in = rates(cosine, genuine, threshold[group])
+    print(f"{group}: {int(genuine.sum())} genuine pairs", end=", ")
+    print(f"{int((~genuine).sum())} of impostors, equal error rate {error[group]:.1%};")
     print(
-        f"{group}: {int(genuine.sum())} genuine and {int((~genuine).sum())} impostor pairs, equal error rate {error[group]:.1%}"
-    )
-    print(
-        f"             at the validation threshold {away:.1%} turned away, {let_in:.1%} let in"
+        f"    at the validation threshold {away:.1%} turned away, {let_in:.1%} let in"
     )
 
 # %% tags=["hide-input"]
@@ -224,16 +222,21 @@ show_figure(
         logx=True,
     ),
     name="embedding-roc",
-    alt="Two curves of genuine against impostor acceptance on a logarithmic axis, and the curve of a coin.",
-    caption="Receiver operating characteristic on 30 held-out birds per group, four views each. The coin accepts both kinds equally often.",
+    alt="Two curves of genuine against impostor acceptance on a logarithmic axis, and "
+    "the curve of a coin.",
+    caption="Receiver operating characteristic on 30 held-out birds per group, four "
+    "views each. The coin accepts both kinds equally often.",
 )
 
 # %%
 gain = accepted(*tested["one species"]) - accepted(*tested["all species"])
+apart = error["one species"] - error["all species"]
+above = float((gain > 0).float().mean())
 print(
-    f"error rates {error['one species'] - error['all species']:+.1%} apart; the curve of"
-    f" one species is the higher one at {float((gain > 0).float().mean()):.0%} of the rates"
+    f"error rates {apart:+.1%} apart; the curve of one species is the higher one",
+    end="",
 )
+print(f" at {above:.0%} of the rates")
 assert abs(error["one species"] - error["all species"]) < 0.02
 assert gain.max() > -gain.min()  # the prediction "one species is harder" fails
 assert error["all species"] < 0.15
@@ -243,13 +246,12 @@ assert all(float(c[g].mean()) > float(c[~g].mean()) for c, g in tested.values())
 kinds = (torch.arange(120) // 4) % len(SPECIES)
 other_bird = (torch.arange(120) // 4)[:, None] != torch.arange(120) // 4
 alike = float((kinds[:, None] == kinds)[other_bird].float().mean())
-print(
-    f"in the group of all species, {alike:.0%} of the impostor pairs share their species"
-)
+print(f"all species: {alike:.0%} of the impostor pairs share their species")
+assert alike < 0.1
 
 # %% [markdown]
 # One species is not harder: the two error rates are within two points of each other, and where the curves part most, the one of one species is the higher. That could not be known from the first
-# number alone: over all species most impostors are of another species, and a network that had never heard of individuals would turn those away. Only the second number says how well *individuals* are told apart.
+# number alone: over all species most impostors are of another species, and a network that knows species and no individuals could turn those away. Only the second number says how well *individuals* are told apart.
 #
 # ## What the likeness rests on
 #
@@ -356,10 +358,12 @@ for what, masks in (
 ):
     masks = torch.stack(masks)
     blob, area = gaussian.expand(120, -1, -1), masks.mean((1, 2))
-    print(
-        f"{what:5s} pointing: map {pointing(heat, masks).mean():.2f}, Gaussian {pointing(blob, masks).mean():.2f}, chance {area.mean():.3f}; "
-        f"mass: map {inside(heat, masks).mean():.3f}, Gaussian {inside(blob, masks).mean():.3f}"
-    )
+    for name, measure in (("pointing", pointing), ("mass", inside)):
+        of_map, of_blob = (float(measure(m, masks).mean()) for m in (heat, blob))
+        print(
+            f"{what:5s} {name:8s}: map {of_map:.3f}, Gaussian {of_blob:.3f}", end=", "
+        )
+        print(f"chance {area.mean():.3f}")
     if what == "marks":
         assert area.mean() < 0.01 and pointing(heat, masks).mean() < 0.6
         ahead = {
@@ -384,12 +388,12 @@ for name, values in ahead.items():
     assert float(per_bird.mean()) > half
 
 # %% [markdown]
-# The maps point at the marks more often than chance and than a blob, and far from always. On the *whole bird* the blob wins the pointing game, because every bird stands in the middle: look at the second line
-# of the table. A map can be right about the bird and say nothing about who it is.
+# The maps point at the marks more often than chance and than a blob, and far from always. On the *whole bird* the blob wins the pointing game, because every bird has a part of itself in the middle. A
+# map can be right about the bird and say nothing about who it is.
 #
 # ## Both pictures of a pair
 #
-# Each picture is explained by its likeness to the other, in one pass. Red places raise the likeness, blue ones lower it.
+# Each picture is explained by its likeness to the other, in one pass. By this rule, slope times activation at each place, red is where more of what is there would raise the likeness, and blue where it would lower it.
 
 
 # %% tags=["hide-input"]
@@ -424,8 +428,10 @@ for number, (pictures, i, j, what) in enumerate(examples, 1):
     tabs.add(
         f"Example {number}",
         figure,
-        alt=f"Two pictures ({what}), with the signed map of each for its likeness to the other.",
-        caption=f"{what.capitalize()}, cosine {score:.2f}. Each row is explained by the other; one scale for both rows.",
+        alt=f"Two pictures ({what}), with the signed map of each for its likeness to "
+        "the other.",
+        caption=f"{what.capitalize()}, cosine {score:.2f}. Each row is explained by "
+        "the other; one scale for both rows.",
     )
 tabs.show()
 
@@ -462,9 +468,10 @@ error_ = float(
     / contrast.raw.abs().max()
 )
 print(
-    f"{contrast.target[0]}: {contrast.score.item():+.3f}; difference {error_:.0e} of the largest cell"
+    f"{contrast.target[0]}: {contrast.score.item():+.3f}; difference {error_:.0e} of "
+    "the largest cell"
 )
-assert error_ < 1e-4
+assert error_ < 1e-4 and METHOD == "hirescam"
 
 # %%
 three = (to_bird, to_impostor, contrast)
@@ -475,8 +482,10 @@ show_figure(
         unit="weight x activation",
     ),
     name="embedding-contrast",
-    alt="Three overlays of one picture: likeness to the same bird, to an impostor, and the difference of the two.",
-    caption="One picture, three questions, one scale. The contrast is the first map minus the second.",
+    alt="Three overlays of one picture: likeness to the same bird, to an impostor, "
+    "and the difference of the two.",
+    caption="One picture, three questions, one scale. The contrast is the first map "
+    "minus the second.",
 )
 
 # %% [markdown]
@@ -497,7 +506,7 @@ assert contrast.score.item() > 0.5 and -blue > 0.4
 # %% [markdown]
 # ## Another reference, another map
 #
-# The most common fault of such maps is that they ignore the reference: they show where a bird is, whoever it is compared with. So keep each of the 120 pictures and change the reference: the
+# One fault that such maps can have is to ignore the reference: they show where a bird is, whoever it is compared with. So keep each of the 120 pictures and change the reference: the
 # second view of the bird, its third view, and a view of another bird of its species. Do it for the cosine and for the dot product. Which pair of maps should be alike?
 
 # %%
@@ -539,9 +548,8 @@ change = (maps["cosine", "second view"] - maps["cosine", "another bird"]).norm(
 print(f"cosine, another bird: smallest change of a map {change.min():.2f} of its size")
 
 # %%
-assert (
-    change.min() > 0.05 and alike["cosine", "another bird"].max() < 0.999
-)  # every picture: another reference, another map
+# every picture: another reference, another map
+assert change.min() > 0.25 and alike["cosine", "another bird"].max() < 0.999
 assert 0 < int((alike["cosine", "another bird"] > 0.9).sum()) < 12  # a few: one place
 for kind in ("cosine", "dot"):
     assert (
@@ -550,7 +558,7 @@ for kind in ("cosine", "dot"):
 assert alike["dot", "third view"].median() > alike["cosine", "third view"].median()
 
 # %% [markdown]
-# Every map changes by a good part of its size when the reference does, and in the middle it changes less between two views of one bird than between two birds. The *pattern* need not: for a few of the 120 pictures the
+# Every map changes by more than a quarter of its size when the reference is another bird, and in the median its pattern changes less between two views of one bird than between two birds. The *pattern* need not: for a few of the 120 pictures the
 # map for another bird is the same but for its strength, with a correlation of up to .99. Such a picture shows the same place whoever it is compared with. The dot product is steadier than the cosine. The slope of a cosine
 # {eq}`cosine-slope` is what the embedding still *lacks*: for a close pair, the remainder that this one view happens to leave. For close pairs ask the dot product, or a contrast.
 
@@ -586,8 +594,10 @@ with capture(model, LAYER) as seen:
 plain = map_of(seen[LAYER]).sum(1)
 rescaled = (plain - plain.min()) / (plain.max() - plain.min())
 print(
-    f"largest value {plain.abs().max():.0e}, and after rescaling {rescaled.max():.1f}; an honest pair reaches {both.raw.abs().max():.0e}"
+    f"largest value {plain.abs().max():.0e}, after rescaling {rescaled.max():.1f};",
+    end="",
 )
+print(f" the pair above reaches {both.raw.abs().max():.0e}")
 assert plain.abs().max() < 1e-3 * both.raw.abs().max() and rescaled.max() == 1
 
 # %%
@@ -685,21 +695,25 @@ show_figure(
         columns=6,
     ),
     name="photo-likeness",
-    alt="Twelve photographs: the left view of a red motorcycle, then the other eleven in order of their likeness to it.",
-    caption="Cosine to the left view of the motorcycle. The right view comes first, an astronaut before a flag and a shuttle second.",
+    alt="Twelve photographs: the left view of a red motorcycle, then the other eleven "
+    "in order of their likeness to it.",
+    caption="Cosine to the left view of the motorcycle. The right view comes first, "
+    "an astronaut before a flag and a shuttle second.",
 )
 second = order[2]
 print(
     f"right view {likeness[order[1]]:.2f}, {names[second]} {likeness[second]:.2f}; "
-    f"without the centre {without_centre[order[1]]:.2f} and {without_centre[second]:.2f}"
+    f"without the centre {without_centre[order[1]]:.2f} and "
+    f"{without_centre[second]:.2f}"
 )
 
 # %%
 assert names[order[1]] == "motorcycle_right" and likeness[order[1]] > 0.9
 assert likeness[second] < 0.4 and without_centre[second] > 0.6
+assert without_centre.min() > 0.2 > 0 > likeness.min()
 
 # %% [markdown]
-# The right view, far before anything else. The centre does part of that: without it every photograph resembles every other, and the second would pass many a threshold. With a centre taken from so few
+# The right view, far before anything else. The centre does part of that: without it the second reaches .74 instead of .28, and no cosine is negative. With a centre taken from so few
 # photographs the cosines are those of this collection; another one would shift them.
 #
 # What does the likeness rest on? For close pairs this page advised the dot product. Here the advice can be tried. The embedding is a mean over places, so the dot product with a fixed reference *is* a sum
@@ -788,8 +802,10 @@ tabs.add(
         rows=["left", "right"],
         unit="share of the largest cell",
     ),
-    alt="Two views of a motorcycle, each with the map of a dot product and of a cosine over it, and with the fifth of the cells that the test hides.",
-    caption="What makes each view like the other. Dot product: shares that add up to it. Cosine: slopes. Right: the pale cells are blurred in the test.",
+    alt="Two views of a motorcycle, each with the map of a dot product and of a "
+    "cosine over it, and with the fifth of the cells that the test hides.",
+    caption="What makes each view like the other. Dot product: shares that add up to "
+    "it. Cosine: slopes. Right: the pale cells are blurred in the test.",
 )
 
 # %% tags=["hide-input"]
@@ -801,8 +817,10 @@ tabs.add(
         "cosine to the other view",
         reference=float(likeness[order[1]]),
     ),
-    alt="Cosine left when a fifth of the cells is blurred: least for the top of the dot product, more for random and moved cells.",
-    caption="Cosine left when a fifth of the cells of one view is blurred: 20 draws of random cells, 20 places for the moved ones. Dashed: nothing blurred.",
+    alt="Cosine left when a fifth of the cells is blurred: least for the top of the "
+    "dot product, more for random and moved cells.",
+    caption="Cosine left when a fifth of the cells of one view is blurred: 20 draws "
+    "of random cells, 20 places for the moved ones. Dashed: nothing blurred.",
 )
 tabs.show()
 
@@ -962,8 +980,10 @@ show_figure(
         unit="read-out, 1 is face",
     ),
     name="photo-faces",
-    alt="Five photographs under two read-outs. With fire7 the highest window lies on the faces of Hopper and of the astronaut.",
-    caption="A linear read-out trained on 50 faces and 50 other patches, over photographs. Framed: the highest window of all places and scales.",
+    alt="Five photographs under two read-outs. With fire7 the highest window lies on "
+    "the faces of Hopper and of the astronaut.",
+    caption="A linear read-out trained on 50 faces and 50 other patches, over "
+    "photographs. Framed: the highest window of all places and scales.",
 )
 
 # %%
@@ -972,7 +992,7 @@ assert chosen == "fire7" and not in_box(highest("astronaut", "fire5"), box)
 assert heights["fire7"]["astronaut"] == max(heights["fire7"].values())
 
 # %% [markdown]
-# The read-out from `fire7` has its highest window of all five photographs on the astronaut's face. The one from `fire5`, with the same perfect score on patches, points at a badge on her suit, and at an eye of the cat. A test set can be too easy to tell a detector of faces
+# The read-out from `fire7` has its highest window of all five photographs on the astronaut's face. The one from `fire5`, with the same perfect score on patches, has it on her suit, at a badge, and on the cat at an eye. A test set can be too easy to tell a detector of faces
 # from a detector of something that its other patches lack. And a detector is no verifier: whose face it is, nothing here can say.
 
 # %% [markdown]
@@ -989,8 +1009,9 @@ two_faces = torch.rand(2, 3, 112, 112)
 # %%
 result = GradCAM(face_model, "model.layer4").explain_pair(*two_faces)
 print(
-    f"resnet18, random weights: embedding of {face_model(two_faces).shape[1]}, layer {result.target_layer}, map {tuple(result.raw.shape)}, {result.status}"
+    f"resnet18, random weights: embedding of {face_model(two_faces).shape[1]}", end=", "
 )
+print(f"layer {result.target_layer}, map {tuple(result.raw.shape)}, {result.status}")
 assert result.raw.shape == (2, 4, 4) and result.status == ["ok", "ok"]
 
 # %% [markdown]
@@ -1016,7 +1037,7 @@ print(
 assert result.raw.shape == (2, 7, 7) and set(result.status) <= {"ok", "no_evidence"}
 
 # %% [markdown]
-# Face models are often shipped as ONNX files. A session returns numbers, not a graph: no gradient can come back through it. Wrapping it in a module does not help, and the error says why.
+# A face model may come as an ONNX file. A session returns numbers, not a graph: no gradient can come back through it. Wrapping it in a module does not help, and the error says why.
 
 
 # %%
@@ -1054,6 +1075,8 @@ said(lambda: GradCAM(lambda x: x), "torch.nn.Module", "ONNX")
 # %%
 def check_similarities(dot, euclidean):
     """Compares two predicted factors with what happens."""
+    if None in (dot, euclidean):
+        return print("no answer yet")
     r = F.normalize(ra, dim=0)
     raw = {
         kind: on_unit.explain(x, target=kind, target_embedding=r).raw
@@ -1073,6 +1096,11 @@ def check_similarities(dot, euclidean):
         )
         right = right and close
     return right
+
+
+# Your factors: of the dot product's map, of the map of the squared distance.
+my_factors = (None, None)
+answered = check_similarities(*my_factors)
 
 
 # %% [markdown]
@@ -1120,6 +1148,13 @@ def check_gallery(own):
     return worst < 1e-4
 
 
+def my_gallery_map(image, references):
+    return cam.explain(image, target_embedding=references.mean(0)).raw[0]  # change it
+
+
+answered = check_gallery(my_gallery_map)
+
+
 # %% [markdown]
 # ```{solution-start} ex-embedding-gallery
 # :class: dropdown
@@ -1154,11 +1189,19 @@ def check_blind(score):
     values = score(g)
     result = cam.explain(batch_of([a]), target=score)
     print(
-        f"scores of 8 pictures: {sorted(round(v, 2) for v in values.tolist())}; status {result.status[0]}"
+        f"scores of 8 pictures: {sorted(round(v, 2) for v in values.tolist())}; "
+        f"status {result.status[0]}"
     )
     if len(set(values.tolist())) == 1:
         print("the same for all pictures: a constant is no question")
     return len(set(values.tolist())) > 1 and result.status[0] == "saturated_target"
+
+
+def my_score(embeddings):
+    return embeddings[:, 0]  # yours here
+
+
+answered = check_blind(my_score)
 
 
 # %% [markdown]
@@ -1188,5 +1231,6 @@ assert check_blind(lambda g: (g[:, :4].sum(1) * 10).round())
 
 # %%
 print(
-    f"this page ran in {time.time() - started:.0f} s on {device}, {torch.get_num_threads()} threads"
+    f"this page ran in {time.time() - started:.0f} s on {device}, "
+    f"{torch.get_num_threads()} threads"
 )
