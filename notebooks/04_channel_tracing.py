@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Channel tracing
 #
-# **A segment can name the channels that hold it together, and the names can be checked: by moving each channel and cutting again.**
+# **Which channels hold a segment together? A gradient names them, and the names can be checked: by moving each channel and cutting again.**
 
 # %% [markdown] tags=["remove-cell"]
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/ctrace-book/ctrace/blob/main/notebooks/04_channel_tracing.ipynb)
@@ -26,7 +26,7 @@ if importlib.util.find_spec("ctrace") is None:
 # You need [Normalized cuts](01_normalized_cuts.ipynb) for the words *segment* and *eigengap*. [The gradient of a cut](02_gradient_of_a_cut.ipynb)
 # explains what is differentiated here. The last cell prints how long this page took to run.
 
-# %%
+# %% tags=["hide-input"]
 import textwrap
 import time
 
@@ -75,9 +75,8 @@ print(f"torch {torch.__version__} on {device}; filter bank, SqueezeNet, a transf
 photo = load_photo("astronaut")
 features = filter_bank(photo, grid=48).to(device)
 trace = trace_channels(features, n_segments=6)
-print(
-    f"{len(trace.segments)} points, {len(features.names)} channels, eigengap {trace.spectrum.eigengap:.4f}"
-)
+print(f"{len(trace.segments)} points, {len(features.names)} channels", end=", ")
+print(f"eigengap {trace.spectrum.eigengap:.4f}")
 
 
 # %% tags=["hide-input"]
@@ -105,8 +104,11 @@ suit = segment_at(trace, features, 0.75, 0.15)
 show_figure(
     trace_figure(photo, features, trace, suit),
     name="suit",
-    alt="An astronaut; the segment of her orange suit, which takes in red stripes of a flag; maps of the channels that support it, a* and b* first.",
-    caption="The segment under the suit, and what holds it together. Each map is one channel in standard deviations, the segment outlined. Red stripes of the flag belong to it as well.",
+    alt="An astronaut; the segment of her orange suit, which takes in red stripes of "
+    "a flag; maps of the channels that support it, a* and b* first.",
+    caption="The segment under the suit, and what holds it together. Each map is one "
+    "channel in standard deviations, the segment outlined. Red stripes of the "
+    "flag belong to it as well.",
 )
 
 # %%
@@ -115,14 +117,13 @@ for number, name, value in trace.table(suit, "support", 3) + trace.table(
 ):
     print(f"ch {number:2d}  {name:24s} {value:+.1e}")
 assert segment_at(trace, features, 0.34, 0.11) == suit  # a red stripe of the flag
-assert {name for _, name, _ in trace.table(suit, "support", 2)} == {
-    "a* green-red",
-    "b* blue-yellow",
-}
+colours, others = {"a* green-red", "b* blue-yellow"}, trace.attributions[suit].abs()
+assert {name for _, name, _ in trace.table(suit, "support", 2)} == colours
+assert others.sort(descending=True).values[1] > 4 * others.sort().values[-3]
 
 # %% [markdown]
-# The segment is held together by red *and* yellow, far ahead of everything else: by being orange. Nobody told the cut about orange, or about suits: the red stripes of the flag are in it too. A segment is a set of points that
-# are alike; the name of an object in this book's captions is ours.
+# The segment is held together by red *and* yellow, each with more than four times the weight of any other channel: by being orange. Nobody told the cut about suits, and the red stripes of the flag are in it too. A segment is a set
+# of points that are alike; the name of an object in this book's captions is ours.
 #
 # ## By hand
 #
@@ -160,7 +161,17 @@ assert attribution[0] > 0 > small.attributions[1 - right, 0]
 assert attribution[0].abs() > 20 * attribution[1].abs()
 
 # %% [markdown]
-# `trace_channels` is these five lines. For many segments it shares the work: one linear solve for all of them, and one pass over the graph.
+# `trace_channels` does these five steps for every segment. And what does the number say? Raise the first channel by .01 at all six points of the segment, cut again, and compare.
+
+# %%
+step = torch.zeros_like(points)
+step[segments == right, 0] = 0.01
+again = Ncut(n_eig=2, sigma=1.0)
+Z = kway_ncut(again.fit_transform(points + step))
+stronger = segment_strength(Z, Z.argmax(1), again.graph)[right] - strength.detach()
+expected = 0.01 * 6 * attribution[0]
+print(f"step x points x attribution {expected:.5f}, measured {stronger:.5f}")
+assert torch.equal(Z.argmax(1), segments) and abs(stronger / expected - 1) < 0.05
 #
 # ## Which strength?
 #
@@ -171,7 +182,7 @@ assert attribution[0].abs() > 20 * attribution[1].abs()
 # - `association`: the share of the segment's weight that stays inside it, with soft membership. The default.
 # - `cut`: minus the normalized cut of the segment as drawn. The border is held fixed; no eigenvector is differentiated.
 #
-# The associations have a property that makes them easy to trust: they sum to the eigenvalues.
+# The associations have a property that can be checked: they sum to the eigenvalues.
 
 # %%
 x = features.features.double()
@@ -180,10 +191,9 @@ traces = {
     for name in ("association", "cut", "score")
 }
 total = traces["association"].scores.sum()
-print(
-    f"sum of associations {total:.12f}, sum of eigenvalues {traces['association'].spectrum.eigval.sum():.12f}"
-)
-assert abs(total - traces["association"].spectrum.eigval.sum()) < 1e-10
+eigenvalues = traces["association"].spectrum.eigval.sum()
+print(f"sum of associations {total:.12f}, sum of eigenvalues {eigenvalues:.12f}")
+assert abs(total - eigenvalues) < 1e-10
 
 # %%
 size = torch.bincount(traces["score"].segments)
@@ -192,10 +202,12 @@ for name, t in traces.items():
 print("1/sqrt(size)", "  ".join(f"{v:+.3f}" for v in size.rsqrt().tolist()))
 pinned = traces["score"].scores * size.sqrt()
 assert (0.85 < pinned).all() and (pinned < 1.0).all()
+near = traces["association"].scores
+assert 0.96 < near.min() < near.max() < 1
 
 # %% [markdown]
 # The published score is $1/\sqrt{\text{size}}$ to within 15%, in every segment. It knows how *large* a segment is, and little about how strong:
-# no segment, however clear-cut, can do better. The associations are at home near 1 whatever the size. Do the three agree on the order all the same?
+# no segment, however clear-cut, can exceed it. The associations lie between .96 and 1, whatever the size. Do the three agree on the order of the channels all the same?
 
 # %%
 for name in ("cut", "score"):
@@ -206,11 +218,11 @@ for name in ("cut", "score"):
     assert rho.mean() > 0.3
 
 # %% [markdown]
-# They agree in the main and differ in the detail, segment by segment. A ranking is an answer to a question, so say which one you asked.
+# In some segments they nearly agree, in one the rank correlation falls to about one half. A ranking is an answer to a question, so say which one you asked.
 #
 # ## The sign
 #
-# Here the field has a trap. The recipe in circulation differentiates the *negated* score and then sorts in descending order.
+# Here is a trap. The tutorial on channel tracing that this book began with ([its calls](../book/originals.md)) differentiates the *negated* score and then sorts in descending order.
 # Which channels come first: those the segment has, or those it lacks? We need not argue. For every channel and every
 # segment, raise the channel inside the segment by a small step, solve again from the beginning, bandwidths included, and look at the strength.
 
@@ -257,15 +269,16 @@ show_figure(
     ),
     name="slopes",
     alt="76 channel effects, predicted against measured; all on the diagonal.",
-    caption="Every channel of every segment: the attribution predicts the measured effect, sign included.",
+    caption="Every channel of every segment: the attribution predicts the measured "
+    "effect, sign included.",
 )
-literal = -traced.attributions  # what the published recipe sorts
+literal = -traced.attributions  # what the tutorial sorts
 assert spearman(traced.attributions.cpu(), measured.cpu()).min() > 0.999
 assert spearman(literal.cpu(), measured.cpu()).max() < -0.999
 
 # %% [markdown]
 # All of them lie on the line, so the attribution has the sign of the effect: rank correlation +1. (Each point's bandwidth is the distance to one of its neighbours. That moves too,
-# and belongs to the gradient: held fixed, even a few signs come out wrong.) The literal recipe has -1: exactly upside
+# and belongs to the gradient: held fixed, even a few signs come out wrong.) The literal order of the tutorial has -1: exactly upside
 # down. Its first channels are the ones whose *absence* holds the segment together. That can be worth knowing, but it needs its right
 # name. Here a ranking is asked for by name, and the literal order stays available for comparison.
 
@@ -298,8 +311,10 @@ with viz.style():
 show_figure(
     figure,
     name="suit-ranking",
-    alt="Bars of the suit's attributions: a* and b* far above the rest; contrast and position slightly negative.",
-    caption="The suit's ranking with its sign. Red supports: more of it inside makes the segment stronger. Blue inhibits.",
+    alt="Bars of the suit's attributions: a* and b* far above the rest; contrast and "
+    "position slightly negative.",
+    caption="The suit's ranking with its sign. Red supports: more of it inside makes "
+    "the segment stronger. Blue inhibits.",
 )
 
 # %% [markdown]
@@ -328,8 +343,10 @@ for (name, point), result in zip(places.items(), named[True]):
     tabs.add(
         name.capitalize(),
         trace_figure(load_photo(name), bank, result, j),
-        alt=f"{name}: one segment, and maps of the {len(first)} channels that support it most, first {first[0][1]}.",
-        caption=f"{name}, the segment {where}. Supported by {first[0][1]}, then {first[1][1]}; inhibited most by {against}.",
+        alt=f"{name}: one segment, and maps of the {len(first)} channels that support "
+        f"it most, first {first[0][1]}.",
+        caption=f"{name}, the segment {where}. Supported by {first[0][1]}, then "
+        f"{first[1][1]}; inhibited most by {against}.",
     )
 tabs.show()
 
@@ -353,12 +370,15 @@ def higher_inside(moving, order):
 higher = {(m, o): higher_inside(m, o) for m in named for o in ("effect", "literal")}
 for (moving, order), count in higher.items():
     print(f"bandwidths {'moving' if moving else 'fixed ':6s} {order:8s} {count} of 36")
+firsts = [r.table(j, "support", 1)[0][1] for r in named[True] for j in range(6)]
+coloured = sum(name in colours for name in firsts)
+print(f"the first channel is a* or b* in {coloured} of 36, with the bandwidths moving")
 assert higher[False, "effect"] > 0.85 * 36 and higher[True, "effect"] > 0.7 * 36
 assert max(higher[True, "literal"], higher[False, "literal"]) < 0.2 * 36
 
 # %% [markdown]
-# In most, and with the literal sign in few. The exceptions are not errors of the gradient, which finite differences confirmed above. A mean inside against a mean outside is another question than what raising a channel would do,
-# and in the exceptions the answers differ; a little more often for the whole gradient, in which a channel also acts through the bandwidths.
+# In most, and with the literal sign in few. The exceptions, eight and five of 36, need not be errors of the gradient, which finite differences confirmed above on a smaller graph. A mean inside against a mean outside is another question
+# than what raising a channel would do, and in the exceptions the two answers differ.
 
 # %% [markdown]
 # ## Gallery: the channels of a trained network
@@ -428,7 +448,7 @@ for n, sigma in ((6, "local"), (8, "median"), (6, "median")):
     assert found[best] > 0.7 and covered[:, best].min() > 0.5
 
 # %% [markdown]
-# The faces are one segment in all four. With six segments to give away it also takes in patches of the orange suit, so a quarter of its cells lies outside the boxes.
+# The faces are one segment in all four. With six segments to give away a quarter of its cells lies outside the boxes.
 #
 # Which channels hold it together, and what are they? A channel without a name can be asked for evidence: **where in *other* photographs, which had no part in the cut, does it fire most?** Here are all
 # photographs at hand, in both layers.
@@ -583,15 +603,19 @@ for label, (cut, j) in subjects.items():
     tabs.add(
         label,
         learned_figure(cut, j),
-        alt=f"{names[0]} and {names[1]} with one segment outlined in both. A row for each of the channels {numbers} of {layer}: its map over both photographs, and patches of three others in which it fires most.",
-        caption=f"{label}: {names[0]} and {names[1]}, cut jointly into {len(found.scores)} segments of their cells in {layer}. Segment {j}, and the {len(rows)} channels that support it most.",
+        alt=f"{names[0]} and {names[1]} with one segment outlined in both. A row for "
+        f"each of the channels {numbers} of {layer}: its map over both "
+        "photographs, and patches of three others in which it fires most.",
+        caption=f"{label}: {names[0]} and {names[1]}, cut jointly into "
+        f"{len(found.scores)} segments of their cells in {layer}. Segment "
+        f"{j}, and the {len(rows)} channels that support it most.",
     )
 tabs.show()
 
 # %% [markdown]
-# *Two faces*: no patch from outside reaches more than half, and the first three channels find theirs on a cat. *Wheels*: channel 270 votes for a horse cart, a tricycle and a jinrikisha: from segment to channel to class in one row.
+# *Two faces*: no patch from outside reaches more than about half, and the first three channels find theirs on a cat. *Wheels*: channel 270 votes for a horse cart, a tricycle and a jinrikisha: from segment to channel to class in one row.
 # Yet not every channel of that segment is about wheels: 493 fires nearly as strongly at a spoon. *Crema and cup*: every one of its channels fires around the cat's eye as well, which is not in the segment. *Eyes of a cat*: the
-# segment takes in the saucer, and its first channel fires more strongly at the red paint of the motorcycle.
+# segment takes in the inside of the cup and much of its saucer, and its first channel fires more strongly at the red paint of the motorcycle.
 #
 # *A strip of wall* is a failure. The blue wall behind Grace Hopper has no parts, the cut makes strips of it all the same, and each strip gets its five channels. Its first one fires more strongly at a dahlia and at galaxies.
 # How strongly does a channel fire in the best place elsewhere?
@@ -617,6 +641,8 @@ assert voted(270) == ["horse cart", "tricycle", "jinrikisha"]
 spoon = elsewhere(493, FIRE9, wheels[0])[0]
 assert spoon[0] > 0.8 and spoon[1] == "coffee"
 around = cup[2].zscores()[0, 3:8, 6:12]  # cells around the cat's left eye
+cells = rearrange(cup[3].segments, "(b h w) -> b h w", b=2, w=cup[2].grid_hw[1])
+assert not (cells[0, 3:8, 6:12] == subjects["Crema and cup"][1]).any()
 rows = cup[3].table(subjects["Crema and cup"][1])
 assert all(float(around[..., c].max()) > 1.5 for c, *_ in rows)
 paint = elsewhere(cat[3].table(subjects["Eyes of a cat"][1])[0][0], FIRE8, cat[0])[0]
@@ -660,7 +686,7 @@ print(f"the plain standard deviation of a patch: {contrast_alone:.3f}")
 assert area[first].min() > 0.95 and area.median() > 0.8 and contrast_alone > 0.6
 
 # %% [markdown]
-# Nearly perfect, and worth less than it looks. The *median* channel of the layer is right four times in five, and one channel in six exceeds .95. Even the plain contrast of a patch does better than chance: a face is not the only
+# Nearly perfect, and worth less than it looks: the *median* channel of the layer is right four times in five, and one channel in six exceeds .95. Even the plain contrast of a patch does better than chance: a face is not the only
 # difference between the two halves of this collection, and the base rate has to be part of the question.
 #
 # A fairer test asks **where** a channel fires. One face is put among fifteen other patches, at a random place, and the channel gets a point when its strongest cell of the whole mosaic lies in the face. Chance is one in
@@ -716,7 +742,8 @@ panels = [
 show_figure(
     viz.show_grid(panels, columns=3),
     name="mosaics",
-    alt=f"Three mosaics of sixteen grey patches, one of them a face; channel {first[0]} is red on the face.",
+    alt="Three mosaics of sixteen grey patches, one of them a face; channel "
+    f"{first[0]} is red on the face.",
     caption=f"Channel {first[0]} in three mosaics: red where it fires.",
 )
 
@@ -750,12 +777,15 @@ show_figure(
         "share of mosaics: strongest in the face",
     ),
     name="face-channels",
-    alt="512 channels, attribution against score in the mosaics. The first five lie far to the right and high; most others lie near zero attribution at any score.",
-    caption="The first five supporting channels of the face segment, and the other 507. Many channels that find faces have no part in the segment.",
+    alt="512 channels, attribution against score in the mosaics. The first five lie "
+    "far to the right and high; most others lie near zero attribution at any "
+    "score.",
+    caption="The first five supporting channels of the face segment, and the other "
+    "507. Many channels that find faces have no part in the segment.",
 )
 
 # %% [markdown]
-# Two limits. Over all 512 channels attribution and score agree weakly: the top of the ranking is about faces, the rest of it is about these two photographs. And the gradient is not needed for this: the difference of two means
+# Two limits. Over all 512 channels attribution and score agree weakly: it is the top of the ranking that is about faces. And the gradient is not needed for this: the difference of two means
 # (an exercise below) names the same channels. What only the gradient says is what would happen to the *segment*. That can be tested too.
 #
 # ## Take the channels away
@@ -788,8 +818,8 @@ assert kept[5] < chance[5].min() and chance[80].min() < kept[80] < chance[80].me
 assert min(kept.values()) > 0.5
 
 # %% [markdown]
-# The first five cost the segment more than any of the twenty random fives. Of eighty channels that is no longer so: there is a random draw that costs more. And in each case most of the segment is left. What a learned layer says about
-# wheels it says many times over.
+# The first five cost the segment more than any of the twenty random fives. Of eighty channels that is no longer so: there is a random draw that costs more. And in each case most of the segment is left: the other channels of the layer
+# set the wheels apart as well.
 #
 # Now the network. **When the first five wheel channels are silent in the forward pass, which of the thousand classes lose most?** The classifier takes a mean over positions, so it matters how they are taken away:
 # flattened to their mean they no longer say *where*, set to zero they say nothing.
@@ -859,20 +889,22 @@ show_figure(
         "change of the logit",
     ),
     name="wheel-ablation",
-    alt="Changes of six logits when five channels are taken away: small when flattened; for the wheel channels set to zero far below random ones.",
-    caption="The six classes the network finds most likely in the motorcycle, without five channels of fire9. Bars: where 95% of 200 random draws lie.",
+    alt="Changes of six logits when five channels are taken away: small when "
+    "flattened; for the wheel channels set to zero far below random ones.",
+    caption="The six classes the network finds most likely in the motorcycle, without "
+    "five channels of fire9. Bars: where 95% of 200 random draws lie.",
 )
 assert (lost["zero"][top] < chance["zero"][:, top].quantile(0.025, 0)).all()
 assert (lost["flat"][top].abs() < 0.5 * lost["zero"][top].abs()).all()
 
 # %% [markdown]
-# Set to zero, five channels found by cutting two photographs, without any label, cost of a thousand classes those with wheels most. The answer is still moped, with less than a fifth of its probability. Flattened, the same five cost less than half of that, for each of the six classes: the sum over all
+# Set to zero, five channels found by cutting two photographs, without any label, cost of a thousand classes those with wheels most. The answer is still moped, with less than a fifth of the probability it had. Flattened, the same five cost less than half of that, for each of the six classes: the sum over all
 # positions, which is close to what the classifier reads, is still there. A segment lives on differences between cells, a class on amounts, so an ablation has to say which of the two it takes away.
 
 # %% [markdown]
 # ## Does the ranking matter? Ablation of named channels
 #
-# A ranking that names the right channels should hurt when they are taken away. *Take away* means here: set the channel to its mean, so that it
+# When the channels at the top of a ranking are taken away, the segment should suffer more than without others. *Take away* means here: set the channel to its mean, so that it
 # tells no two points apart. Then cut again, and see how much of each segment is left (intersection over union with the best match).
 
 
@@ -923,13 +955,20 @@ show_figure(
         "overlap left of the segment",
     ),
     name="ablation",
-    alt="Overlap left against channels removed: top channels fall steeply, random ones less, bottom ones hardly.",
-    caption="Removing the channels at the top of a segment's ranking breaks it; removing those at the bottom does not.",
+    alt="Overlap left against channels removed: top channels fall steeply, random "
+    "ones less, bottom ones hardly.",
+    caption="Overlap left when channels at the top of a segment's ranking are "
+    "removed, or at the bottom, or random ones. Means of 15 segments of three "
+    "photographs, one random draw for each.",
 )
 assert (mean[0] < mean[1]).all() and (mean[1] < mean[2]).all()
+ahead = [bootstrap(gap) for gap in (overlap[1] - overlap[0]).flatten(1)]  # 15 segments
+for m, gap in zip(removed, ahead):
+    print(f"{m} removed: random minus top {gap}")
+    assert gap.low > 0
 
 # %% [markdown]
-# Top before random before bottom, at every number of channels. The ranking knows what the cut depends on.
+# Top before random before bottom, at every number of channels. The ranking here is by magnitude, because either end of a channel can hold a segment together; so this tests which channels matter, and not their sign.
 #
 # ## Several images, one cut
 #
@@ -955,8 +994,10 @@ for view, mask, values in zip(pair, masks, both.zscores()):
 show_figure(
     viz.show_grid(panels, titles, columns=5, unit="standard deviations"),
     name="stereo",
-    alt="Two views of a red motorcycle; the same segment, its red paint, in both, with the three channels that support it.",
-    caption="One segment in two photographs, and the channels that hold it together in both.",
+    alt="Two views of a red motorcycle; the same segment, its red paint, in both, "
+    "with the three channels that support it.",
+    caption="One segment in two photographs, and the channels that hold it together "
+    "in both.",
 )
 share = reduce(masks.float(), "b h w -> b", "mean")
 assert share.min() > 0.5 * share.max()
@@ -975,9 +1016,9 @@ pictures = [birds.scene(i) for i in range(24)]
 photos = [to_pil_image(render(scene).image) for scene in pictures]
 tokens = [ctrace.timm_features(image, vit) for image in photos]
 halves = [trace_channels(grid, n_segments=2) for grid in tokens]
-print(
-    f"grid {tokens[0].grid_hw}, {len(tokens[0].names)} channels, eigengaps {min(h.spectrum.eigengap for h in halves):.2f} and up"
-)
+gap = min(h.spectrum.eigengap for h in halves)
+channels = len(tokens[0].names)
+print(f"grid {tokens[0].grid_hw}, {channels} channels, eigengaps from {gap:.2f}")
 
 # %% tags=["hide-input"]
 tabs = Gallery("traced-tokens")
@@ -985,8 +1026,10 @@ for number, i in enumerate((10, 17, 5), 1):
     tabs.add(
         f"Bird {number}",
         trace_figure(photos[i], tokens[i], halves[i], 1),
-        alt="A drawn bird, the smaller of two segments of its tokens, and the channels that support that segment.",
-        caption=f"A {SPECIES[birds.label(i)].name}: the smaller segment of a transformer's tokens, and the channels that hold it together.",
+        alt="A drawn bird, the smaller of two segments of its tokens, and the "
+        "channels that support that segment.",
+        caption=f"A {SPECIES[birds.label(i)].name}: the smaller segment of a "
+        "transformer's tokens, and the channels that hold it together.",
     )
 tabs.show()
 
@@ -1002,13 +1045,12 @@ for scene, half in zip(pictures, halves):
     )  # patches that are a third bird or more
     overlaps.append(float((half.mask(1) & bird).sum() / (half.mask(1) | bird).sum()))
 overlaps = torch.tensor(overlaps)
-print(
-    f"intersection over union: median {overlaps.median():.2f}, worst {overlaps.min():.2f}"
-)
+median, worst = overlaps.median(), overlaps.min()
+print(f"intersection over union: median {median:.2f}, worst {worst:.2f}")
 assert overlaps.median() > 0.6 and (overlaps > 0.4).float().mean() > 0.85
 
 # %% [markdown]
-# Mostly more than six tenths, and one miss. The channels have numbers only. What they mean can still be asked: does the same channel support the bird in every picture?
+# In most birds more than six tenths, in the worst one tenth. The channels have numbers only. What they mean can still be asked: does the same channel support the bird in every picture?
 
 # %%
 first = torch.stack([h.ranking("support", 1)[:5] for h in halves])  # (24, 5)
@@ -1027,10 +1069,10 @@ assert often.max() >= 15 and often.max() > max(lucky)
 # %% [markdown]
 # It does, for most of them: more than the most frequent of 64 channels reaches in a thousand draws by chance. Whether it stands for *bird*, or for *not background*, this does not tell.
 #
-# ## The published quick starts
+# ## The quick starts of the tutorial
 #
-# Two versions of the tutorial this method comes from are in circulation. They differ in the name of a switch, and in nothing that comes of it. They run with the import changed: 10,000 points
-# with 300 random channels, exact, no subsampling. (Where there is no GPU the device has to say so.)
+# There are two versions of the [tutorial](../book/originals.md). They differ in the name of a switch, and in nothing that comes of it. They run with the import changed: 10,000 points
+# with 300 random channels, exact, no subsampling, on the device that is there.
 
 
 # %%
@@ -1052,11 +1094,10 @@ print(f"exact for {n_exact} points, eigengap {eigengap:.1e}")
 print("top-10 channels:", importance.topk(10).indices.tolist())
 
 # %%
-print(
-    f"importance: mean {importance.mean():.1e}, largest {importance.max() / importance.mean():.2f} times the mean"
-)
+ratio = importance.max() / importance.mean()
+print(f"importance: mean {importance.mean():.1e}, largest {ratio:.2f} times the mean")
 assert n_exact == 10_000 and eigengap < 1e-4
-assert importance.max() < 3 * importance.mean()
+assert ratio < 3
 
 # %% [markdown]
 # It runs, and in how much memory? The 10,000 x 10,000 weights alone take 0.4 GB.
@@ -1070,10 +1111,10 @@ if sys.platform == "linux" and device == "cpu":
     assert peak < 2
 
 # %% [markdown]
-# So it runs, and it should not be read: random features have almost no eigengap, so the subspace is barely defined, and no channel stands out. A ranking always
+# It runs, and its ranking means nothing: random features have almost no eigengap, so the subspace is barely defined, and no channel stands out. A ranking always
 # exists. Look at the gap before you believe it.
 #
-# The published helper functions are here under their names, with one change: `channel_gradient_from_cluster` has the sign of the effect.
+# The helper functions of the tutorial are here under their names, with one change: `channel_gradient_from_cluster` has the sign of the effect.
 
 # %%
 rows = features.features.clone().requires_grad_(True)
@@ -1155,7 +1196,7 @@ def own_features(network, name):
     try:
         return photo, ctrace.conv_features(photo, network, layer)
     except (AssertionError, RuntimeError, ValueError):
-        # It takes one size only, or pads in its own way: its own size, and its own padding.
+        # It takes one size only, or pads in a way of its own: so its size, its padding.
         photo = load_photo(name, size=network.info.input_size[:0:-1])
         return photo, ctrace.conv_features(photo, network, layer, pad=0)
 
@@ -1195,7 +1236,8 @@ def own_tabs(network, names=("astronaut", "chelsea", "coffee", "motorcycle")):
             alt=f"{name}, six segments of it, and maps of up to six channels "
             f"that support segment {found[1]}.",
             caption=f"{network.info.name} ({network.info.weights}), grid "
-            f"{grid.grid_hw[0]} x {grid.grid_hw[1]}: segment {found[1]} and the channels "
+            f"{grid.grid_hw[0]} x {grid.grid_hw[1]}: segment {found[1]} and the "
+            "channels "
             f"that support it. Eigengap {found[2].spectrum.eigengap:.4f}.",
         )
     tabs.show()
@@ -1222,6 +1264,8 @@ if network is not None:
 # %%
 def check_negation(segments, rankings, attributions):
     """Compares a prediction with what happens."""
+    if None in (segments, rankings, attributions):
+        return print("no answer yet")
     before, after = (trace_channels(x16, 4), trace_channels(-x16, 4))
     truth = (
         "same" if torch.equal(before.segments, after.segments) else "reversed",
@@ -1239,6 +1283,11 @@ def check_negation(segments, rankings, attributions):
     ):
         print(f"{what}: {'yes' if said == is_so else 'no'}, they are {is_so}")
     return (segments, rankings, attributions) == truth
+
+
+# Your words: segments, `support` of -x against `inhibit` of x, attributions.
+my_words = (None, None, None)
+answered = check_negation(*my_words)
 
 
 # %% [markdown]
@@ -1273,7 +1322,8 @@ def check_contrast(contrast):
     got = contrast(x16, mask)
     if got.shape != want.shape or not torch.allclose(got, want):
         print(
-            f"expected the difference of two means with shape {tuple(want.shape)}; is the outside `~mask`?"
+            f"expected the difference of two means with shape {tuple(want.shape)}; is "
+            "the outside `~mask`?"
         )
         return False
     same = sum(
@@ -1291,6 +1341,13 @@ def check_contrast(contrast):
     )
     return True
 
+
+# %%
+def my_contrast(x, mask):
+    return torch.zeros(len(x))  # yours here
+
+
+answered = check_contrast(my_contrast)
 
 # %% [markdown]
 # ```{solution-start} ex-own-attribution
@@ -1338,6 +1395,13 @@ def check_everywhere(average):
     return left < 1e-12
 
 
+def my_average(gradient):
+    return gradient[:10].mean(0)  # yours here
+
+
+answered = check_everywhere(my_average)
+
+
 # %% [markdown]
 # ```{solution-start} ex-average-everywhere
 # :class: dropdown
@@ -1364,5 +1428,6 @@ assert check_everywhere(lambda gradient: gradient.mean(0))
 
 # %%
 print(
-    f"this page ran in {time.time() - started:.0f} s on {device}, {torch.get_num_threads()} threads"
+    f"this page ran in {time.time() - started:.0f} s on {device}, "
+    f"{torch.get_num_threads()} threads"
 )
