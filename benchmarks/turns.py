@@ -60,13 +60,3 @@ def spread(values, digits: int = 2) -> str:
     """``median (least to greatest)``."""
     middle, least, most = statistics.median(values), min(values), max(values)
     return f"{middle:,.{digits}f} ({least:,.{digits}f} to {most:,.{digits}f})"
-
-
-def verdict(values, at_most: float | None = None, at_least: float | None = None) -> str:
-    """Whether the median holds the bar."""
-    middle = statistics.median(values)
-    return (
-        "met"
-        if (at_most is None or middle <= at_most) and (at_least is None or middle >= at_least)
-        else "MISSED"
-    )

@@ -1,6 +1,10 @@
-"""Two repairs to what the theme and an extension write into every page."""
+"""Two repairs to what the theme and an extension write into every page, and the run times."""
 
 from docutils import nodes
+from myst_nb.sphinx_ import NbMetadataCollector
+from sphinx.addnodes import pending_xref
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util.docutils import SphinxDirective
 
 SHARED_IDS = {"exercise-content", "solution-content"}
 
@@ -35,7 +39,57 @@ def tidy_ids(app, doctree, docname):
         ]
 
 
+class run_times(nodes.General, nodes.Element):
+    """Holds the place of the table until every page has been read."""
+
+
+class RunTimes(SphinxDirective):
+    """``run-times``: each notebook, and the seconds of the run that its page shows."""
+
+    def run(self):
+        # so that MyST-NB reads this page again when a notebook has run again
+        NbMetadataCollector.set_doc_data(self.env, self.env.docname, "has_exec_table", True)
+        return [run_times()]
+
+
+class FillRunTimes(SphinxPostTransform):
+    default_priority = 8  # before links are resolved
+
+    def run(self, **kwargs):
+        for place in list(self.document.findall(run_times)):
+            place.replace_self(table_of_times(self.env))
+
+
+def table_of_times(env) -> nodes.table:
+    """Two columns: a link to the page, and seconds; the last row is their sum."""
+    data = NbMetadataCollector.get_doc_data(env)
+    pages = [name for name in sorted(data) if name.startswith("notebooks/")]
+    seconds = [(data[name].get("exec_data") or {}).get("runtime") for name in pages]
+    rows = [
+        (link_to(name, env), f"{s:.0f}" if s else "not measured") for name, s in zip(pages, seconds)
+    ]
+    whole = f"{sum(seconds):.0f}" if all(seconds) else "not measured"
+    rows = [(nodes.Text("notebook"), "seconds"), *rows, (nodes.Text("all of them"), whole)]
+    group = nodes.tgroup("", *(nodes.colspec(colwidth=50) for _ in range(2)), cols=2)
+    head, body = nodes.thead(), nodes.tbody()
+    for i, (name, value) in enumerate(rows):
+        cells = (nodes.paragraph("", "", name), nodes.paragraph(text=value))
+        row = nodes.row("", *(nodes.entry("", cell) for cell in cells))
+        (body if i else head).append(row)
+    group += [head, body]
+    return nodes.table("", group, classes=["colwidths-auto"])
+
+
+def link_to(name: str, env) -> pending_xref:
+    text = nodes.inline(text=env.titles[name].astext())
+    where = {"refdoc": env.docname, "reftarget": f"/{name}", "reftype": "doc", "refdomain": "std"}
+    return pending_xref("", text, **where, refexplicit=True, refwarn=True)
+
+
 def setup(app):
+    app.add_node(run_times)
+    app.add_directive("run-times", RunTimes)
+    app.add_post_transform(FillRunTimes)
     app.connect(
         "html-page-context", tidy_scripts, priority=900
     )  # after the extensions that add the scripts
