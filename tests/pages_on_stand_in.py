@@ -45,13 +45,15 @@ def run(path: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("pages", nargs="*", help="numbers such as 02; all of them by default")
+    parser.add_argument(
+        "pages", nargs="*", help="numbers such as 02 or 10b; all of them by default"
+    )
     parser.add_argument("--folder", type=Path, default=NOTEBOOKS)
     given, lines = parser.parse_args(), []
     matplotlib.use("Agg")
     os.chdir(given.folder)
-    for path in sorted(given.folder.glob("[0-9][0-9]_*.py")):
-        if not given.pages or path.name[:2] in given.pages:
+    for path in sorted(given.folder.glob("[0-9][0-9]*_*.py")):
+        if not given.pages or path.name.partition("_")[0] in given.pages:
             lines.append(run(path))
             print(lines[-1], flush=True)
     sys.exit(not lines or any(line.startswith("failed") for line in lines))

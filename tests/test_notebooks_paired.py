@@ -8,9 +8,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 from tools import sync_notebooks
-from tools.check_notebooks import shape_problems, toc_problems
+from tools.check_notebooks import pages_in_toc, shape_problems, toc_problems
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -41,6 +42,35 @@ def test_every_notebook_is_what_its_script_renders_to():
 
 def test_book_and_folder_hold_the_same_notebooks():
     assert toc_problems(ROOT) == []
+
+
+def entries(text: str, folder: Path, pattern: str) -> list[tuple[str, str]]:
+    """Pages that a list of chapters names: file, and the name it goes by there."""
+    found = re.findall(pattern, text, re.M)
+    return [((folder / file).resolve().relative_to(ROOT).as_posix(), name) for name, file in found]
+
+
+def test_sidebar_introduction_and_readme_agree_on_names_and_order():
+    listed = pages_in_toc(yaml.safe_load((ROOT / "_toc.yml").read_text()))[1:]
+    chapters = [page for page in listed if page.startswith("notebooks/") or (page in SHORT)]
+    files = [
+        f"{page}.ipynb" if page.startswith("notebooks/") else f"{page}.md" for page in chapters
+    ]
+    names = [title_of(ROOT / file) for file in files]
+    intro = (ROOT / "book/intro.md").read_text()
+    assert entries(intro, ROOT / "book", r"^\[([^]]+)\]\(([^)]+)\)$") == list(zip(files, names))
+    notebooks = [pair for pair in zip(files, names) if pair[0].endswith(".ipynb")]
+    readme = (ROOT / "README.md").read_text()
+    assert entries(readme, ROOT, r"^\|[^|]*\| \[([^]]+)\]\(([^)]+)\) \|") == notebooks
+
+
+SHORT = [f"book/{name}" for name in ("segment", "trace", "look", "relate", "trust")]
+
+
+def title_of(path: Path) -> str:
+    """What the sidebar shows of a page, up to a colon."""
+    text = cells(path)[0].source if path.suffix == ".ipynb" else path.read_text()
+    return re.search(r"(?m)^# ([^:\n]+)", text).group(1)
 
 
 @every_notebook
