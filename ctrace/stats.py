@@ -61,7 +61,8 @@ def bootstrap(
     Interval(value=1.0, low=1.0, high=1.0)
     """
     columns = [
-        as_tensor("bootstrap", column, dtype=torch.float64).detach().numpy() for column in columns
+        as_tensor("bootstrap", column, dtype=torch.float64).detach().cpu().numpy()
+        for column in columns
     ]
     size = columns[0].shape[:axes]
     if any(c.shape[:axes] != size for c in columns) or 0 in size or len(size) < axes:

@@ -560,17 +560,18 @@ for which, m in zip(("right", "wrong"), maps):
 graph = carrot.graph.build(why.regions)
 line = (why.regions.H, graph, carrot.operator, carrot.readout, carrot.head.theta)
 i, j = torch.triu_indices(144, 144, 1)
-strong = graph.W[0, i, j].topk(400).indices
+strong = graph.W[0, i, j].cpu().topk(400).indices
 edges = torch.stack([i[strong], j[strong]], 1)  # (e, 2)
-cut = why.score - why.bias - remove_edges(*line, edges)[0, :, target]  # (e,)
+cut = why.score - why.bias - remove_edges(*line, edges)[0, :, target].cpu()  # (e,)
 
 # %%
 worst = int(cut.abs().argmax())
-W = graph.W[0].clone()
+W = graph.W[0].cpu().clone()
 W[edges[worst], edges[worst].flip(0)] = 0
 d = W.sum(1)
 heat = torch.linalg.matrix_exp(2 * (W / (d[:, None] * d).sqrt() - torch.eye(144)))
-again = d / d.sum() @ heat @ why.regions.H[0].double() @ carrot.head.theta[:, target]
+H = why.regions.H[0].cpu().double()
+again = d / d.sum() @ heat @ H @ carrot.head.theta[:, target]
 print(f"the tie that matters most: {float(cut[worst]):+.5f} by `remove_edges`")
 print(f"                           {why.score - why.bias - float(again):+.5f} by hand")
 assert abs(why.score - why.bias - float(again) - float(cut[worst])) < 1e-10
@@ -587,7 +588,7 @@ assert abs(together - apart) > 0.005
 assert cut.abs().max() < 0.2 * why.region_removal.abs().max()
 
 # %% tags=["hide-input"]
-place = (why.regions.P[0] + 1) * 48  # (m, 2), pixels
+place = (why.regions.P[0].cpu() + 1) * 48  # (m, 2), pixels
 limit = float(cut.abs().max())
 with viz.style():
     figure = viz.new_picture(viz.WIDTH, 3.3)
@@ -598,7 +599,7 @@ with viz.style():
     ax.add_collection(strokes)
     ax.set_title("each tie: drop without it")
     figure.colorbar(strokes, ax=ax, label="logit", shrink=0.85)
-    gone = torch.isin(torch.arange(144), group).view(12, 12)
+    gone = torch.isin(torch.arange(144), group.cpu()).view(12, 12)
     rest[0].imshow(viz.as_rgb(test[bird][0]))
     shade = F.interpolate(gone[None, None].float(), (96, 96))[0, 0]
     rest[0].imshow(torch.ones(96, 96, 3), alpha=0.85 * shade)
@@ -640,7 +641,7 @@ def embeddings_of(line, split):
         tokens = {0: regions.H.double(), 1: line.operator(regions.H, graph)}
         for name, (warm, readout) in entrants.items():
             rows[name].append(GraphReadout(readout)(tokens[warm], regions.H, graph))
-    return {name: torch.cat(parts) for name, parts in rows.items()}
+    return {name: torch.cat(parts).cpu() for name, parts in rows.items()}
 
 
 # %%
@@ -825,13 +826,14 @@ assert (
 @torch.no_grad()
 def opened(line, images):
     """Regions, graph, and the head's weights for logits less their mean over species."""
-    regions, theta = line.regions_of(images), line.head.theta
+    regions = line.regions_of(images)
+    theta = line.head.theta.to(regions.H.device)
     return regions, line.graph.build(regions), theta - theta.mean(1, keepdim=True)
 
 
 def own(values, classes):
     """The column of each picture's class, from (b, m, k) to (b, m)."""
-    return values[torch.arange(len(classes)), :, classes]
+    return values.cpu()[torch.arange(len(classes)), :, classes]
 
 
 def region_scores(line, state, classes):
@@ -844,7 +846,9 @@ def logits_with(line, state, keep, classes):
     """The centred logit with only some patches in the graph, (b, r); `keep` is (b, m, r)."""
     regions, graph, theta = state
     return own(
-        subset_logits(regions.H, graph, line.operator, line.readout, theta, keep),
+        subset_logits(
+            regions.H, graph, line.operator, line.readout, theta, keep.to(theta.device)
+        ),
         classes,
     )
 
@@ -858,7 +862,7 @@ whole = own((carrot.read(*state[:2]) @ state[2])[:, None], answers)[:, 0]
 assert torch.allclose(by_region["split"].sum(1), whole, atol=1e-9)
 
 # %%
-centres = state[0].P[0]
+centres = state[0].P[0].cpu()
 orders = by_region | {
     "centre first": -centres.norm(dim=1).expand(28, -1),
     "chance": torch.rand(28, 144, generator=torch.Generator().manual_seed(0)),
@@ -880,11 +884,12 @@ assert torch.allclose(curves["chance"][0][:, 0], whole, atol=1e-9)  # nothing go
 def logit_rebuilt(i, stay):
     """The logit of one bird on the patches that stay: weights, degrees, heat, readout."""
     regions, graph, theta = state
+    stay = stay.to(theta.device)
     W = graph.W[i][stay][:, stay]
     d = W.sum(1)
-    L = torch.eye(len(d)) - W / (d[:, None] * d).sqrt()
+    L = torch.eye(len(d)).to(W) - W / (d[:, None] * d).sqrt()
     heat = torch.linalg.matrix_exp(-carrot.operator.t * L)
-    g = d / d.sum() @ heat @ regions.H[i][stay].double()
+    g = (d / d.sum())[None] @ heat @ regions.H[i][stay].double()
     return float(g @ theta[:, answers[i]])
 
 
@@ -949,7 +954,7 @@ def evidence_consistency(H, scores, species):
 
 
 # %%
-H = state[0].H.double()
+H = state[0].H.double().cpu()
 dealt = answers[torch.randperm(28, generator=torch.Generator().manual_seed(0))]
 consistent = {
     "removal": evidence_consistency(H, by_region["removal"], answers),
@@ -1088,7 +1093,7 @@ for name, depth in depths.items():
 # %%
 def predicted(drawn):
     """What the whole line says to drawn scenes, the centred logit of their species, (b, 1)."""
-    z = simple.predict(torch.stack([drawn_once(scene) for scene in drawn]))
+    z = simple.predict(torch.stack([drawn_once(scene) for scene in drawn])).cpu()
     return (z - z.mean(1, keepdim=True)).gather(1, answers[:, None])
 
 
@@ -1288,7 +1293,7 @@ for which, i in (("her face", best), ("no face", false)):
 stay = beside
 W = window_graph.W[best][stay][:, stay]
 d = W.sum(1)
-L = torch.eye(len(d)) - W / (d[:, None] * d).sqrt()
+L = torch.eye(len(d)).to(W) - W / (d[:, None] * d).sqrt()
 kept = (
     d / d.sum() @ torch.linalg.matrix_exp(-2 * L) @ window_cells.H[best, stay].double()
 )
