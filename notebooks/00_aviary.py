@@ -425,12 +425,15 @@ assert all(wrong[alike[part]].sum() < total for part in PARTS if part != "wing")
 # questions. With $z$ the logits minus their mean over species (a softmax does not notice the mean), $x$ the bird and $x_{-p}$ the bird without part $p$,
 #
 # $$
-# \underbrace{z_y(x) - z_y(x_{-p})}_{\text{removal}} \qquad
-# \underbrace{\operatorname{mean}_{v}\, z_y(x) - z_y(x_{p \to v})}_{\text{swap}} \qquad
-# \underbrace{\textstyle\sum_{S \not\ni p} \frac{|S|!\,(4 - |S|)!}{5!}\, \big(z_y(x_{S \cup p}) - z_y(x_S)\big)}_{\text{Shapley}}
+# \begin{aligned}
+# \text{removal:} &\quad z_y(x) - z_y(x_{-p}) \\
+# \text{swap:} &\quad \operatorname{mean}_{v}\; z_y(x) - z_y(x_{p \to v}) \\
+# \text{Shapley:} &\quad \textstyle\sum_{Q \not\ni p} \frac{|Q|!\,(4 - |Q|)!}{5!} \\
+# &\quad \cdot \big(z_y(x_{Q \cup p}) - z_y(x_Q)\big)
+# \end{aligned}
 # $$
 #
-# where $x_S$ shows only the parts in $S$. Shapley values share out $z_y(\text{all parts}) - z_y(\text{none})$ exactly:
+# where $x_{p \to v}$ wears the shape $v$ for the part $p$, and $x_Q$ shows only the parts in $Q$. Shapley values share out $z_y(\text{all parts}) - z_y(\text{none})$ exactly:
 
 # %%
 model, target = classifiers["aviary-resnet-0"], SPECIES.index(species_by_name("iris"))

@@ -68,14 +68,20 @@ print(f"torch {version} on {device}; no model, features from a filter bank")
 # Nobody has told the computer what a suit is. **How can it find one in a photograph?** Join every two points by a weight that says how alike their features $x_i$ are,
 #
 # $$
-# W_{ij} = \exp\!\left(-\frac{\lVert x_i - x_j\rVert^2}{2\sigma^2}\right), \qquad d_i = \sum_j W_{ij} .
+# \begin{aligned}
+# W_{ij} &= \exp\!\left(-\frac{\lVert x_i - x_j\rVert^2}{2\sigma^2}\right), \\
+# d_i &= \textstyle\sum_j W_{ij} .
+# \end{aligned}
 # $$ (affinity)
 #
 # The weight is 1 between a point and its twin and falls towards 0 as the two grow apart; how fast it falls is the bandwidth $\sigma$. To segment the picture is then to cut
 # the graph where the weights are small. The cheapest cut may only chip off one odd point, so {cite:t}`shi2000` divide its cost by what each side owns:
 #
 # $$
-# \operatorname{Ncut}(A, \bar A) = \frac{\operatorname{cut}(A, \bar A)}{\operatorname{vol}(A)} + \frac{\operatorname{cut}(A, \bar A)}{\operatorname{vol}(\bar A)},
+# \begin{aligned}
+# \operatorname{Ncut}(A, \bar A) &= \frac{\operatorname{cut}(A, \bar A)}{\operatorname{vol}(A)} \\
+# &+ \frac{\operatorname{cut}(A, \bar A)}{\operatorname{vol}(\bar A)},
+# \end{aligned}
 # $$ (ncut)
 #
 # where the cut is the weight that is severed and the volume of a side is the sum of its degrees. To cut off a point now costs the share of its volume that is severed: much for a
@@ -372,7 +378,10 @@ assert torch.allclose(R.T @ R, torch.eye(2).double(), atol=1e-12)
 # the associations. Write the assignment as a one-hot matrix $X$, $(n, k)$, and scale its columns, $U = D^{1/2} X (X^\top D X)^{-1/2}$: they are orthonormal, and
 #
 # $$
-# \operatorname{Ncut}_k = k - \operatorname{tr}\!\left(U^\top S\, U\right) \;\ge\; k - (\lambda_1 + \dots + \lambda_k) .
+# \begin{aligned}
+# \operatorname{Ncut}_k &= k - \operatorname{tr}\!\left(U^\top S\, U\right) \\
+# &\ge k - (\lambda_1 + \dots + \lambda_k) .
+# \end{aligned}
 # $$ (trace)
 #
 # To find the best $X$ one would have to search all assignments. To find the best $U$ with orthonormal columns, and nothing else asked of it, is an eigenvalue problem, and its solution is the bound. **How
@@ -761,7 +770,7 @@ gallery.show()
 for k, expected in {2: "corner", 4: "saucer", 6: "rim", 8: "coffee"}.items():
     spots = {"corner": (1, 2), "saucer": (25, 12), "rim": (14, 20), "coffee": (11, 27)}
     at = {spot: int(by_k[k][cell]) for spot, cell in spots.items()}
-    print(f"k = {k}: segment of each cell {at}")
+    print(f"k = {k}:", ", ".join(f"{spot} {j}" for spot, j in at.items()))
     assert list(at.values()).count(at[expected]) == 1
 assert by_k[8][11, 27] == by_k[8][10, 3]  # the wood to the left of the cup
 
@@ -807,7 +816,7 @@ assert explained(lab, by_k[10]) > explained(lab, by_k[6]) > explained(lab, by_k[
 widest_gaps = {
     name: float((-each.eigval.diff())[1:].max()) for name, each in solvers.items()
 }
-print({name: f"{gap:.3f}" for name, gap in widest_gaps.items()})
+print("\n".join(f"{name:10} {gap:.3f}" for name, gap in widest_gaps.items()))
 assert max(widest_gaps.values()) < 0.02
 
 # %% [markdown]
@@ -975,8 +984,11 @@ show_figure(
 # That is a softmax. The square splits into three terms, the one with $\lVert x_i\rVert^2$ is the same for all $j$ and cancels, and what is left,
 #
 # $$
-# \left(D^{-1} W V\right)_i
-# = \sum_j \operatorname*{softmax}_j\!\left(\frac{x_i^\top x_j}{\sigma^2} - \frac{\lVert x_j\rVert^2}{2\sigma^2}\right) V_j ,
+# \begin{aligned}
+# \left(D^{-1} W V\right)_i &= \textstyle\sum_j a_{ij} V_j , \\
+# a_{ij} &= \operatorname*{softmax}_j\, e_{ij} , \\
+# e_{ij} &= \frac{x_i^\top x_j}{\sigma^2} - \frac{\lVert x_j\rVert^2}{2\sigma^2} ,
+# \end{aligned}
 # $$ (attention)
 #
 # is a layer of attention {cite:p}`vaswani2017`. **Queries and keys are both the features; which one carries the extra term?**

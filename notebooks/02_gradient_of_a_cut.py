@@ -195,8 +195,10 @@ assert steps[0] > 89 and span.max() < 1e-5 and steps[1] > 100 * steps[3]
 # eigenvectors, the columns $u_j$ of $U$ with eigenvalues $\lambda_j$, and call the others $v_m$, with eigenvalues $\mu_m$. Then
 #
 # $$
-# du_j \;=\; \underbrace{\sum_m v_m\,\frac{v_m^\top dS\,u_j}{\lambda_j - \mu_m}}_{\text{out of the span}}
-#  \;+\; \underbrace{\sum_{i \ne j} u_i\,\frac{u_i^\top dS\,u_j}{\lambda_j - \lambda_i}}_{\text{within the span}} .
+# \begin{aligned}
+# du_j &= \underbrace{\sum_m v_m\,\frac{v_m^\top dS\,u_j}{\lambda_j - \mu_m}}_{\text{out of the span}} \\
+# &+ \underbrace{\sum_{i \ne j} u_i\,\frac{u_i^\top dS\,u_j}{\lambda_j - \lambda_i}}_{\text{within the span}} .
+# \end{aligned}
 # $$ (eigenvector-derivative)
 #
 # The first sum moves the span. Its denominators are never smaller than the eigengap at $k$. The second sum turns the vectors among
@@ -209,8 +211,10 @@ assert steps[0] > 89 and span.max() < 1e-5 and steps[1] > 100 * steps[3]
 # {eq}`eigenvector-derivative` can be filled in without a computer:
 #
 # $$
-# du_1 = \begin{pmatrix} 0 \\ dS_{21}/\delta \\ dS_{31}/0.8 \end{pmatrix}, \qquad
-# du_2 = \begin{pmatrix} -dS_{12}/\delta \\ 0 \\ dS_{32}/(0.8 - \delta) \end{pmatrix} .
+# \begin{aligned}
+# du_1 &= \left(0,\; \tfrac{dS_{21}}{\delta},\; \tfrac{dS_{31}}{0.8}\right)^\top, \\
+# du_2 &= \left(-\tfrac{dS_{12}}{\delta},\; 0,\; \tfrac{dS_{32}}{0.8 - \delta}\right)^\top .
+# \end{aligned}
 # $$
 #
 # Let $\delta$ go to zero. Which entries explode? And what becomes of the projector $UU^\top$, whose change is $dU\,U^\top + U\,dU^\top$?
@@ -524,7 +528,10 @@ assert min(basis_bound) > 0.1 and invariant < 1e-14
 # $R^\top R = I$ it follows that $dR = Q_1 \Psi\, Q_2^\top$ with $\Psi$ antisymmetric, and from $M = R\,(Q_2 \operatorname{diag}(s)\, Q_2^\top)$ that
 #
 # $$
-# \Psi_{ij} = \frac{(Q_1^\top dM\, Q_2)_{ij} - (Q_1^\top dM\, Q_2)_{ji}}{s_i + s_j} .
+# \begin{aligned}
+# \Psi_{ij} &= \frac{N_{ij} - N_{ji}}{s_i + s_j}, \\
+# N &= Q_1^\top dM\, Q_2 .
+# \end{aligned}
 # $$ (polar-derivative)
 #
 # The denominator is a **sum** of singular values. Equal ones do no harm; only two empty segments would make it zero. Autograd through `torch.linalg.svd` does not know
@@ -591,8 +598,11 @@ assert error < 1e-12
 # Line 6 still names every $v_m$. It need not. Collect the sum over $m$ in a vector per kept pair:
 #
 # $$
-# (\lambda_j I - S)\, b_j = (I - UU^\top)\, g_j, \qquad b_j \perp U, \qquad
-# \frac{\partial \ell}{\partial S} = \tfrac12\left(B U^\top + U B^\top\right).
+# \begin{aligned}
+# (\lambda_j I - S)\, b_j &= (I - UU^\top)\, g_j, \\
+# b_j &\perp U, \\
+# \frac{\partial \ell}{\partial S} &= \tfrac12\left(B U^\top + U B^\top\right).
+# \end{aligned}
 # $$ (implicit)
 #
 # Multiply the first equation by $v_m^\top$ to see that $v_m^\top b_j = v_m^\top g_j / (\lambda_j - \mu_m)$. On the complement of $U$ the matrix
@@ -693,8 +703,11 @@ assert count < 40
 # 36 points give the same derivative? We take the occasion to spell out the last ingredient, the **degrees**. $S$ depends on $W$ twice, directly and through $d = W\mathbf 1$:
 #
 # $$
-# \frac{\partial\ell}{\partial W} = D^{-1/2}\,\frac{\partial\ell}{\partial S}\,D^{-1/2} + \tfrac12\left(r\mathbf 1^\top + \mathbf 1 r^\top\right), \qquad
-# r_i = -\frac{1}{d_i} \sum_j \Big(\frac{\partial\ell}{\partial S}\Big)_{ij} S_{ij} .
+# \begin{aligned}
+# \frac{\partial\ell}{\partial W} &= D^{-1/2}\,\frac{\partial\ell}{\partial S}\,D^{-1/2} \\
+# &+ \tfrac12\left(r\mathbf 1^\top + \mathbf 1 r^\top\right), \\
+# r_i &= -\frac{1}{d_i} \sum_j \Big(\frac{\partial\ell}{\partial S}\Big)_{ij} S_{ij} .
+# \end{aligned}
 # $$ (degrees)
 
 # %%

@@ -28,17 +28,10 @@ if importlib.util.find_spec("ctrace") is None:
 
 # %% tags=["hide-input"]
 import csv
-import os
-import subprocess
-import sys
-import tempfile
 import textwrap
 import time
 from importlib.resources import files
-from pathlib import Path
 
-# %% tags=["hide-input"]
-import timm
 import torch
 import torch.nn.functional as F
 from ctrace import (
@@ -52,13 +45,8 @@ from ctrace import (
     trace_channels,
     viz,
 )
-from ctrace.carrot.pipeline import Carrot
 from ctrace.cut.nystrom import farthest_points, propagate
-from ctrace.look.channel_statistics import ChannelStatistics
 from ctrace.viz.gallery import Gallery, show_figure
-from ctrace.world.datasets import aviary_splits
-from ctrace.world.models import load_model
-from ctrace.world.tokens import TimmViTPatchBackbone
 from einops import rearrange, reduce
 from scipy.optimize import linear_sum_assignment
 
@@ -78,19 +66,13 @@ measured = list(csv.DictReader(lines))
 # exact ones, and so can the ranking of the channels behind them. **How many points have to be cut before both are right?**
 
 # %% tags=["hide-input"]
-photographed = [
-    row
-    for row in measured
-    if (row["task"], row["shape"]) == ("landmarks", "photograph")
-]
-marks = [int(row["contender"].split()[0]) for row in photographed]
+kept = [row for row in measured if row["task"] == "landmarks"]
+kept = [row for row in kept if row["shape"] == "photograph"]
+marks, cells = [int(row["contender"].split()[0]) for row in kept], int(kept[0]["n"])
 agreement = {
-    "segments (adjusted Rand index)": [float(row["ari"]) for row in photographed],
-    "ranking of the channels (Spearman)": [
-        float(row["ranking"]) for row in photographed
-    ],
+    "segments (adjusted Rand index)": [float(row["ari"]) for row in kept],
+    "ranking of the channels (Spearman)": [float(row["ranking"]) for row in kept],
 }
-cells = int(photographed[0]["n"])
 figure = viz.show_curves(
     marks,
     agreement,
@@ -604,8 +586,6 @@ assert check_degrees(degrees).startswith("Right")
 # %% tags=["hide-input"]
 def check_lost(data):
     """Samples both ways, ten times each."""
-    from ctrace.cut.nystrom import farthest_points
-
     if data is None:
         return "No data yet."
     x, group = data
@@ -664,6 +644,20 @@ assert check_lost(data).startswith("Right")
 # This part is for those who come back from later chapters. Nothing that sums over images needs them in one place. Channel statistics ([ParchGrad](07_parchgrad.ipynb)) and the sums of the ridge head ([CARROT](09_carrot_head.ipynb)) are additive: each process takes its share of the
 # images, and one `all_reduce` at the end gives every process the numbers of a single machine. Besides opening and closing the group of processes, one line of the script below knows about it: the one that takes the share.
 
+# %% tags=["hide-input"]
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import timm
+from ctrace.carrot.pipeline import Carrot
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.world.datasets import aviary_splits
+from ctrace.world.models import load_model
+from ctrace.world.tokens import TimmViTPatchBackbone
+
 # %%
 code = """
 import sys
@@ -671,7 +665,6 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Subset
 from ctrace.world.tokens import TimmViTPatchBackbone
-from einops import rearrange, reduce
 from ctrace.world.datasets import aviary_splits
 from ctrace.carrot.pipeline import Carrot
 from ctrace.look.channel_statistics import ChannelStatistics
