@@ -468,11 +468,13 @@ show_figure(
 features = filter_bank(astronaut, grid=60).to(device).features  # (n, c)
 three = Ncut(n_eig=11).fit_transform(features)  # (n, k)
 segments = kway_ncut(three, n_clusters=6).argmax(1)  # (n,)
+
+# %%
 print(f"points in each segment: {segments.bincount().tolist()}")
 assert torch.allclose(three, U, atol=1e-4) and len(segments.unique()) == 6
 
 # %% [markdown]
-# Between the second and the third line, look at the eigenvectors. **Which of them would you cut along?**
+# Between the second line and the third, look at the eigenvectors. **Which of them would you cut along?**
 
 # %% tags=["hide-input"]
 h, w = bank.grid_hw

@@ -60,7 +60,7 @@ machine, *lines = table.read_text().splitlines()
 measured = list(csv.DictReader(lines))
 
 # %% [markdown]
-# ## The picture is right before the channels are
+# ## Fewer points, other channels
 #
 # A photograph is cut exactly, and again through *landmarks*: some of its points are cut, and every other point copies from those next to it. The segments can be compared with the
 # exact ones, and so can the ranking of the channels behind them. **How many points have to be cut before both are right?**
@@ -384,7 +384,7 @@ for row in free:
     spread = f"({float(row['low']):.1f} to {float(row['high']):.1f})"
     factor = f"x {took / before:.1f}" if before else ""
     size = f"{int(row['n']):7,d} points: {took:7.1f} s {spread}"
-    print(f"{size}, {float(row['peak_mb']):5.0f} MB  {factor}")
+    print(f"{size}, {float(row['peak_mb']):5.0f} MB  {factor}".rstrip())
     before = took
 
 # %%
