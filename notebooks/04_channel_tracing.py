@@ -1156,7 +1156,7 @@ else:
 # says so, and nothing else happens.
 #
 # A transformer gives its tokens, a convolutional network the maps of its last stage but one. Four photographs are cut into six segments each, and the one in the middle of the photograph is traced. A network that keeps no grid of
-# places gives no features to cut, and one sentence with the reason.
+# places gives no features to cut, and one sentence with the reason. Here too a channel that supports a segment need not be higher inside it than outside.
 
 # %%
 network = chosen_model()

@@ -344,6 +344,11 @@ class Blur(nn.Module):
         return F.avg_pool2d(x, 2)
 
 
+class TwoMaps(nn.Module):
+    def forward(self, x):
+        return [x, x]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -358,6 +363,7 @@ class Blur(nn.Module):
         (dict(layer="features.12", black=True), "no channel fires.*unit=False"),
         (dict(layer="1", model=nn.Sequential(nn.Conv2d(3, 2, 3), Blur())), "Use pad=0"),
         (dict(layer="0", model=nn.Sequential(*[nn.Conv2d(3, 3, 1)] * 2)), "one call.*saw 2"),
+        (dict(layer="1", model=nn.Sequential(nn.Conv2d(3, 2, 3), TwoMaps())), "one map, saw 1"),
     ],
 )
 def test_what_cannot_be_laid_on_a_grid_is_refused_in_words(arguments, message, squeezenet):

@@ -212,14 +212,15 @@ def _layer_maps(model: nn.Module, layer: str, x: Tensor) -> tuple[Tensor, dict]:
             hooks.append(module.register_forward_hook(read))
     module = model.get_submodule(layer)
     # A copy: an activation behind the layer may work in place.
-    hooks.append(module.register_forward_hook(lambda m, args, output: kept.append(output.clone())))
+    keep = lambda m, args, output: kept.append(output.clone() if torch.is_tensor(output) else None)
+    hooks.append(module.register_forward_hook(keep))
     try:
         model(x)
     finally:
         for hook in hooks:
             hook.remove()
-    if len(kept) != 1:
-        raise ValueError(f"{layer}: expected one call in a pass, saw {len(kept)}. Name another.")
+    if len(kept) != 1 or kept[0] is None:
+        raise ValueError(f"{layer}: expected one call, one map, saw {len(kept)}. Name another.")
     return layer_to_map(kept[0], model, module, size), places
 
 
