@@ -31,7 +31,7 @@ help:
 	@echo "make test     environment, form of the code, unit tests, doctests, pair check, every notebook that has changed"
 	@echo "make book     the book, in _build/html/index.html; MODEL=resnet50 adds that network to its pages"
 	@echo "make browser  every page and every gallery tab in Chromium, after make book"
-	@echo "make bench    every benchmark again, beside its peers (half an hour on an idle machine)"
+	@echo "make bench    every benchmark again, beside its peers (an hour on an idle machine)"
 	@echo "make gpu      the tests that need a GPU, every notebook and the book on it; fails where there is none"
 	@echo "make stand-in every notebook on a device that only pretends to be one: no tensor may stay behind"
 	@echo "make sync     notebooks/*.py -> notebooks/*.ipynb"

@@ -101,7 +101,7 @@ maps = {
     name: method(model, images, classes.to(device)).cpu()
     for name, method in methods.items()
 }
-print(f"{len(maps)} methods:", "; ".join(maps))
+print(wrapped(f"{len(maps)} methods: {'; '.join(maps)}", 88))
 
 # %% [markdown]
 # Here are three maps of one bird, slightly blurred. Two were made by asking the model, the third by a filter that has never seen it. Which is the third?
@@ -278,7 +278,8 @@ show_figure(
 )
 
 # %%
-print({name: (r.verdict, r.p) for name, r in tested.items()})
+for name, r in tested.items():
+    print(f"{name}: {r.verdict}, p = {r.p}")
 edge_top = wrong[ONE].flatten().argsort(descending=True)[:k]
 on_bird = float(birds[ONE].flatten()[edge_top].mean())
 print(f"of the top of B {on_bird:.0%} lie on the bird")
@@ -311,8 +312,8 @@ verdicts = {}
 for name, m in names.items():
     verdicts[name] = falsify(m, images, quick, classes, inside=birds, copies=39)
     anywhere = sum(r.p <= 0.05 and r.margin > 0 for r in verdicts[name])
-    print(f"{name}: {anywhere} of {BIRDS} survive against copies anywhere,", end=" ")
-    print(f"{survivors(verdicts[name])} against copies inside the bird too")
+    print(f"{name}: {anywhere} of {BIRDS} survive against copies anywhere,")
+    print(f"    {survivors(verdicts[name])} against copies inside the bird too")
 
 # %%
 stopped = [r for r in verdicts["blurred edges"] if r.p <= 0.05 and r.p_inside > 0.05]
@@ -391,10 +392,9 @@ show_figure(
 )
 
 # %%
-print("fixed thresholds:", {f"{e:.2g}": r["verdict"] for e, r in zip(exponents, ruled)})
-print(
-    "equal areas:     ", {f"{e:.2g}": r.verdict for e, r in zip(exponents[::4], fair)}
-)
+for i, (e, r) in enumerate(zip(exponents, ruled)):
+    equal = f", equal areas {fair[i // 4].verdict}" if i % 4 == 0 else ""
+    print(f"exponent {e:4.2f}: fixed thresholds {r['verdict']:9s}{equal}")
 assert {r["verdict"] for r in ruled} == {"survived", "falsified"} and len(
     set(fair)
 ) == 1
@@ -724,7 +724,7 @@ with torch.no_grad():
     label = int(yours(photo).argmax())
 own_map = integrated(yours, photo, label).sum(1)
 [verdict] = falsify(own_map, photo, yours, label, fill="mean", area=0.1)
-print(verdict)
+print(wrapped(str(verdict), 88))
 
 # %% [markdown]
 # It survived, on random weights: hiding its top moves this untrained network further than hiding the copies does. That is no proof that the map is right, and it says nothing of whether the network is sensible. For many images pass a
@@ -742,7 +742,7 @@ def said(call, *words):
     try:
         call()
     except (ValueError, AttributeError) as error:
-        print(f"{type(error).__name__}: {error}")
+        print(wrapped(f"{type(error).__name__}: {error}", 88))
         assert all(word in str(error) for word in words)
     else:
         raise AssertionError("this should have been refused")

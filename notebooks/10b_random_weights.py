@@ -28,6 +28,7 @@ if importlib.util.find_spec("ctrace") is None:
 # %% tags=["hide-input"]
 import time
 import warnings
+from textwrap import fill as wrapped
 
 import numpy as np
 import torch
@@ -318,7 +319,9 @@ assert (
 # %%
 tenth = gone["random"].shares.index(0.1)
 soonest = {name: float(curve.values.mean(0)[tenth]) for name, curve in gone.items()}
-print("left with a tenth hidden:", {name: f"{v:.2f}" for name, v in soonest.items()})
+print("left with a tenth hidden:")
+for name, share in soonest.items():
+    print(f"    {name}: {share:.2f}")
 assert soonest["integrated gradients"] < soonest["planted truth"]
 
 # %% [markdown]
@@ -333,10 +336,8 @@ auc = {
     ]
     for fill in FILLS
 }
-print(
-    "deletion, truth and random:",
-    {fill: f"{t:.2f} and {r:.2f}" for fill, (t, r) in auc.items()},
-)
+for fill, (t, r) in auc.items():
+    print(f"deletion into {fill}: truth {t:.2f}, random {r:.2f}")
 assert max(r for _, r in auc.values()) - min(r for _, r in auc.values()) > 0.05
 
 # %% [markdown]
@@ -531,7 +532,7 @@ def said(call, *words):
     try:
         call()
     except ValueError as error:
-        print(f"{type(error).__name__}: {error}")
+        print(wrapped(f"{type(error).__name__}: {error}", 88))
         assert all(word in str(error) for word in words)
     else:
         raise AssertionError("this should have been refused")

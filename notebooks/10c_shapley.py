@@ -28,6 +28,7 @@ if importlib.util.find_spec("ctrace") is None:
 # %% tags=["hide-input"]
 import time
 from itertools import permutations
+from textwrap import fill as wrapped
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ with torch.no_grad():
 # %% [markdown]
 # ## How much does the wing add?
 #
-# One bird, with and without its wing. On the left all other parts are there, on the right none of them. Is the wing worth the same?
+# One bird, with and without its wing. Above, all other parts are there; below, none of them. Is the wing worth the same?
 
 # %%
 bare = [part for part in PARTS if part != "wing"]
@@ -84,7 +85,7 @@ show_figure(
     viz.show_grid(
         [render(scene).image for scene in pairs.values()],
         [f"{name}: {value:+.2f}" for name, value in zip(pairs, z)],
-        columns=4,
+        columns=2,
     ),
     name="trust-wing",
     alt="One bird four times: whole, without its wing, with nothing but its wing, and "
@@ -102,7 +103,10 @@ show_figure(
 # let the parts appear one after the other, in all orders, and average what each adds when its turn comes. With $v(S)$ the answer to the parts in $S$, and $r$ parts,
 #
 # $$
-# \varphi_i = \sum_{S \not\ni i} \frac{|S|!\,(r - 1 - |S|)!}{r!} \big(v(S \cup i) - v(S)\big) .
+# \begin{aligned}
+# \varphi_i &= \sum_{S \not\ni i} c_S \big(v(S \cup i) - v(S)\big) , \\
+# c_S &= \frac{|S|!\,(r - 1 - |S|)!}{r!} .
+# \end{aligned}
 # $$ (trust-shapley)
 #
 # Predict the three values before you run it.
@@ -120,8 +124,8 @@ for order in permutations(three):
     for i, part in enumerate(order):
         added[part].append(worth(set(order[: i + 1])) - worth(set(order[:i])))
 by_hand = {part: np.mean(values) for part, values in added.items()}
-print(f"what each adds in the six orders: {added}")
-print({part: f"{value:g}" for part, value in by_hand.items()})
+for part, values in added.items():
+    print(f"{part}: adds {values} in the six orders, mean {by_hand[part]:g}")
 
 # %% [markdown]
 # Wing and crest share the 6 logits, and the three values sum to 7, the answer to all minus that to none. Removal would have called both worthless. The same from `ctrace`, which takes the values of all coalitions, counted in binary:
@@ -185,7 +189,7 @@ show_figure(
     "right at least one of them is long.",
     caption="What a part adds: the mean over coalitions that is the Shapley value, and"
     " the least and the most. Left a bird whose parts nearly add up, right the"
-    " bird of the eight where they do so least.",
+    " bird of the eight with the longest range.",
 )
 
 # %% [markdown]
@@ -370,7 +374,7 @@ def said(error, call, *words):
     try:
         call()
     except error as problem:
-        print(f"{error.__name__}: {problem}")
+        print(wrapped(f"{error.__name__}: {problem}", 88))
         assert all(word in str(problem) for word in words)
     else:
         raise AssertionError("this should have been refused")
