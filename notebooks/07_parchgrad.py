@@ -1,7 +1,7 @@
 # %% [markdown]
 # # ParchGrad: partition the channels, then attribute
 #
-# **A gradient reaches the pixels through all channels at once. Letting it pass only through the channels that fire for the class moves it onto the object of that class, in drawings and in photographs; it does not make it a better account of all
+# **A gradient reaches the pixels through all channels at once. What if it may pass only through those that fire for the class? It moves onto the object of that class, in drawings and in photographs. It does not become a better account of all
 # parts, and through the channels of another class the same score lights up another object.**
 
 # %% [markdown] tags=["remove-cell"]
@@ -26,7 +26,7 @@ if importlib.util.find_spec("ctrace") is None:
 #
 # You need the hooks of [Grad-CAM](05_gradcam.ipynb) and the birds of [the aviary](00_aviary.ipynb). The last cell prints how long this page took to run.
 
-# %%
+# %% tags=["hide-input"]
 import csv
 import io
 import json
@@ -62,7 +62,8 @@ from torch.utils.data import DataLoader
 started = time.time()
 torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-model = load_model("aviary-resnet-0", device=device)
+CL = torch.channels_last  # the same numbers, faster on a CPU
+model = load_model("aviary-resnet-0", device=device).to(memory_format=CL)
 print(f"torch {torch.__version__} on {device}")
 
 # %% [markdown]
@@ -71,8 +72,8 @@ print(f"torch {torch.__version__} on {device}")
 # Two photographs side by side, a cat and a cup of coffee, before SqueezeNet {cite:p}`iandola2016`, which knows a thousand classes. Ask for *Egyptian cat*, then for *espresso*. A good map stays in the half of
 # the picture that holds the answer.
 
-# %%
-network = load_model("squeezenet", device=device)
+# %% tags=["hide-input"]
+network = load_model("squeezenet", device=device).to(memory_format=CL)
 tables = files("ctrace") / "data/statistics"
 about = json.loads((tables / "squeezenet.json").read_text())
 of_groups = ChannelStatistics.load(tables / "squeezenet.safetensors", device=device)
@@ -90,11 +91,12 @@ def beside(left, right):
     return torch.cat([left, right], -1)
 
 
-# %%
+# %% tags=["hide-input"]
 def prepared(pictures):
     """Pictures of any size as the network wants them (n, 3, height, width)."""
     size = tuple(pictures[0].shape[1:])
-    return network.info.preprocess(torch.stack(pictures).to(device), size)
+    x = network.info.preprocess(torch.stack(pictures).to(device), size)
+    return x.contiguous(memory_format=CL)
 
 
 def unsigned(slope):
@@ -151,15 +153,19 @@ show_figure(
         )
     ),
     name="parchgrad-cat-and-coffee",
-    alt="A cat beside a cup of coffee, four times. The plain gradients spread over both. Through the partition the map of the cat lies on the cat's face alone; that of the espresso has thick spots in the cup and on the saucer, and some on the cat.",
-    caption="One picture, two questions, two maps each. Magnitude of the gradient, averaged over blocks of four pixels.",
+    alt="A cat beside a cup of coffee, four times. The plain gradients spread over "
+    "both. Through the partition the map of the cat lies on the cat's face alone; "
+    "that of the espresso has thick spots in the cup and on the saucer, and some on "
+    "the cat.",
+    caption="One picture, two questions, two maps each. Magnitude of the gradient, "
+    "averaged over blocks of four pixels.",
 )
 assert all(stays[n, "partition"] > stays[n, "plain"] for n in ("cat", "espresso"))
 assert stays["cat", "partition"] > 0.99
 
 # %% [markdown]
 # The network is the same and so is the picture. On the right, the gradient was let through one channel in ten, chosen beforehand on other photographs: those that fire more for cats, or for food, than for everything else. Which
-# channels, how they are chosen, what else changes, and whether the map is now *true*, is what this page is about. A photograph does not say what is true. So we begin where it can be measured.
+# channels, how they are chosen, what else changes, and whether the map is now *true*, is what this page is about. Nobody can look up what is true of a photograph, so we begin with drawn birds, where it can be measured.
 #
 # Here is the slope of a logit at every pixel, for a drawn bird the network recognises. The outlined parts are what makes it a hazel.
 
@@ -170,6 +176,7 @@ test = Aviary("test", 14 * 10)
 scenes = [test.scene(i) for i in range(len(test))]
 pictures, labels = [render(s) for s in scenes], torch.arange(len(test)) % 14
 images = model.info.preprocess(torch.stack([p.image for p in pictures]).to(device))
+images = images.contiguous(memory_format=CL)
 
 
 # %%
@@ -180,6 +187,7 @@ def parts_of(picture):
 
 hazels = [i for i in range(len(test)) if labels[i] == HAZEL]
 bird, picture = hazels[2], pictures[hazels[2]]
+assert int(model(images[bird : bird + 1]).argmax()) == HAZEL
 plain = unsigned(saliency.gradient(model, images[bird], HAZEL))
 
 
@@ -202,8 +210,10 @@ def show_mass(picture, maps, titles, columns=4):
 show_figure(
     show_mass(picture, plain, ["a hazel", "plain gradient"]),
     name="parchgrad-plain",
-    alt="A drawn bird, and its gradient as red speckle over most of the picture, densest on the bird.",
-    caption="The magnitude of the gradient, divided by its mean. Outlined: beak, crest, wing, tail and legs.",
+    alt="A drawn bird, and its gradient as red speckle over most of the picture, "
+    "densest on the bird.",
+    caption="The magnitude of the gradient, divided by its mean. Outlined: beak, "
+    "crest, wing, tail and legs.",
 )
 
 # %% [markdown]
@@ -229,7 +239,8 @@ error = inside.var(ddof=1) / len(inside) + outside.var(ddof=1) / len(outside)
 t = (inside.mean() - outside.mean()) / error**0.5
 theirs = stats.ttest_ind(inside, outside, equal_var=False, alternative="greater")
 print(
-    f"t = {t:.3f}; scipy says {theirs.statistic:.3f}, p = {theirs.pvalue:.4f} at {theirs.df:.1f} degrees of freedom"
+    f"t = {t:.3f}; scipy says {theirs.statistic:.3f}, p = {theirs.pvalue:.4f} at "
+    f"{theirs.df:.1f} degrees of freedom"
 )
 assert abs(t - theirs.statistic) < 1e-12
 
@@ -244,7 +255,8 @@ M, N = g[0, 0].var(), g[0, 1].var()
 by_hand = torch.stack([g[0, 0] * ((M + N) / M).sqrt(), torch.zeros(2, 2)])[None]
 edited = reweigh(g, torch.tensor([[True, False]]))
 print(
-    f"M = {M:.3f}, N = {N:.3f}, factor {((M + N) / M).sqrt():.3f}; variance of the sum {g.sum(1).var():.3f} before, {edited.sum(1).var():.3f} after"
+    f"M = {M:.3f}, N = {N:.3f}, factor {((M + N) / M).sqrt():.3f}; variance of the sum "
+    f"{g.sum(1).var():.3f} before, {edited.sum(1).var():.3f} after"
 )
 
 # %%
@@ -277,7 +289,8 @@ def collect(model, dataset=train, **settings):
 
 statistics = collect(model)
 print(
-    f"{len(statistics.layers)} convolutions, {sum(statistics.layers.values())} channels, {len(train)} pictures"
+    f"{len(statistics.layers)} convolutions, {sum(statistics.layers.values())} "
+    f"channels, {len(train)} pictures"
 )
 assert statistics.count.tolist() == [20] * 14
 
@@ -301,7 +314,8 @@ theirs = stats.ttest_ind(
     alternative="greater",
 ).pvalue
 print(
-    f"largest difference from scipy over {len(p)} channels: {np.nanmax(np.abs(p.numpy() - theirs)):.0e}"
+    f"largest difference from scipy over {len(p)} channels: "
+    f"{np.nanmax(np.abs(p.numpy() - theirs)):.0e}"
 )
 assert np.nanmax(np.abs(p.numpy() - theirs)) < 1e-6
 
@@ -323,8 +337,11 @@ show_figure(
         "mean activation",
     ),
     name="parchgrad-statistics",
-    alt="Histograms of three channels for hazels and for all others: clearly apart, slightly apart, and on top of each other.",
-    caption="Three channels of one layer, on training birds. The lines are the means. Left, the smallest p-value of the layer; right, one that knows nothing about hazels.",
+    alt="Histograms of three channels for hazels and for all others: clearly apart, "
+    "slightly apart, and on top of each other.",
+    caption="Three channels of one layer, on training birds. The lines are the means. "
+    "Left, the smallest p-value of the layer; right, one that knows nothing about "
+    "hazels.",
 )
 
 # %% [markdown]
@@ -339,7 +356,8 @@ kept = parch.kept_for([HAZEL, MYRTLE], quantile=0.1)
 hazel_channels = kept[LAYER][0].nonzero()[:, 0].tolist()
 print(f"edited layers: {', '.join(parch.layers)}")
 print(
-    f"{LAYER} keeps {len(hazel_channels)} of {statistics.layers[LAYER]} for the hazel: {hazel_channels}"
+    f"{LAYER} keeps {len(hazel_channels)} of {statistics.layers[LAYER]} for the hazel: "
+    f"{hazel_channels}"
 )
 
 
@@ -372,7 +390,9 @@ clearest = sorted(hazel_channels, key=lambda c: -float(ahead[c]))[:4]
 for c in clearest:
     part = PARTS[int(loss[c].argmax())]
     print(
-        f"channel {c}: {', '.join(f'{name} {float(v):+.0%}' for name, v in zip(PARTS, loss[c]))}, so most by the {part}"
+        f"channel {c}: "
+        f"{', '.join(f'{name} {float(v):+.0%}' for name, v in zip(PARTS, loss[c]))}, "
+        f"so most by the {part}"
     )
 
 # %%
@@ -380,7 +400,8 @@ top = clearest[0]
 means = statistics.of_layer(LAYER).mean[:, top].cpu()
 spotted = [s.name for s in SPECIES if s.wing == SPECIES[HAZEL].wing]
 print(
-    f"channel {top} fires most for {', '.join(names[i] for i in means.argsort(descending=True)[:3])}"
+    f"channel {top} fires most for "
+    f"{', '.join(names[i] for i in means.argsort(descending=True)[:3])}"
 )
 print(f"spotted wings: {', '.join(spotted)}")
 
@@ -414,8 +435,10 @@ rows = [f"channel {c}" for c in clearest]
 show_figure(
     viz.show_grid(panels, titles, columns=6, rows=rows),
     name="parchgrad-channels",
-    alt="Four rows of six birds each. The pictures are pale except where the channel of the row fires: on the bird and well beyond it, in the last row mostly beside it.",
-    caption="Four of the channels kept for the hazel, each with the six test birds that excite it most, in colour where it fires.",
+    alt="Four rows of six birds each. The pictures are pale except where the channel "
+    "of the row fires: on the bird, and for the larger part beside it.",
+    caption="Four of the channels kept for the hazel, each with the six test birds "
+    "that excite it most, in colour where it fires.",
 )
 
 # %%
@@ -435,11 +458,11 @@ print(f"the hazel has a {SPECIES[HAZEL].beak} beak; a bird covers {area:.0%}")
 BEAKED = 68
 assert BEAKED in clearest and PARTS[int(loss[BEAKED].argmax())] == "beak"
 assert SPECIES[HAZEL].beak not in worn[BEAKED]
-assert max(on_bird.values()) < 0.8
+assert max(on_bird.values()) < 0.5
 
 # %% [markdown]
-# No, twice. Channel 68 falls by three quarters when hazels lose their beaks, which are hooked; yet not one of the six birds that excite it most has a hooked beak. What a channel *loses* with a part of one species says what it
-# needs there, not what it detects. And a good part of each channel's activation lies beside the bird: these maps have 12 x 12 cells, and each cell sees its surroundings.
+# No, to both questions. Channel 68 falls by three quarters when hazels lose their beaks, which are hooked; yet not one of the six birds that excite it most has a hooked beak. What a channel *loses* with a part of one species says what it
+# needs there, not what it detects. And the larger part of each channel's activation lies beside the bird: these maps have 12 x 12 cells, and each cell sees its surroundings.
 
 # %% [markdown]
 # ## Edit the gradient
@@ -467,7 +490,7 @@ alone = parch.attribute("grad", some[1:2], HAZEL, quantile=0.1)
 assert torch.allclose(edited[1:2], alone, atol=1e-4 * float(alone.abs().max()))
 
 # %% [markdown]
-# How many channels to keep? Here is the sweep, from all of them to one in twenty. The published choice is one in ten.
+# How many channels to keep? Here is the sweep, from all of them to one in twenty. {cite:t}`park2023` choose one in ten.
 
 # %%
 SHARES = (1.0, 0.5, 0.3, 0.1, 0.08, 0.05)
@@ -492,7 +515,8 @@ show_figure(
         picture, list(sweep.values()), [f"keeping {q:g}" for q in SHARES], columns=3
     ),
     name="parchgrad-strip",
-    alt="Six maps of one bird, side by side. As fewer channels are kept, the map fades on beak, crest and tail and thickens on wing and body.",
+    alt="Six maps of one bird, side by side. As fewer channels are kept, the map fades "
+    "on beak, crest and tail and thickens on wing and body.",
     caption="The map of one hazel as fewer channels are kept, on one scale.",
 )
 
@@ -500,9 +524,11 @@ show_figure(
 five_parts, bird_ = share["the five parts"], share["the whole bird"]
 assert five_parts[0.3] > five_parts[1.0] and five_parts[0.05] < five_parts[1.0]
 assert all(bird_[q] > bird_[1.0] for q in SHARES[2:]) and bird_[0.5] < bird_[1.0]
+assert max(five_parts, key=five_parts.get) == max(bird_, key=bird_.get) == 0.3
+assert bird_[0.05] - bird_[1.0] > 0.5 * (bird_[0.3] - bird_[1.0])
 
 # %% [markdown]
-# Not the fewer, the better. On this bird the share of the five parts is highest when three channels in ten are kept, and with one in twenty it lies *below* that of the plain gradient; the whole bird, body included, keeps most of
+# Fewer is not better. On this bird the share of the five parts is highest when three channels in ten are kept, and with one in twenty it lies *below* that of the plain gradient; the whole bird, body included, keeps more than half of
 # its gain. From all channels to one in ten, beak, crest and tail fade; wing and body fill up:
 
 # %%
@@ -526,7 +552,7 @@ assert {part for part, (before, after) in by_part.items() if after > before + 0.
 }
 
 # %% [markdown]
-# One picture proves little, and a picture chosen for a figure less. The numbers come [below](parchgrad-numbers).
+# One picture proves little; many come [below](parchgrad-numbers).
 
 # %% [markdown]
 # ## Of the class, or of the picture
@@ -558,10 +584,12 @@ same, other = (
     overlap(instance, instance.roll(1, 0)),
 )
 print(
-    f"instance and class partition share {agree.mean():.0%} of their channels, by chance {chance:.0%}"
+    f"instance and class partition share {agree.mean():.0%} of their channels, by "
+    f"chance {chance:.0%}"
 )
 print(
-    f"two pictures of one species share {same.mean():.0%} of their instance channels, of two species {other.mean():.0%}"
+    f"two pictures of one species share {same.mean():.0%} of their instance channels, "
+    f"of two species {other.mean():.0%}"
 )
 
 # %%
@@ -570,6 +598,9 @@ assert (
     and agree.mean() < 0.8
     and same.mean() > other.mean() + 0.1
 )
+
+# %% [markdown]
+# Less than half, five times what chance would give. And two pictures of one species share more of their instance channels than pictures of two species do: without a label, the instance partition also finds something of the class.
 
 # %% [markdown]
 # ## What conserving the variance does
@@ -595,7 +626,8 @@ drift = {
 }
 for name, r in drift.items():
     print(
-        f"{name:9s} {r.median():.2f} of the variance before ({r.min():.2f} to {r.max():.2f})"
+        f"{name:9s} {r.median():.2f} of the variance before ({r.min():.2f} to "
+        f"{r.max():.2f})"
     )
 
 # %%
@@ -630,7 +662,7 @@ chained = ParchGrad(chain, of_chain, layer_ratio=1.0)
 
 # %%
 def ratios(parch, x, y):
-    """Map with conservation over map without, at every pixel where there is one (n, values)."""
+    """Map with conservation over map without, at each pixel of a map (n, values)."""
     with_, without = (
         parch.attribute("grad", x, y, quantile=0.1, variance_conservation=on).flatten(1)
         for on in (True, False)
@@ -660,7 +692,7 @@ assert all(
 assert all(float(r.std() / r.mean().abs()) > 0.05 for r in in_resnet)
 
 # %% [markdown]
-# One constant in the chain, at every pixel. A VGG is such a chain. A table in which the switch changes nothing there says nothing about the switch.
+# One constant in the chain, at every pixel. A VGG is such a chain too, so there no score that ignores the scale of a map can say anything about this switch.
 
 # %% [markdown]
 # (parchgrad-numbers)=
@@ -687,7 +719,7 @@ bodies = torch.stack([p.masks["body"] for p in pictures])
 
 
 def needs(model):
-    """What taking each part away costs the logit of the species, centred over classes (n, 5)."""
+    """What each part, taken away, costs the centred logit of the species (n, 5)."""
     with torch.no_grad():
         both = [torch.stack([p.image for p in pictures])[:, None], removed]
         x = rearrange(torch.cat(both, 1), "n part c y x -> (n part) c y x")
@@ -704,7 +736,7 @@ def needs(model):
 
 # %%
 def answers(signed, need, sign):
-    """The four numbers for each bird (4, n), from a signed map (n, height, width) or, without sign, a magnitude."""
+    """Four numbers a bird (4, n), from a map (n, h, w), signed or a magnitude."""
     mass = signed.clamp_min(0) if sign else signed
     share = lambda mask: mass_inside(mass, mask)
     needed = part_masks[torch.arange(len(scenes)), need.argmax(1)]
@@ -718,7 +750,7 @@ def answers(signed, need, sign):
 # %%
 def study(name):
     """Answers for one network: base -> plain, partition, random -> (4, n)."""
-    model = load_model(name, device=device)
+    model = load_model(name, device=device).to(memory_format=CL)
     own = statistics if name == networks[0] else collect(model)
     parch, need = ParchGrad(model, own), needs(model)
     slopes = {
@@ -756,7 +788,7 @@ for seed, result in enumerate(results):
 
 # %% [markdown]
 # Now the differences, bird by bird, with 95% intervals from a bootstrap over birds. The last line asks whether the partition makes up for the step from a gradient to input times gradient. These are sixty intervals, of
-# which about three miss the truth by chance alone; one that hardly leaves out zero says little.
+# which about three miss the truth by chance alone; one that barely excludes zero says little.
 
 # %%
 LINES = {
@@ -775,16 +807,6 @@ gain = {
     for line, (base, other, key) in LINES.items()
 }  # (3, 4, 3) each
 
-# %%
-print(f"{'':8s}" + "".join(f"{q:24s}" for q in QUESTIONS))
-for line, values in gain.items():
-    print(line)
-    for seed, row in enumerate(values.tolist()):
-        print(
-            f"  seed {seed}"
-            + "".join(f"{m:+.3f} [{low:+.3f}, {high:+.3f}] " for m, low, high in row)
-        )
-
 # %% tags=["hide-input"]
 panels = {
     q: {line: values[:, j] for line, values in gain.items()}
@@ -793,8 +815,12 @@ panels = {
 show_figure(
     viz.show_intervals(panels, ["seed 0", "seed 1", "seed 2"], "difference"),
     name="parchgrad-gain",
-    alt="Differences with intervals for three networks. On the parts the partition is ahead of the plain map and of a random partition; in the order of the parts it is not ahead of the plain map.",
-    caption="Attribution through the partition, minus each opponent, mean over 140 held-out birds with 95% bootstrap intervals. Right of zero: the partition has more.",
+    alt="Differences with intervals for three networks. On the parts the partition is "
+    "ahead of the plain map and of a random partition; in the order of the parts it "
+    "is not ahead of the plain map.",
+    caption="Attribution through the partition, minus each opponent, mean over 140 "
+    "held-out birds with 95% bootstrap intervals. Right of zero: the partition has "
+    "more.",
 )
 
 # %%
@@ -815,8 +841,8 @@ assert (middle[to_plain][..., needed] > middle[to_plain][..., five]).all()
 # **More mass on the true parts than the plain map, and than a random partition: yes**, for both bases and all three networks, with every interval above zero. A random partition of the same size is worse than none. So the
 # test finds channels that matter; it is not the mere thinning that helps.
 #
-# But read the second and third column. The *needed* part gains more than the five together, so the other four lose. And the body, which says nothing about the species, gains too. What the partition
-# mainly does is to leave the background, for the bird as a whole and for one of its parts.
+# But look at the second and third panel. The *needed* part gains more than the five together, so the other four lose. And the body, which says nothing about the species, gains too. What leaves the background goes
+# to one part and to the body.
 #
 # **More than input times gradient: no.** The gradient through the partition has less of its mass on the five parts than the *plain* input times gradient has, on every network. Multiplying by the input is the larger step, and
 # the partition can be had on top of it.
@@ -826,7 +852,7 @@ assert (high[to_input, :, five] < 0).all() and (middle[to_input, :, body] > 0).a
 
 # %% [markdown]
 # **A better account of what the network needs: no.** For the gradient, the order of the parts moves either way: up in one network, down in another. For signed input times gradient it falls in two networks of three. Against a
-# random partition it is better every time. That fits the rest. A map that gathers on one part has little left to rank the other four with.
+# random partition it is better every time. A possible reason: a map that gathers on one part has little left to rank the other four with.
 
 # %%
 assert (low[to_random][..., order] > 0).all()
@@ -879,8 +905,10 @@ show_figure(
         "still recognised",
     ),
     name="parchgrad-masking",
-    alt="Two panels of three curves: share of birds still recognised as pixels are hidden, most and least important first.",
-    caption="Hiding pixels in the order of three maps, 70 held-out birds. Left lower is better, right higher is better.",
+    alt="Two panels of three curves: share of birds still recognised as pixels are "
+    "hidden, most and least important first.",
+    caption="Hiding pixels in the order of three maps, 70 held-out birds. Left lower "
+    "is better, right higher is better.",
 )
 
 # %%
@@ -899,7 +927,8 @@ odds = {
 }
 for (rule, other), (m, lo, hi) in drop.items():
     print(
-        f"{rule}, partition minus {other}: mean drop of the probability {m:+.3f} [{lo:+.3f}, {hi:+.3f}], log-odds {odds[rule, other]:+.2f}"
+        f"{rule}, partition minus {other}: mean drop of the probability {m:+.3f} "
+        f"[{lo:+.3f}, {hi:+.3f}], log-odds {odds[rule, other]:+.2f}"
     )
 
 # %%
@@ -941,7 +970,9 @@ tenths = through.kept_for(range(7), quantile=0.1)[LATE].cpu()  # (groups, c)
 with_cats = overlap(tenths, tenths[groups.index("cats")])
 for g, group in enumerate(groups[:7]):
     print(
-        f"{group:10s}{about['counts'][group]:3d} photographs, p < 1e-4 at {(p[:, g] < 1e-4).float().mean():4.0%} of {len(p)} channels, {with_cats[g]:4.0%} of its tenth is kept for cats too"
+        f"{group:10s}{about['counts'][group]:3d} photographs, p < 1e-4 at "
+        f"{(p[:, g] < 1e-4).float().mean():4.0%} of {len(p)} channels, "
+        f"{with_cats[g]:4.0%} of its tenth is kept for cats too"
     )
 
 # %%
@@ -952,7 +983,7 @@ assert with_cats[groups.index("dogs")] == with_cats.sort().values[-2]
 assert 0.28 < with_cats[groups.index("dogs")] < 0.38
 
 # %% [markdown]
-# The dogs, the largest group; the cats, the smallest, have hardly any. With fewer pictures fewer channels pass a level, whatever the network does (the [appendix](parchgrad-appendix) measures that on birds), so here we keep a share. A third of the channels
+# The dogs, the largest group; the cats, the smallest, have the fewest. With fewer pictures fewer channels pass a level, whatever the network does (the [appendix](parchgrad-appendix) measures that on birds), so here we keep a share. A third of the channels
 # kept for dogs are kept for cats too, more than of any other group's.
 #
 # ### The picture of two things
@@ -972,7 +1003,7 @@ for name in photo_names():
 assert set(shown) == {"chelsea", "coffee", "motorcycle", "hopper"}
 
 # %% [markdown]
-# Each stands beside each of the others, in half of the montages on the left, and the network is asked for its class. The share of the map in its half is .5 for a map that knows nothing. Four attributions, and a fifth as a control: the
+# Each stands beside each of the others, in half of the montages on the left, and the network is asked for its class. The share of the map in its half is .5 for a map that knows nothing. The ways: the plain gradient, the partitions of the class, of the instance and at random, and as a control the
 # same score through the partition of the *neighbour's* group. Where will that map lie?
 
 
@@ -983,7 +1014,7 @@ def montage(name, other, left):
 
 
 def five_ways(name, other, left):
-    """Maps of a montage, asked for the class of the first photograph: way -> (1, h, w)."""
+    """Maps of a montage, for the class of the first photograph: way -> (1, h, w)."""
     x, (target, group) = prepared([montage(name, other, left)]), shown[name]
     ways = {
         "class": {"classes": group},
@@ -1026,8 +1057,11 @@ for name, (target, group) in shown.items():
     tabs.add(
         TABS[name],
         in_few_colours(figure),
-        alt=f"The photographs {name} and {pair[1]} side by side, and five maps of the score of {word} over them: plain, through the partition of its group, of the instance, at random, and of the neighbour's group.",
-        caption=f"Asked for {word}. The partition of the neighbour's group answers for the neighbour, although the score is the same.",
+        alt=f"The photographs {name} and {pair[1]} side by side, and five maps of the "
+        f"score of {word} over them: plain, through the partition of its group, of "
+        "the instance, at random, and of the neighbour's group.",
+        caption=f"Asked for {word}. The partition of the neighbour's group answers for "
+        "the neighbour, although the score is the same.",
     )
 tabs.show()
 
@@ -1053,8 +1087,8 @@ assert table_[:, 4].mean() < 0.45
 
 # %% [markdown]
 # For each of the four photographs the partition of the class has a larger share in the right half than the plain gradient, and that of the neighbour has the smallest of all, on average less than half: asked for *moped*, through the channels of cats,
-# the map lies on the nose of the cat. The score was the same all the time. So the edited map does not only say what the score depends on. It says where the kept channels fire, and the choice of these channels says which answer was expected. This is the price of a
-# clean map: **whoever chooses the class of the partition chooses the place.** Always choose it by the score that is asked, and look at the plain gradient beside it.
+# the map lies on the face of the cat. The score was the same all the time. So the edited map does not only say what the score depends on. It also says where the kept channels fire, and **whoever chooses the class of the partition chooses the place.**
+# Choose it by the score that is asked, and look at the plain gradient beside it.
 #
 # And the sweep, for the cat beside the coffee:
 
@@ -1091,8 +1125,10 @@ assert Image.open(animation).n_frames == len(SHARES)
 show_figure(
     animation.getvalue(),
     name="parchgrad-sweep",
-    alt="An animation of six frames, a cat beside a cup of coffee. As fewer channels are kept the map leaves the cup and thickens on the face of the cat.",
-    caption="The sweep, one frame for each share of kept channels, asked for the Egyptian cat.",
+    alt="An animation of six frames, a cat beside a cup of coffee. As fewer channels "
+    "are kept the map leaves the cup and thickens on the face of the cat.",
+    caption="The sweep, one frame for each share of kept channels, asked for the "
+    "Egyptian cat.",
 )
 
 # %% [markdown]
@@ -1154,8 +1190,10 @@ for label, titles, unit, how in (
     held_out.add(
         label,
         viz.show_intervals(panels, [f"{len(lines)} photographs"], unit),
-        alt=f"Two panels of intervals, {' and '.join(titles.values())}: the partition of the class minus each opponent, as printed above.",
-        caption=f"Partition of the class minus each opponent, mean over {len(lines)} held-out photographs with 95% bootstrap intervals over photographs. {how}",
+        alt=f"Two panels of intervals, {' and '.join(titles.values())}: the partition "
+        "of the class minus each opponent, as printed above.",
+        caption=f"Partition of the class minus each opponent, mean over {len(lines)} "
+        f"held-out photographs with 95% bootstrap intervals over photographs. {how}",
     )
 held_out.show()
 
@@ -1173,7 +1211,8 @@ for g, group in enumerate(groups[:7]):
     ]
     half_, most, least = by_group[group]
     print(
-        f"{group:10s}{of.sum():3d} photographs, class minus plain: half {half_:+.3f}, most hidden {most:+.3f}, least hidden {least:+.3f}"
+        f"{group:10s}{of.sum():3d} photographs, class minus plain: half {half_:+.3f}, "
+        f"most hidden {most:+.3f}, least hidden {least:+.3f}"
     )
 unchosen = {w: minus("gradient", w, "plain") for w in ("random", "instance", "other")}
 for w, (m, lo, hi) in unchosen.items():
@@ -1217,7 +1256,7 @@ assert unchosen["other"][2] < 0 and 0.4 < column["gradient other"].mean() < 0.6
 # %% [markdown]
 # ## A failure on purpose
 #
-# Three mistakes that would go unnoticed if nobody looked: the statistics of another network of the same architecture, a class with a single picture, a level that is no probability.
+# Three mistakes that are refused: the statistics of another network of the same architecture, a class with a single picture, a level `alpha` above 1.
 
 
 # %%
@@ -1289,6 +1328,10 @@ def check_chain(changes):
     return set(changes) == truth
 
 
+# %%
+my_changes = set()  # your names here
+solved = check_chain(my_changes)
+
 # %% [markdown]
 # ```{solution-start} ex-parchgrad-chain
 # :class: dropdown
@@ -1327,6 +1370,14 @@ def check_others(own):
     )
     return off < 1e-5 and abs(ratio - 1) < 1e-4
 
+
+# %%
+def my_others(count, mean, m2, k):
+    """Your mean and variance here, (c,) each."""
+    return mean.mean(0), m2.sum(0) / count.sum()
+
+
+solved = check_others(my_others)
 
 # %% [markdown]
 # ```{solution-start} ex-parchgrad-others
@@ -1382,6 +1433,10 @@ def check_labels(targets):
     return smallest > 1e-4
 
 
+# %%
+my_labels = train.targets  # your labels here (280,)
+solved = check_labels(my_labels)
+
 # %% [markdown]
 # ```{solution-start} ex-parchgrad-labels
 # :class: dropdown
@@ -1429,7 +1484,8 @@ show_figure(
     ),
     name="parchgrad-alpha",
     alt="Four falling curves: the share of channels kept at each layer as alpha falls.",
-    caption="Share of channels that pass, mean over the 14 species, for each edited layer.",
+    caption="Share of channels that pass, mean over the 14 species, for each edited "
+    "layer.",
 )
 
 # %%
@@ -1459,7 +1515,8 @@ strict = {
 }
 for layer, (from_all, less) in strict.items():
     print(
-        f"{layer} keeps {from_all:.3f} of its channels, with half of the pictures {less:.3f}"
+        f"{layer} keeps {from_all:.3f} of its channels, with half of the pictures "
+        f"{less:.3f}"
     )
 
 # %%
@@ -1492,7 +1549,7 @@ convolutions = wrapper.get_default_hook_convolutions(layer_ratio=None)
 wrapper.set_hook_modules(convolutions)
 # saliency.gradient
 input_attrib = get_input_attrib("grad")
-# parch.attribute("grad", x, y, quantile=0.1), then the magnitude averaged over the colours
+# parch.attribute("grad", x, y, quantile=0.1), its magnitude averaged over the colours
 x, y = images[hazels[:3]], labels[hazels[:3]]
 attr = input_attrib(
     wrapper,
@@ -1534,13 +1591,14 @@ for layer in parch.layers[:-1]:
         1, first.to(own.device), True
     )
     print(
-        f"{layer}: {overlap(own, borrowed).mean():.0%} in common, by chance {float(own.float().mean()):.0%}"
+        f"{layer}: {overlap(own, borrowed).mean():.0%} in common, by chance "
+        f"{float(own.float().mean()):.0%}"
     )
     assert overlap(own, borrowed).mean() < float(own.float().mean()) + 0.12
     assert overlap(own, borrowed).mean() < 0.2
 
 # %% [markdown]
-# At most one in five, in one layer fewer than by chance and in one nearly twice as many: four of five channels, at least, are others than the layer's own. The second: ten pictures of a class with three times the spread of the 490 others, and *no* difference of the
+# At most one in five, in one layer fewer than by chance and in one nearly twice as many. The second: ten pictures of a class with three times the spread of the 490 others, and *no* difference of the
 # means. How often is $p \le 0.05$?
 
 # %%
@@ -1567,7 +1625,7 @@ assert abs(false["Welch"] - 0.05) < 0.015 and false["pooled"] > 0.2
 
 # %%
 def summed(weigh, steps=128):
-    """Sum of integrated gradients from the mean image, steps weighed by the probability or not."""
+    """Sum of integrated gradients from the mean image, steps weighed or not."""
     points = (
         torch.linspace(0, 1, steps + 1, device=device)[:, None, None, None]
         * images[bird]
@@ -1586,7 +1644,8 @@ by_logit, by_probability = (
 )
 by_step, weighed = summed(False), summed(True)
 print(
-    f"sum {by_step:.3f}, change of the logit {by_logit:.3f}; weighed {weighed:.3f}, change of the probability {by_probability:.3f}"
+    f"sum {by_step:.3f}, change of the logit {by_logit:.3f}; weighed {weighed:.3f}, "
+    f"change of the probability {by_probability:.3f}"
 )
 
 # %%
@@ -1648,10 +1707,12 @@ each = (
     statistics.moments.mean.nbytes + statistics.moments.m2.nbytes
 ) / statistics.moments.mean.numel()
 print(
-    f"{each:.0f} bytes per class and channel: {each * 1000 * 10_000 / 1e6:.0f} MB for 1,000 classes and 10,000 channels"
+    f"{each:.0f} bytes per class and channel: {each * 1000 * 10_000 / 1e6:.0f} MB for "
+    "1,000 classes and 10,000 channels"
 )
 print(
-    f"{merged.count.sum()} pictures, largest difference of a mean from one pass: {worst:.0e}"
+    f"{merged.count.sum()} pictures, largest difference of a mean from one pass: "
+    f"{worst:.0e}"
 )
 assert worst < 1e-5 and torch.equal(merged.count, statistics.count)
 
@@ -1671,7 +1732,7 @@ assert worst < 1e-5 and torch.equal(merged.count, statistics.count)
 #     statistics.save("statistics.safetensors")
 # ```
 #
-# The published method also asks that a channel's activations are *not* normal (Shapiro and Wilk's test), and keeps no channel that fails. With many pictures that test rejects nearly every channel, so the gate stands
+# The published method also asks that a channel's activations are *not* normal (Shapiro and Wilk's test; `parchgrad/cls.py`: 38), and keeps no channel that fails. With many pictures that test rejects nearly every channel, so the gate stands
 # open, and `ctrace` has none. Here it is with 20 pictures and with 280: which share passes $p < 0.05$?
 
 # %%
@@ -1710,5 +1771,6 @@ assert open_[280] > 0.9 and open_[280] > open_[20] + 0.1
 
 # %%
 print(
-    f"this page ran in {time.time() - started:.0f} s on {device}, {torch.get_num_threads()} threads"
+    f"this page ran in {time.time() - started:.0f} s on {device}, "
+    f"{torch.get_num_threads()} threads"
 )
