@@ -1,6 +1,7 @@
 """ParchGrad on an ImageNet model, measured on a folder of photographs that stay where they are.
 
     python -m benchmarks.parchgrad_photos FOLDER
+    python -m benchmarks.parchgrad_photos FOLDER --out /tmp/check --most 2  # a check, some minutes
 
 A photograph's class is the number that its file name starts with, as in 281_tabby.jpg. Classes are
 too many for a test each, so they are tested in groups. Writes, into ctrace/data/statistics,
@@ -114,8 +115,10 @@ def explain(model, parch, photos, left: bool, target: int, groups) -> dict[str, 
     return row
 
 
-def rows(model, x, group, labels):
-    """Explains the photographs whose class the model places in their group, half by half."""
+def rows(model, x, group, labels, most: int = MOST):
+    """Explains the photographs whose class the model places in their group, half by half, the first
+    ``most`` of each group.
+    """
     with torch.no_grad():
         target = torch.cat([model(batch) for batch in x.split(25)]).argmax(1)
     half, placed = dealt(group), (GROUP_OF[target] == group) & (group < len(GROUPS))
@@ -123,7 +126,7 @@ def rows(model, x, group, labels):
     of_half = [collect(model, x[half == k], group[half == k]) for k in (0, 1)]
     parches = [ParchGrad(model, statistics) for statistics in of_half]
     for name in range(len(GROUPS)):
-        for number, a in enumerate((placed & (group == name)).nonzero()[:MOST, 0].tolist()):
+        for number, a in enumerate((placed & (group == name)).nonzero()[:most, 0].tolist()):
             others = (placed & (half == half[a]) & (group != name)).nonzero()[:, 0]
             b = int(others[torch.randint(len(others), (), generator=chance)])
             asked = {"photo": int(labels[a]), "beside": int(labels[b]), "group": name}
@@ -137,6 +140,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("folder", type=Path)
     options.add_argument("--out", type=Path, default=DATA)
+    options.add_argument("--most", type=int, default=MOST, help="photographs explained of a group")
     asked = options.parse_args()
     files = sorted(f for f in asked.folder.iterdir() if f.name.partition("_")[0].isdigit())
     if not files:
@@ -159,7 +163,7 @@ def main() -> None:
     text = json.dumps(about, indent=1).replace("[\n   ", "[").replace(",\n   ", ", ")
     (asked.out / "squeezenet.json").write_text(text.replace("\n  ]", "]") + "\n")
     with open(asked.out / "squeezenet.csv", "w", newline="") as file:
-        for i, row in enumerate(rows(model, x, group, labels)):
+        for i, row in enumerate(rows(model, x, group, labels, asked.most)):
             table = csv.DictWriter(file, row, lineterminator="\n")
             if i == 0:
                 table.writeheader()
