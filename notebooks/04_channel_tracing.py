@@ -29,6 +29,7 @@ if importlib.util.find_spec("ctrace") is None:
 # %% tags=["hide-input"]
 import textwrap
 import time
+from dataclasses import replace
 
 import ctrace
 import torch
@@ -45,6 +46,7 @@ from ctrace import (
 from ctrace.aviary import SPECIES, Aviary, render
 from ctrace.cut.tracing import ablate, best_overlap, segment_strength
 from ctrace.stats import bootstrap, spearman
+from ctrace.viz import touch
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.viz.paint import laid_over, segment_borders
 from ctrace.world.models import chosen_model
@@ -320,7 +322,125 @@ show_figure(
 # %% [markdown]
 # *Support* and *inhibit* are directions along a channel, and which end of a channel counts as high is a convention: $a^*$ is high for red and low for green. Turn the channels around and the same segments are inhibited by what supported
 # them; the first exercise shows it. To ask which channels matter, in either direction, rank by `"abs"`.
+
+# %% [markdown]
+# ## Ask for yourself
 #
+# In the next figure all of this can be asked of three cuts: one photograph and two views of a motorcycle, with the named channels, and two portraits with the channels of SqueezeNet {cite:p}`iandola2016`, a network that will be
+# introduced below. It needs a browser that runs scripts; in Jupyter and in Colab the cell shows the same live figure. Without scripts, and on paper, there is a still picture of how it begins.
+#
+# Nothing in it is prepared but the features. Every setting is cut anew, by code that repeats this page's steps in your browser; below the figure stands how its first cuts compare with those of `ctrace`. So that the features
+# fit into the page, they are rounded to 16 bits, those of the network to 8, on a coarser grid. Does that change an answer?
+
+# %%
+view = load_photo("astronaut")
+views = [load_photo(n, (352, 240)) for n in ("motorcycle", "motorcycle_right")]
+faces = [load_photo(n, (288, 352)) for n in ("astronaut", "hopper")]
+squeeze = load_model("squeezenet", device=device)
+learned = touch.pooled(ctrace.conv_features(faces, squeeze, "features.10"))
+learned = replace(learned, names=tuple(f"channel {c}" for c in range(512)))
+exact = [filter_bank(view, grid=32), filter_bank(views, grid=28), learned]
+small_numbers = [touch.rounded(bank, bits) for bank, bits in zip(exact, (16, 16, 8))]
+for bank, near, n in zip(exact, small_numbers, (6, 6, 8)):
+    a, b = (trace_channels(g.features.cpu().double(), n) for g in (bank, near))
+    moved = int((a.segments != b.segments).sum())
+    first = (a.ranking()[:, 0] == b.ranking()[:, 0]).all()
+    rho = spearman(a.attributions, b.attributions).min()
+    print(f"{moved} of {len(a.segments)} cells in another segment; ", end="")
+    print(
+        f"first channels {'equal' if first else 'differ'}, rank correlation {rho:.4f}"
+    )
+    assert first and rho > 0.99 and moved < 0.02 * len(a.segments)
+
+# %% tags=["hide-input"]
+bank = small_numbers[0]
+families = {
+    "colour": bank.names[:3],
+    "texture": bank.names[3:15],
+    "contrast": bank.names[15:17],
+    "position": bank.names[17:],
+}
+examples = [
+    touch.explorer_example(
+        "An astronaut, named channels", [view], bank, 6, (0.75, 0.15), families
+    ),
+    touch.explorer_example(
+        "A motorcycle twice, named channels",
+        views,
+        small_numbers[1],
+        6,
+        (0.5, 0.42),
+        families,
+    ),
+    touch.explorer_example(
+        "Two portraits, a trained network",
+        faces,
+        small_numbers[2],
+        8,
+        (0.25, 0.42),
+        bits=8,
+    ),
+]
+
+
+# %% tags=["hide-input"]
+def first_view(photo, bank, n, point):
+    """The photograph with one segment, all its channels, the map of the first."""
+    result = trace_channels(bank, n)
+    j = segment_at(result, bank, *point)
+    mask = rearrange(result.mask(j), "(h w) -> h w", h=bank.grid_hw[0])
+    order, value = result.ranking("support", j), result.attributions[j]
+    values = bank.zscores()[0, :, :, order[0]]
+    with viz.style():
+        figure = viz.new_picture(viz.WIDTH, 3.6)
+        left, middle, right = figure.subplots(1, 3, width_ratios=(1, 0.8, 1))
+        image = laid_over(viz.as_rgb(photo), viz.enlarged(values, photo) / 3)
+        for ax, shown in ((left, viz.spotlight(photo, mask)), (right, image)):
+            ax.imshow(shown, extent=(0, mask.shape[1], mask.shape[0], 0))
+            for colour, line in (("white", 2.6), (viz.INK, 1.3)):
+                borders = segment_borders(mask.numpy())
+                ax.add_collection(
+                    LineCollection(borders, colors=colour, linewidths=line)
+                )
+            ax.set_axis_off()
+        colours = [viz.POSITIVE if value[c] > 0 else viz.NEGATIVE for c in order]
+        middle.barh(range(len(order)), value[order], color=colours)
+        middle.set_yticks(range(len(order)), [bank.names[c] for c in order], fontsize=7)
+        middle.invert_yaxis()
+        middle.axvline(0, color=viz.QUIET, linewidth=0.8)
+        middle.set(xlabel="attribution")
+        left.set_title(f"segment {j + 1} of {n}")
+        right.set_title(f"its first channel: {bank.names[order[0]]}")
+    return figure
+
+
+# %% tags=["hide-input"]
+touch.show_touchable(
+    first_view(view, bank, 6, (0.75, 0.15)),
+    kind="explorer",
+    payload={"examples": examples},
+    label="Channel explorer: choose a segment, then a channel",
+    name="channel-explorer",
+    alt="An astronaut with the segment of her orange suit outlined; bars of its 19 channels, a* and b* far ahead; the map of a* over the photograph, red on the suit.",
+    caption="The channel explorer. A segment, all its channels with their sign, and what one of them looks like.",
+)
+
+# %% [markdown]
+# Three things to try. **Flatten** $a^*$ in the suit, then $b^*$ as well: how much of the segment is left? Then start again and flatten the two channels at the other end of the list. **Nudge** $a^*$ up and down: the line is what the attribution
+# predicts, the dots are new cuts. **Switch the sign** to the published one, and look where the channels went. The first of these, with `ctrace`:
+
+# %%
+before = trace_channels(bank, 6)
+j = segment_at(before, bank, 0.75, 0.15)
+order, left = before.ranking("support", j).tolist(), []
+for lost in (order[:1], order[:2], order[-2:]):
+    after = trace_channels(ablate(bank.features, lost), 6)
+    left.append(best_overlap(before.mask(j), after.segments))
+    names = " and ".join(bank.names[c] for c in lost)
+    print(f"without {names}: {left[-1]:.0%} of the segment is left")
+assert left[1] < left[0] < 0.9
+
+# %% [markdown]
 # ## Named channels in six photographs
 #
 # All are cut the same way: a 32-cell grid, six segments, default bandwidth. Three are shown, each with the segment under a point that we chose. The names of the channels are computed; what lies at the point is for you to see.

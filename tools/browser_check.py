@@ -7,7 +7,9 @@
 On every page: the console stays empty, nothing is fetched from another host, every picture loads,
 the page follows the light or dark setting of the system, and at 390 px nothing makes it scroll
 sideways. In every gallery: each tab shows exactly one picture, loaded, and not the one of another
-tab; the arrow keys move through the tabs.
+tab; the arrow keys move through the tabs. Figures that can be touched are played through
+(`tools/touch_check.py`): with mouse and keys on a wide light page, with a finger on a narrow dark
+one, and without any script.
 """
 
 import argparse
@@ -24,7 +26,9 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # for tools.check_notebooks, when this file is run as a script
+sys.path.insert(0, str(ROOT))  # for tools and ctrace, when this file is run as a script
+from tools.touch_check import play, without_script  # noqa: E402
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = [
     "--no-sandbox",
@@ -96,9 +100,9 @@ def browser():
 
 
 @contextmanager
-def watched_page(running, base: str, scheme: str, problems: list[str]):
+def watched_page(running, base: str, scheme: str, problems: list[str], **settings):
     """A new page whose console, failed answers and requests to other hosts end up in `problems`."""
-    context = running.new_context(viewport=WIDE, color_scheme=scheme)
+    context = running.new_context(viewport=WIDE, color_scheme=scheme, has_touch=True, **settings)
     page = context.new_page()
     page.set_default_timeout(5000)
 
@@ -135,7 +139,9 @@ def watched_page(running, base: str, scheme: str, problems: list[str]):
 
 
 def check_page(running, base: str, name: str, scheme: str, patience: int) -> tuple[int, list[str]]:
-    """Number of galleries on a page, and its problems under one colour scheme."""
+    """Number of galleries and of figures that can be touched on a page, and its problems under one
+    colour scheme.
+    """
     problems: list[str] = []
     with watched_page(running, base, scheme, problems) as page:
         page.goto(f"{base}/{name}", wait_until="load")
@@ -146,7 +152,20 @@ def check_page(running, base: str, name: str, scheme: str, patience: int) -> tup
         ]
         problems += maths_problems(page, patience)
         count, found = galleries(page)
-        problems += found + width_problems(page)
+        problems += found
+        narrow = scheme == "dark"
+        if not narrow:
+            touched, found = play(page, narrow)
+            problems += found
+        problems += width_problems(page)
+        if narrow:
+            touched, found = play(page, narrow)
+            problems += found + width_problems(page)
+    if touched and not narrow:
+        with watched_page(running, base, scheme, problems, java_script_enabled=False) as page:
+            page.goto(f"{base}/{name}", wait_until="load")
+            problems += without_script(page)
+    count += touched
     return count, [f"{name} ({scheme}): {problem}" for problem in dict.fromkeys(problems)]
 
 
@@ -257,7 +276,7 @@ def check_site(folder: Path, report=print, patience: int = 20) -> tuple[int, int
                 count, found = check_page(running, base, name, scheme, patience)
                 problems += found
             total += count
-            report(f"{name}: {count} galleries")
+            report(f"{name}: {count} galleries and figures to touch")
     return len(names), total, problems
 
 
@@ -270,9 +289,9 @@ def verdict(checked: int, problems: list[str], missing: list[str]) -> str:
 
 
 def place(problem: str) -> tuple[str, str]:
-    """The page a problem is on, and the gallery when it is one of a gallery."""
+    """The page a problem is on, and the gallery or figure when it is one of a gallery or figure."""
     page, _, what = problem.partition(": ")
-    gallery = re.match(r"gallery \d+", what)
+    gallery = re.match(r"(gallery|figure) \d+", what)
     return page.rpartition(" (")[0], gallery[0] if gallery else ""
 
 
@@ -288,11 +307,9 @@ def notebook_outputs(folder: Path) -> int:
         outputs = [
             output for cell in (run.cells if run else []) for output in cell.get("outputs", [])
         ]
-        twins = [
-            output.data["text/html"]
-            for output in outputs
-            if 'class="ctrace-gallery"' in output.get("data", {}).get("text/html", "")
-        ]
+        pages = [output.get("data", {}).get("text/html", "") for output in outputs]
+        kinds = ('class="ctrace-gallery"', 'class="ctrace-touch"')
+        twins = [page for page in pages if any(kind in page for kind in kinds)]
         if twins:
             (folder / f"{path.stem}.html").write_text(as_page("".join(twins)), encoding="utf-8")
             count += len(twins)
@@ -331,6 +348,41 @@ def _tabs(first: str, second: str, rule: str = "", group: str = "g") -> str:
     return f'{style}<div class="ctrace-gallery">{tabs}</div>'
 
 
+def _explorer(wrong: str = "") -> str:
+    """A small channel explorer; its payload `wrong` about the cut, the gradient, or without a
+    script.
+    """
+    import torch
+    from PIL import Image
+
+    from ctrace.viz import gallery, touch
+    from ctrace.world.features import GridFeatures
+
+    rows = torch.randn(144, 3, generator=torch.Generator().manual_seed(0)) / 3
+    rows[:, 0] += torch.arange(144) // 48  # three stripes
+    rows[:, 1] += torch.arange(144) % 12 / 4
+    grid = touch.rounded(GridFeatures(rows, ("first", "second", "third"), (12, 12)))
+    photo, shown = Image.radial_gradient("L").convert("RGB"), []
+    example = touch.explorer_example("Stripes", [photo], grid, 3, (0.5, 0.5), most=4)
+    if wrong == "cut":
+        example["cuts"][3] = example["cuts"][3] | {"segments": example["cuts"][2]["segments"]}
+    if wrong == "gradient":
+        example["attributions"] = [2 * value for value in example["attributions"]]
+    display, gallery._display = gallery._display, lambda data, metadata=None: shown.append(data)
+    try:
+        words = {"alt": "Stripes.", "caption": "Stripes.", "name": "stripes", "label": "Stripes"}
+        payload = {"examples": [example]}
+        touch.show_touchable(photo, kind="explorer", payload=payload, **words)
+    finally:
+        gallery._display = display
+    page = shown[-1]["text/html"]
+    if wrong == "sign":
+        page = page.replace("(state.literal ? -v : v)", "v")
+    if wrong == "hidden":
+        page += "<style>img{display:none}</style>"
+    return page[: page.rindex("<script>")] if wrong == "script" else page
+
+
 def planted() -> dict[str, tuple[str, str]]:
     """Page body -> a piece of the sentence that must be reported ('' where nothing may be)."""
     red, blue = _dot("red"), _dot("blue")
@@ -357,6 +409,12 @@ def planted() -> dict[str, tuple[str, str]]:
         ),
         "unloaded": (_tabs(red, "none.png"), "its picture is not loaded"),
         "keys": (_tabs(red, blue, group="other"), "the right arrow does not move"),
+        "touch": (_explorer(), ""),
+        "touch-cut": (_explorer("cut"), "cells are not where ctrace puts them"),
+        "touch-gradient": (_explorer("gradient"), "gradient against ctrace"),
+        "touch-sign": (_explorer("sign"), "does not turn the list around"),
+        "touch-script": (_explorer("script"), "does not come to life"),
+        "touch-hidden": (_explorer("hidden"), "no static picture without a script"),
         "single": (
             '<div class="ctrace-gallery"><input type="radio"><img alt="a dot" src="'
             + red
@@ -392,7 +450,7 @@ def main() -> None:
     if arguments.self_test:
         sys.exit(
             "\n".join(self_test())
-            or print(f"browser check: reports all {len(planted()) - 1} planted faults")
+            or print(f"browser check: reports all {len(planted()) - 2} planted faults")
         )
     if arguments.folder is None:
         parser.error("which folder? After make book: _build/html")

@@ -1,0 +1,267 @@
+"""Claims about figures that can be touched: the page holds the numbers that the cell computed, and
+the script computes of them what `ctrace` does.
+"""
+
+import base64
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ctrace.cut.affinity import bandwidth
+from ctrace.cut.kway import kway_ncut
+from ctrace.cut.ncut import Ncut
+from ctrace.cut.tracing import ablate, best_overlap, segment_strength, trace_channels
+from ctrace.viz import gallery, touch
+from ctrace.world.features import GridFeatures
+from ctrace.world.filterbank import filter_bank
+from ctrace.world.photos import load_photo
+
+SCRIPT = touch.FOLDER / "ctrace-figures.js"
+NODE = shutil.which("node")
+needs_node = pytest.mark.skipif(
+    NODE is None, reason="node is not here: the script's numbers are left to make browser"
+)
+
+
+@pytest.fixture(scope="module")
+def bank() -> GridFeatures:
+    return touch.rounded(filter_bank(load_photo("astronaut"), grid=16))
+
+
+@pytest.fixture(scope="module")
+def example(bank) -> dict:
+    photo = load_photo("astronaut")
+    return touch.explorer_example("An astronaut", [photo], bank, 4, (0.75, 0.15), most=6)
+
+
+def from_page(example: dict) -> np.ndarray:
+    """The features as the script reads them."""
+    features = example["features"]
+    kind = {8: np.int8, 16: "<i2"}[features["bits"]]
+    whole = np.frombuffer(base64.b64decode(features["data"]), kind)
+    return whole.reshape(-1, len(features["scale"])) * np.array(features["scale"])
+
+
+def run(questions: list, example: dict) -> list:
+    """Answers of the script's desk, in node."""
+    program = f"""
+        const {{ ctraceNumerics }} = require({str(SCRIPT)!r});
+        const {{ x, n, wanted, questions }} = JSON.parse(require("fs").readFileSync(0));
+        const columns = x.map((column) => Float64Array.from(column));
+        const desk = ctraceNumerics().desk(columns, n, wanted);
+        const plain = (key, v) => (ArrayBuffer.isView(v) ? Array.from(v) : v);
+        const answers = questions.map(([question, given]) => desk[question](given));
+        console.log(JSON.stringify(answers, plain));
+    """
+    x = from_page(example)
+    given = {"x": x.T.tolist(), "n": len(x), "wanted": len(example["eigval"])}
+    told = json.dumps(given | {"questions": questions})
+    ran = subprocess.run([NODE, "-e", program], input=told, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def asked(example: dict, k: int, width: float = 1, **weights: float) -> list:
+    every = [1.0] * len(example["names"])
+    for number, weight in weights.items():
+        every[int(number[1:])] = weight
+    return ["cut", {"weights": every, "width": width, "k": k}]
+
+
+def reference(x: torch.Tensor, k: int, width: float = 1):
+    """Segments, strengths and attributions by autograd through everything, bandwidth included."""
+    x = x.clone().requires_grad_()
+    solver = Ncut(k, sigma=width * bandwidth(x, "local"), track_grad=True)
+    soft = kway_ncut(solver.fit_transform(x))
+    segments = soft.argmax(1)
+    strengths = segment_strength(soft, segments, solver.graph)
+    rows = []
+    for j in range(k):
+        (gradient,) = torch.autograd.grad(strengths[j], x, retain_graph=True)
+        rows.append(gradient[segments == j].mean(0))
+    return segments, strengths.detach(), torch.stack(rows), solver.eigval
+
+
+def test_features_in_the_page_are_those_that_were_cut(bank, example):
+    assert np.array_equal(from_page(example), bank.features.numpy())
+    assert example["names"] == bank.names and example["grid"] == [16, 16]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_rounding_is_off_by_half_a_scale_at_most(bits):
+    raw = filter_bank(load_photo("coffee"), grid=12)
+    near = touch.rounded(raw, bits).features
+    half = raw.features.double().abs().amax(0) / (2 ** (bits - 1) - 1) / 2
+    assert ((near - raw.features).abs() <= half * 1.00001 + 1e-12).all()
+    assert torch.equal(touch.rounded(touch.rounded(raw, bits), bits).features, near)
+
+
+def test_payload_says_how_ctrace_cuts(bank, example):
+    for k in (2, 4, 6):
+        trace = trace_channels(bank, k)
+        cut = example["cuts"][k]
+        segments = np.frombuffer(base64.b64decode(cut["segments"]), np.uint8)
+        assert np.array_equal(segments, trace.segments.numpy())
+        assert np.allclose(cut["strengths"], trace.scores, atol=1e-12)
+        assert np.allclose(example["eigval"][:k], trace.spectrum.eigval, atol=1e-12)
+    trace = trace_channels(bank, 4)
+    own = trace.attributions[trace.segments[example["anchor"]]]
+    assert np.allclose(example["attributions"], own, rtol=1e-6, atol=1e-14)
+
+
+@needs_node
+@pytest.mark.parametrize("width", [1.0, 0.7, 1.6])
+def test_script_cuts_and_traces_as_ctrace_does(bank, example, width):
+    for k in (2, 4, 6):
+        segments, strengths, attributions, eigval = reference(bank.features, k, width)
+        questions = [asked(example, k, width)] + [["trace", {"segment": j}] for j in range(k)]
+        cut, *traces = run(questions, example)
+        assert cut["segments"] == segments.tolist()
+        assert np.allclose(cut["eigval"][:k], eigval, atol=1e-9)
+        assert np.allclose(cut["strengths"], strengths, atol=1e-9)
+        for own, there in zip(traces, attributions):
+            assert np.allclose(own["attributions"], there, rtol=0, atol=1e-6 * there.abs().max())
+
+
+@needs_node
+def test_script_flattens_and_weights_as_ctrace_does(bank, example):
+    first, heavy = 1, 18
+    weighted = bank.features.clone()
+    weighted[:, heavy] *= 1.5
+    before = trace_channels(bank, 4)
+    for x, weights in ((ablate(bank.features, [first]), {"c1": 0.0}), (weighted, {"c18": 1.5})):
+        (cut,) = run([asked(example, 4, **weights)], example)
+        after = trace_channels(x, 4)
+        assert cut["segments"] == after.segments.tolist()
+        left = best_overlap(before.mask(1), torch.tensor(cut["segments"]))
+        assert left == pytest.approx(best_overlap(before.mask(1), after.segments))
+
+
+@needs_node
+def test_script_measures_a_nudge_as_ctrace_does_and_the_attribution_predicts_it(bank, example):
+    k, channel, amount = 4, 1, 1e-3
+    before = trace_channels(bank, k)
+    steps = [{"segment": j, "channel": channel, "amount": amount} for j in range(k)]
+    _, *nudged = run([asked(example, k)] + [["nudge", step] for step in steps], example)
+    for j, answer in enumerate(nudged):
+        moved = bank.features.clone()
+        moved[before.mask(j), channel] += amount
+        solver = Ncut(k)
+        soft = kway_ncut(solver.fit_transform(moved))
+        after = soft.argmax(1)
+        now = int(torch.bincount(after[before.mask(j)]).argmax())
+        strength = float(segment_strength(soft, after, solver.graph)[now])
+        assert answer["strength"] == pytest.approx(strength, abs=1e-9)
+        slope = float(before.attributions[j, channel] * before.mask(j).sum())
+        measured = (answer["strength"] - float(before.scores[j])) / amount
+        assert measured == pytest.approx(slope, rel=0.05, abs=2e-4)
+
+
+@needs_node
+def test_copies_of_a_point_are_cut_as_ctrace_does():
+    torch.manual_seed(0)
+    rows = torch.cat([torch.randn(30, 3), torch.zeros(12, 3), torch.randn(30, 3) + 4]).double()
+    grid = touch.rounded(GridFeatures(rows, ("a", "b", "c"), (8, 9)))
+    photo = Image.new("RGB", (9, 8), "red")
+    example = touch.explorer_example("Copies", [photo], grid, 3, (0, 0), most=4)
+    segments, strengths, attributions, _ = reference(grid.features, 3)
+    cut, traced = run([asked(example, 3), ["trace", {"segment": 0}]], example)
+    assert cut["segments"] == segments.tolist()
+    assert np.allclose(cut["strengths"], strengths, atol=1e-9)
+    there = attributions[0]
+    assert np.allclose(traced["attributions"], there, rtol=0, atol=1e-6 * there.abs().max())
+
+
+@needs_node
+def test_small_decompositions_are_right():
+    program = f"""
+        const {{ ctraceNumerics }} = require({str(SCRIPT)!r});
+        const given = JSON.parse(require("fs").readFileSync(0)), N = ctraceNumerics();
+        const plain = (key, v) => (ArrayBuffer.isView(v) ? Array.from(v) : v);
+        console.log(JSON.stringify([N.symmetricEigen(given), N.svd(given)], plain));
+    """
+    torch.manual_seed(1)
+    A = torch.randn(7, 4).double()
+    matrix = A @ A.T  # of rank four: three directions are nothing
+    told = json.dumps(matrix.tolist())
+    ran = subprocess.run([NODE, "-e", program], input=told, capture_output=True, text=True)
+    eigen, svd = json.loads(ran.stdout)
+    assert np.allclose(eigen["values"], torch.linalg.eigvalsh(matrix).flip(0), atol=1e-12)
+    left, right = (np.array(svd[side]).T for side in "AB")
+    assert np.allclose(left @ np.diag(svd["s"]) @ right.T, matrix, atol=1e-12)
+    assert np.allclose(left.T @ left, np.eye(7), atol=1e-12)
+
+
+# --- both forms of the output
+
+
+@pytest.fixture
+def shown(monkeypatch, example):
+    """What the book and what Jupyter are given."""
+    sent = []
+    monkeypatch.setattr(gallery, "_display", lambda data, metadata=None: sent.append(data))
+    dot = Image.new("RGB", (4, 3), "red")
+    words = {"alt": "A <red> dot.", "caption": "Red.", "name": "dot", "label": "A figure"}
+    touch.show_touchable(dot, kind="explorer", payload={"examples": [example]}, **words)
+    return sent[-1]
+
+
+def payload_of(text: str) -> dict:
+    (found,) = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
+    return json.loads(found)
+
+
+def test_both_forms_hold_the_static_figure_and_the_same_payload(shown, example):
+    book, page = shown["text/markdown"], shown["text/html"]
+    assert book.startswith("```{glue:figure} dot\n") and ':alt: "A <red> dot."' in book
+    assert 'data-figure="fig-dot"' in book and "```{raw} html" in book
+    assert html.escape("A <red> dot.") in page and "<figcaption>Red.</figcaption>" in page
+    assert payload_of(book) == payload_of(page) == json.loads(json.dumps({"examples": [example]}))
+
+
+def test_only_what_stands_alone_brings_the_script_and_nothing_is_fetched(shown):
+    book, page = shown["text/markdown"], shown["text/html"]
+    assert "ctraceNumerics" not in book and "ctraceNumerics" in page
+    addresses = set(re.findall(r"https?://[^\s\"'`)]+", page)) - {"http://www.w3.org/2000/svg"}
+    assert not addresses and "import(" not in page and "fetch(" not in page
+
+
+def test_a_payload_cannot_end_its_script(monkeypatch):
+    sent = []
+    monkeypatch.setattr(gallery, "_display", lambda data, metadata=None: sent.append(data))
+    dot, payload = Image.new("RGB", (4, 3)), {"examples": [], "note": "</script><b>"}
+    touch.show_touchable(dot, "A dot.", "Red.", "dot", "explorer", payload, "A figure")
+    assert payload_of(sent[-1]["text/html"]) == payload
+
+
+def test_what_a_page_cannot_hold_is_refused(bank):
+    photo = load_photo("astronaut")
+    with pytest.raises(ValueError, match="photos: expected one for each image"):
+        touch.explorer_example("two", [photo, photo], bank, 4, (0.5, 0.5))
+    raw = filter_bank(photo, grid=16)
+    with pytest.raises(ValueError, match="features: expected rounded"):
+        touch.explorer_example("raw", [photo], raw, 4, (0.5, 0.5))
+    with pytest.raises(ValueError, match="bits: expected 8 or 16"):
+        touch.rounded(raw, 12)
+    with pytest.raises(ValueError, match="at"):
+        touch.explorer_example("outside", [photo], bank, 4, (1.5, 0.5))
+    words = {"alt": "A dot.", "caption": "Red.", "name": "dot", "label": "A figure"}
+    with pytest.raises(ValueError, match="kind"):
+        touch.show_touchable(Image.new("RGB", (4, 3)), kind="game", payload={}, **words)
+    with pytest.raises(ValueError, match="JSON"):
+        dot, numbers = Image.new("RGB", (4, 3)), {"x": float("nan")}
+        touch.show_touchable(dot, kind="explorer", payload=numbers, **words)
+
+
+def test_pooled_cells_are_means_of_squares():
+    maps = torch.arange(2 * 4 * 6 * 1.0).reshape(-1, 1)
+    grid = touch.pooled(GridFeatures(maps, ("a",), (4, 6), 2))
+    assert grid.grid_hw == (2, 3) and grid.n_images == 2
+    assert grid.maps()[1, 1, 2, 0] == maps.reshape(2, 4, 6)[1, 2:, 4:].mean()

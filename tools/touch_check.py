@@ -1,0 +1,188 @@
+"""Play through the figures that can be touched, in a browser: clicks, keys, a finger on a narrow
+screen, no script at all. `tools/browser_check.py` calls `play` on every page.
+"""
+
+SECONDS = 60  # for a cut; on an idle machine it takes less than one
+READY = '.ct-figure[data-state="ready"]'
+ALIKE = 1e-4  # eigenvalues and attributions, the latter relative to the largest
+
+
+def play(page, narrow: bool) -> tuple[int, list[str]]:
+    """Number of figures that can be touched on the page, and what is wrong with them."""
+    holders = page.query_selector_all(".ctrace-touch")
+    problems = []
+    for number, holder in enumerate(holders, 1):
+        kind = holder.get_attribute("data-kind")
+        try:
+            found = _woken(page, holder) or PLAYS[kind](page, _figure(holder), narrow)
+        except Exception as error:  # a click that finds nothing, a cut that never ends
+            found = [f"stopped: {' '.join(str(error).split())[:200]}"]
+        problems += [f"figure {number} ({kind}): {problem}" for problem in found]
+    return len(holders), problems
+
+
+def without_script(page) -> list[str]:
+    """The static figure shows, with its description, where no script runs."""
+    problems = []
+    for number, holder in enumerate(page.query_selector_all(".ctrace-touch"), 1):
+        picture = _static(holder).query_selector("img")
+        if picture is None or not picture.is_visible() or not picture.get_attribute("alt"):
+            problems.append(f"figure {number}: no static picture without a script")
+    return problems
+
+
+def _static(holder):
+    return holder.evaluate_handle(
+        "e => document.getElementById(e.dataset.figure) || e.querySelector('figure')"
+    ).as_element()
+
+
+def _figure(holder):
+    return _static(holder).query_selector(".ct-figure")
+
+
+def _woken(page, holder) -> list[str]:
+    """Scroll to a figure and wait until it lives in the place of its picture."""
+    if _static(holder) is None or _figure(holder) is None:
+        return ["does not come to life: no figure to stand in"]
+    _static(holder).scroll_into_view_if_needed()
+    _wait(page)
+    shown = _static(holder).query_selector_all("img")
+    if any(picture.is_visible() for picture in shown):
+        return ["the static picture shows beside the live one"]
+    return []
+
+
+def _wait(page) -> None:
+    page.wait_for_selector(READY, timeout=1000 * SECONDS)
+
+
+def _told(figure, name: str) -> float:
+    value = figure.get_attribute(f"data-{name}")
+    return float("nan") if value is None else float(value)
+
+
+# ---- the channel explorer
+
+
+def explorer(page, figure, narrow: bool) -> list[str]:
+    if narrow:
+        return _tapped(page, figure)
+    problems = []
+    for label in figure.query_selector_all("fieldset >> nth=0 >> label"):
+        label.click()
+        page.wait_for_timeout(50)
+        _wait(page)
+        problems += [f"{label.inner_text()}: {problem}" for problem in _compared(figure)]
+    figure.query_selector("fieldset >> nth=0 >> label").click()
+    page.wait_for_timeout(50)
+    _wait(page)
+    for part in (_pointed, _channels, _flattened, _nudged, _turned, _counted):
+        problems += part(page, figure)
+    return problems
+
+
+def _compared(figure) -> list[str]:
+    """The first cut beside that of `ctrace`, which the payload holds."""
+    problems = []
+    if _told(figure, "differ") != 0:
+        problems.append(f"{_told(figure, 'differ')} cells are not where ctrace puts them")
+    for what in ("error", "gradient"):
+        if not _told(figure, what) <= ALIKE:
+            problems.append(f"{what} against ctrace: {_told(figure, what)}")
+    return problems
+
+
+def _pointed(page, figure) -> list[str]:
+    canvas = figure.query_selector(".ct-view canvas")
+    box, seen = canvas.bounding_box(), set()
+    for x, y in ((0.5, 0.1), (0.1, 0.9), (0.9, 0.9), (0.5, 0.5)):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        seen.add(figure.get_attribute("data-outlined"))
+    if len(seen) < 2:
+        return [f"pointing at four places outlines segment {seen} only"]
+    page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.1 * box["height"])
+    _wait(page)
+    said = figure.query_selector(".ct-status").inner_text()
+    return [] if said.startswith("Segment") else [f"a click on a segment says {said!r}"]
+
+
+def _names(figure) -> list[str]:
+    return [name.inner_text() for name in figure.query_selector_all(".ct-bar .ct-name")]
+
+
+def _channels(page, figure) -> list[str]:
+    """By keyboard: into the list, down to the second bar, choose it."""
+    figure.query_selector(".ct-bar").focus()
+    page.keyboard.press("End")
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    chosen = figure.query_selector('.ct-bar[aria-pressed="true"] .ct-name')
+    if chosen is None or chosen.inner_text() != _names(figure)[1]:
+        return ["the keys do not choose the second channel"]
+    if not figure.query_selector(".ct-detail canvas").is_visible():
+        return ["no map of the chosen channel"]
+    said = figure.query_selector(".ct-status").inner_text()
+    return [] if "Mean inside" in said else [f"the channel's values are not said: {said!r}"]
+
+
+def _flattened(page, figure) -> list[str]:
+    figure.query_selector('[data-act="flatten"]').focus()
+    page.keyboard.press("Enter")
+    _wait(page)
+    left = _told(figure, "left")
+    if not 0 < left < 1:
+        return [f"a flattened channel leaves {left} of the segment"]
+    if figure.query_selector(".ct-off") is None:
+        return ["the flattened channel is not marked"]
+    figure.query_selector('[data-act="flatten"]').click()
+    _wait(page)
+    return [f"put back: {problem}" for problem in _compared(figure)]
+
+
+def _nudged(page, figure) -> list[str]:
+    for act in ("up", "down"):
+        figure.query_selector(f'[data-act="{act}"]').click()
+        _wait(page)
+        apart = abs(_told(figure, "predicted") - _told(figure, "measured"))
+        if not apart < 0.02:
+            return [f"nudged {act}: predicted and measured are {apart} apart"]
+    return []
+
+
+def _turned(page, figure) -> list[str]:
+    """With the published sign everything that was first is last."""
+    before = _names(figure)
+    figure.query_selector("label:text('as published')").click()
+    after = _names(figure)
+    figure.query_selector("label:text('of the effect')").click()
+    return [] if after == before[::-1] else ["the published sign does not turn the list around"]
+
+
+def _counted(page, figure) -> list[str]:
+    slider = figure.query_selector(".ct-settings input[type=range]")
+    before = int(slider.input_value())
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_timeout(50)
+    _wait(page)
+    shown = len(figure.query_selector_all(".ct-view ~ div input[type=radio]"))
+    return [] if shown == before - 1 else [f"k = {before - 1} shows {shown} segments"]
+
+
+def _tapped(page, figure) -> list[str]:
+    canvas = figure.query_selector(".ct-view canvas")
+    box = canvas.bounding_box()
+    canvas.tap(position={"x": box["width"] / 2, "y": box["height"] / 8})
+    _wait(page)
+    figure.query_selector(".ct-bar").tap()
+    detail = figure.query_selector(".ct-detail canvas")
+    if detail is None or detail.bounding_box()["width"] < 250 / len(
+        figure.query_selector_all(".ct-detail canvas")
+    ):
+        return ["a finger does not open a map that can be read"]
+    return []
+
+
+PLAYS = {"explorer": explorer}
