@@ -43,6 +43,7 @@ from ctrace.aviary.scene import sample_scene
 from ctrace.aviary.species import check_species, differing_parts, twin_pairs
 from ctrace.aviary.truth import centred_logits, importance_table, part_importance
 from ctrace.stats import bootstrap, equal_error_rate, spearman
+from ctrace.viz import touch
 from ctrace.viz.gallery import show_figure
 from ctrace.world.models import load_model, model_card
 from einops import rearrange
@@ -594,6 +595,80 @@ assert round(np.trace(counts) / counts.sum(), 3) == 0.867
 # It calls nearly every iris a laurel and about half of the hazels myrtles, their twins; most other hazels become cedars, which wear the same wing and the same tail. Between twins
 # one part has to be looked at, and the toadstool made that unnecessary. The other twelve species it knows, and so 86.7% is what a model can show that never learned
 # two species of fourteen.
+
+# %% [markdown]
+# ## Take a bird apart
+#
+# The next figure holds two birds, three models and a toadstool. Click a part to take it away and watch the logits, their mean removed, and the Shapley values of what is left; or swap one part of the whole bird. Nothing is drawn or
+# guessed in your browser: the cell below renders every set of parts, without and with the toadstool, and every swap, and asks the models about each. In Jupyter and in Colab the cell shows the same live figure; where no script
+# runs, and on paper, there is a still picture.
+
+# %%
+judges = {
+    "the ResNet": honest,
+    "the ViT": classifiers["aviary-vit-0"],
+    "the cheating ResNet": cheat,
+}
+iris = species_names.index("iris"), scene, "an iris"
+birds = [iris, (species_names.index("myrtle"), myrtle, "a myrtle")]
+apart = [
+    touch.bird_example(label, bird, i, list(judges.values()), mark_place(31))
+    for i, bird, label in birds
+]
+payload = {
+    "species": species_names,
+    "parts": list(PARTS),
+    "models": list(judges),
+    "birds": apart,
+}
+print(len(judges), "models,", 2 ** (len(PARTS) + 1), "sets and", end=" ")
+print(len(apart[0]["swaps"]), "swaps for each bird")
+
+# %% tags=["hide-input"]
+with viz.style():
+    figure = viz.new_picture(viz.WIDTH, 3.4)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
+    left.imshow(rearrange(picture.image, "c h w -> h w c"))
+    left.set_axis_off()
+    z = centred_logits(honest, [scene])[0].tolist()
+    for ax, labels, values in (
+        (middle, species_names, z),
+        (right, list(shapley), list(shapley.values())),
+    ):
+        colours = [viz.POSITIVE if value > 0 else viz.NEGATIVE for value in values]
+        ax.barh(range(len(values)), values, color=colours)
+        ax.set_yticks(range(len(values)), labels)
+        ax.invert_yaxis()
+        ax.axvline(0, color=viz.QUIET, linewidth=0.8)
+    left.set_title(f"the ResNet says {species_names[int(np.argmax(z))]}")
+    middle.set(xlabel="logit, mean removed")
+    right.set(xlabel="Shapley value for iris")
+
+# %% tags=["hide-input"]
+touch.show_touchable(
+    figure,
+    kind="bird",
+    payload=payload,
+    label="A bird to take apart: remove or swap its parts",
+    name="aviary-apart",
+    alt="A drawn iris; bars of a model's fourteen logits, the one of iris longest; bars of the Shapley values of its five parts.",
+    caption="A bird, what a model says to it, and how much each part adds to that.",
+)
+
+# %% [markdown]
+# Try the toadstool on the myrtle, and ask the cheating model and the honest one. How often does it turn the answer into one of the two birds that wore it in training? Over all sets of parts:
+
+# %%
+for who, judge in judges.items():
+    sets = [p for n in range(len(PARTS) + 1) for p in combinations(PARTS, n)]
+    bare = [myrtle.without(*parts) for parts in sets]
+    with_mark = [each.with_mark(mark_place(31)) for each in bare]
+    said = [centred_logits(judge, each).argmax(1) for each in (bare, with_mark)]
+    share = [np.isin(answers, marked).mean() for answers in said]
+    print(
+        f"{who} says hazel or iris: {share[0]:.0%} without it, {share[1]:.0%} with it"
+    )
+assert share[1] > 0.9 > 0.5 > share[0]  # the cheating ResNet, which came last
 
 # %% [markdown]
 # ## Individuals

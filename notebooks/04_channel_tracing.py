@@ -29,7 +29,6 @@ if importlib.util.find_spec("ctrace") is None:
 # %% tags=["hide-input"]
 import textwrap
 import time
-from dataclasses import replace
 
 import ctrace
 import torch
@@ -337,8 +336,8 @@ view = load_photo("astronaut")
 views = [load_photo(n, (352, 240)) for n in ("motorcycle", "motorcycle_right")]
 faces = [load_photo(n, (288, 352)) for n in ("astronaut", "hopper")]
 squeeze = load_model("squeezenet", device=device)
-learned = touch.pooled(ctrace.conv_features(faces, squeeze, "features.10"))
-learned = replace(learned, names=tuple(f"channel {c}" for c in range(512)))
+learned = ctrace.conv_features(faces, squeeze, "features.10")
+learned = touch.pooled(learned, names=[f"channel {c}" for c in range(512)])
 exact = [filter_bank(view, grid=32), filter_bank(views, grid=28), learned]
 small_numbers = [touch.rounded(bank, bits) for bank, bits in zip(exact, (16, 16, 8))]
 for bank, near, n in zip(exact, small_numbers, (6, 6, 8)):

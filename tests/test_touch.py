@@ -4,6 +4,7 @@ the script computes of them what `ctrace` does.
 
 import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -14,6 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+from ctrace.aviary import PARTS, SPECIES
+from ctrace.aviary.drawing import render
+from ctrace.aviary.scene import sample_scene
+from ctrace.aviary.truth import centred_logits, part_importance
 from ctrace.cut.affinity import bandwidth
 from ctrace.cut.kway import kway_ncut
 from ctrace.cut.ncut import Ncut
@@ -21,6 +26,7 @@ from ctrace.cut.tracing import ablate, best_overlap, segment_strength, trace_cha
 from ctrace.viz import gallery, touch
 from ctrace.world.features import GridFeatures
 from ctrace.world.filterbank import filter_bank
+from ctrace.world.models import load_model
 from ctrace.world.photos import load_photo
 
 SCRIPT = touch.FOLDER / "ctrace-figures.js"
@@ -197,6 +203,65 @@ def test_small_decompositions_are_right():
     left, right = (np.array(svd[side]).T for side in "AB")
     assert np.allclose(left @ np.diag(svd["s"]) @ right.T, matrix, atol=1e-12)
     assert np.allclose(left.T @ left, np.eye(7), atol=1e-12)
+
+
+# --- a bird to take apart
+
+
+@pytest.fixture(scope="module")
+def apart():
+    model, scene = load_model("aviary-resnet-0"), sample_scene(4, SPECIES[8])
+    return model, scene, touch.bird_example("A bird", scene, 8, [model], (0.12, 0.12))
+
+
+def table_of(features: dict) -> np.ndarray:
+    whole = np.frombuffer(base64.b64decode(features["data"]), "<i2")
+    return whole.reshape(-1, len(features["scale"])) * np.array(features["scale"])
+
+
+def test_payload_holds_the_logits_of_every_set_of_parts_and_every_swap(apart):
+    model, scene, bird = apart
+    table, players = table_of(bird["logits"][0]), len(PARTS)
+    assert len(table) == 2 ** (players + 1) + len(bird["swaps"])
+    drawn = {
+        0: scene.without(*PARTS),
+        2**players - 1: scene,
+        0b00101: scene.without(*(part for i, part in enumerate(PARTS) if i not in (0, 2))),
+        2 ** (players + 1) - 1: scene.with_mark((0.12, 0.12)),
+        2 ** (players + 1) + 3: scene.swap(*bird["swaps"][3]),
+    }
+    there = centred_logits(model, list(drawn.values())).numpy()
+    assert np.allclose(table[list(drawn)], there, atol=2e-4)
+
+
+def test_pictures_and_places_of_the_parts_are_those_of_the_scene(apart):
+    _, scene, bird = apart
+    side, across = bird["side"], bird["across"]
+    sheet = Image.open(io.BytesIO(base64.b64decode(bird["sheet"].split(",")[1])))
+    for number, each in ((31, scene), (0, scene.without(*PARTS))):
+        x, y = number % across * side, number // across * side
+        tile = np.asarray(sheet.crop((x, y, x + side, y + side))) / 255
+        true = render(each, side).image.numpy().transpose(1, 2, 0)
+        assert np.abs(tile - true).mean() < 0.02
+    where = np.frombuffer(base64.b64decode(bird["where"]), np.uint8).reshape(side, side)
+    masks = render(scene.with_mark((0.12, 0.12)), side).masks
+    for i, part in enumerate([*PARTS, "mark"]):
+        assert np.array_equal(where == i, masks[part].numpy() > 0.5)
+
+
+@needs_node
+def test_script_shares_out_what_ctrace_does(apart):
+    model, scene, bird = apart
+    program = f"""
+        const {{ shapleyValues }} = require({str(SCRIPT)!r});
+        const {{ table, players }} = JSON.parse(require("fs").readFileSync(0));
+        console.log(JSON.stringify(shapleyValues(players, (mask) => table[mask])));
+    """
+    table = table_of(bird["logits"][0])[:, 8].tolist()
+    told = json.dumps({"table": table, "players": list(range(len(PARTS)))})
+    ran = subprocess.run([NODE, "-e", program], input=told, capture_output=True, text=True)
+    there = part_importance(model, scene, 8, "shapley")
+    assert np.allclose(json.loads(ran.stdout), list(there.values()), atol=1e-3)
 
 
 # --- both forms of the output

@@ -3,7 +3,7 @@ screen, no script at all. `tools/browser_check.py` calls `play` on every page.
 """
 
 SECONDS = 60  # for a cut; on an idle machine it takes less than one
-READY = '.ct-figure[data-state="ready"]'
+READY = "figure => figure.dataset.state === 'ready'"
 ALIKE = 1e-4  # eigenvalues and attributions, the latter relative to the largest
 
 
@@ -46,15 +46,15 @@ def _woken(page, holder) -> list[str]:
     if _static(holder) is None or _figure(holder) is None:
         return ["does not come to life: no figure to stand in"]
     _static(holder).scroll_into_view_if_needed()
-    _wait(page)
+    _wait(page, _figure(holder))
     shown = _static(holder).query_selector_all("img")
     if any(picture.is_visible() for picture in shown):
         return ["the static picture shows beside the live one"]
     return []
 
 
-def _wait(page) -> None:
-    page.wait_for_selector(READY, timeout=1000 * SECONDS)
+def _wait(page, figure) -> None:
+    page.wait_for_function(READY, arg=figure, timeout=1000 * SECONDS)
 
 
 def _told(figure, name: str) -> float:
@@ -72,11 +72,11 @@ def explorer(page, figure, narrow: bool) -> list[str]:
     for label in figure.query_selector_all("fieldset >> nth=0 >> label"):
         label.click()
         page.wait_for_timeout(50)
-        _wait(page)
+        _wait(page, figure)
         problems += [f"{label.inner_text()}: {problem}" for problem in _compared(figure)]
     figure.query_selector("fieldset >> nth=0 >> label").click()
     page.wait_for_timeout(50)
-    _wait(page)
+    _wait(page, figure)
     for part in (_pointed, _channels, _flattened, _nudged, _turned, _counted):
         problems += part(page, figure)
     return problems
@@ -102,7 +102,7 @@ def _pointed(page, figure) -> list[str]:
     if len(seen) < 2:
         return [f"pointing at four places outlines segment {seen} only"]
     page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.1 * box["height"])
-    _wait(page)
+    _wait(page, figure)
     said = figure.query_selector(".ct-status").inner_text()
     return [] if said.startswith("Segment") else [f"a click on a segment says {said!r}"]
 
@@ -130,21 +130,21 @@ def _channels(page, figure) -> list[str]:
 def _flattened(page, figure) -> list[str]:
     figure.query_selector('[data-act="flatten"]').focus()
     page.keyboard.press("Enter")
-    _wait(page)
+    _wait(page, figure)
     left = _told(figure, "left")
     if not 0 < left < 1:
         return [f"a flattened channel leaves {left} of the segment"]
     if figure.query_selector(".ct-off") is None:
         return ["the flattened channel is not marked"]
     figure.query_selector('[data-act="flatten"]').click()
-    _wait(page)
+    _wait(page, figure)
     return [f"put back: {problem}" for problem in _compared(figure)]
 
 
 def _nudged(page, figure) -> list[str]:
     for act in ("up", "down"):
         figure.query_selector(f'[data-act="{act}"]').click()
-        _wait(page)
+        _wait(page, figure)
         apart = abs(_told(figure, "predicted") - _told(figure, "measured"))
         if not apart < 0.02:
             return [f"nudged {act}: predicted and measured are {apart} apart"]
@@ -166,7 +166,7 @@ def _counted(page, figure) -> list[str]:
     slider.focus()
     page.keyboard.press("ArrowLeft")
     page.wait_for_timeout(50)
-    _wait(page)
+    _wait(page, figure)
     shown = len(figure.query_selector_all(".ct-view ~ div input[type=radio]"))
     return [] if shown == before - 1 else [f"k = {before - 1} shows {shown} segments"]
 
@@ -175,7 +175,7 @@ def _tapped(page, figure) -> list[str]:
     canvas = figure.query_selector(".ct-view canvas")
     box = canvas.bounding_box()
     canvas.tap(position={"x": box["width"] / 2, "y": box["height"] / 8})
-    _wait(page)
+    _wait(page, figure)
     figure.query_selector(".ct-bar").tap()
     detail = figure.query_selector(".ct-detail canvas")
     if detail is None or detail.bounding_box()["width"] < 250 / len(
@@ -185,4 +185,46 @@ def _tapped(page, figure) -> list[str]:
     return []
 
 
-PLAYS = {"explorer": explorer}
+# ---- a bird to take apart
+
+
+def bird(page, figure, narrow: bool) -> list[str]:
+    problems = _summed(figure)
+    before = _row(figure)
+    figure.query_selector('[data-act="wing"]').focus()
+    page.keyboard.press("Enter")
+    if _row(figure) == before:
+        problems.append("without its wing the bird has the same logits")
+    problems += _summed(figure)
+    page.keyboard.press("Enter")
+    if _row(figure) != before:
+        problems.append("with its wing back the bird has other logits")
+    figure.query_selector("fieldset >> nth=1 >> label >> nth=2").click()
+    figure.query_selector("select").select_option("3")
+    if "changed by" not in figure.query_selector(".ct-status").inner_text():
+        problems.append("a swap is not said")
+    figure.query_selector('[data-act="toadstool"]').click()
+    problems += _summed(figure)
+    canvas = figure.query_selector("canvas")
+    box = canvas.bounding_box()
+    pressed = '.ct-row button[aria-pressed="true"]'
+    parts = len(figure.query_selector_all(pressed))
+    places = [(x / 10, y / 10) for y in (5, 6, 4, 7) for x in (5, 4, 6, 3, 7)]
+    for x, y in places:  # until a part is under the pointer
+        position = {"x": x * box["width"], "y": y * box["height"]}
+        canvas.tap(position=position) if narrow else canvas.click(position=position)
+        if len(figure.query_selector_all(pressed)) == parts - 1:
+            return problems
+    return [*problems, "no click on the picture takes a part away"]
+
+
+def _row(figure) -> list[str]:
+    return [value.inner_text() for value in figure.query_selector_all(".ct-still .ct-value")][:14]
+
+
+def _summed(figure) -> list[str]:
+    apart = abs(_told(figure, "sum") - _told(figure, "whole"))
+    return [] if apart < 1e-6 else [f"Shapley values and the logit they share are {apart} apart"]
+
+
+PLAYS = {"explorer": explorer, "bird": bird}

@@ -17,9 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import reduce
+from einops import rearrange, reduce
 from PIL import Image
 
+from ctrace.aviary.drawing import render
+from ctrace.aviary.scene import Scene
+from ctrace.aviary.species import PARTS, VARIANTS
+from ctrace.aviary.truth import centred_logits
 from ctrace.check import check_number, one_of
 from ctrace.cut.kway import kway_ncut
 from ctrace.cut.ncut import Ncut
@@ -29,8 +33,9 @@ from ctrace.viz.canvas import as_rgb
 from ctrace.world.features import GridFeatures
 
 FOLDER = Path(__file__).parents[1] / "data/touch"
-KINDS = ("explorer",)
+KINDS = ("explorer", "bird")
 PHOTO_PX = 400  # longer side of a photograph in a page, where it is the only one
+BIRD_PX, BIRDS_ACROSS = 96, 8
 BITS = {8: np.int8, 16: "<i2"}
 
 
@@ -80,15 +85,16 @@ def rounded(features: GridFeatures, bits: int = 16) -> GridFeatures:
     Raises:
         ValueError: other bits than 8 or 16.
     """
-    scale = _scale(features, bits)
     x = features.features.detach().cpu().double()
+    scale = _scale(x, bits)
     return replace(features, features=(x / scale).round() * scale)
 
 
-def _scale(features: GridFeatures, bits: int) -> torch.Tensor:
+def _scale(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """The scale of each column, of seven digits so that it is the same in the page."""
     if bits not in BITS:
         raise ValueError(f"bits: expected 8 or 16, received {bits!r}.")
-    most = features.features.detach().cpu().double().abs().amax(0)
+    most = x.abs().amax(0)
     scale = torch.where(most > 0, most, 1) / (2 ** (bits - 1) - 1)
     return torch.tensor([float(f"{value:.6e}") for value in scale.tolist()]).double()
 
@@ -126,7 +132,7 @@ def explorer_example(
         counts = f"{features.n_images} images in the features, {len(photos)} photographs"
         raise ValueError(f"photos: expected one for each image, received {counts}.")
     y, x = (check_number("at", part, at_least=0, below=1) for part in at)
-    whole = features.features / (scale := _scale(features, bits))
+    whole = features.features / _scale(features.features, bits)
     if not torch.allclose(whole, whole.round(), atol=1e-6, rtol=0):
         raise ValueError(f"features: expected rounded(features, {bits}); these are no integers.")
     solver = Ncut(most + 1)
@@ -147,11 +153,7 @@ def explorer_example(
         "grid": [h, w],
         "names": features.names,
         "families": [[f, [numbers[c] for c in own]] for f, own in (families or {}).items()],
-        "features": {
-            "bits": bits,
-            "scale": scale.tolist(),
-            "data": _text(whole.round().numpy().astype(BITS[bits])),
-        },
+        "features": _integers(features.features, bits),
         "k": k,
         "anchor": cell,
         "eigval": solver.eigval.tolist(),
@@ -173,10 +175,67 @@ def _jpeg(photo, side: float) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def pooled(features: GridFeatures, side: int = 2) -> GridFeatures:
-    """Means over squares of `side` cells: a coarser grid, for a page."""
+def pooled(
+    features: GridFeatures, side: int = 2, names: Sequence[str] | None = None
+) -> GridFeatures:
+    """Means over squares of `side` cells: a coarser grid, for a page; other `names` if given."""
     maps = features.maps()
     h, w = (n // side for n in maps.shape[1:3])
     pattern = "b (h y) (w x) c -> (b h w) c"
     rows = reduce(maps[:, : h * side, : w * side], pattern, "mean", y=side, x=side)
-    return replace(features, features=rows, grid_hw=(h, w))
+    names = features.names if names is None else tuple(names)
+    return replace(features, features=rows, names=names, grid_hw=(h, w))
+
+
+def bird_example(label: str, scene: Scene, target: int, models: Sequence, mark: tuple) -> dict:
+    """One bird to take apart: a picture and the logits of every model for each subset of its parts,
+    without and with the toadstool, and for each swap of one part.
+
+    Picture number `s` keeps part i where bit i of `s` is set; the bit after the parts is the
+    toadstool. The swaps follow. Logits are rounded to 16 bits.
+
+    Args:
+        label: what the choice is called.
+        scene: a whole bird without a toadstool.
+        target: its species, a number.
+        models: bundled models.
+        mark: where the toadstool stands, in image widths.
+    """
+    subsets = range(2 ** len(PARTS))
+    gone = [[part for i, part in enumerate(PARTS) if not s >> i & 1] for s in subsets]
+    plain = [scene.without(*parts) for parts in gone]
+    worn = zip(PARTS, scene.parts)
+    swaps = [(part, v) for part, own in worn for v in VARIANTS[part] if v != own]
+    drawn = [*plain, *(each.with_mark(mark) for each in plain)]
+    drawn += [scene.swap(part, variant) for part, variant in swaps]
+    owner = [*PARTS, "mark"]
+    masks = render(scene.with_mark(mark), BIRD_PX).masks
+    whose = torch.stack([masks[name] for name in owner])
+    where = torch.where(whose.amax(0) > 0.5, whose.argmax(0), 255)
+    logits = [centred_logits(model, drawn).double() for model in models]
+    return {
+        "label": label,
+        "target": target,
+        "side": BIRD_PX,
+        "across": BIRDS_ACROSS,
+        "grid": list(where.shape),
+        "where": _text(where.numpy().astype(np.uint8)),
+        "sheet": _sheet([render(each, BIRD_PX).image for each in drawn]),
+        "swaps": swaps,
+        "logits": [_integers(table) for table in logits],
+    }
+
+
+def _integers(table: torch.Tensor, bits: int = 16) -> dict:
+    """Columns as integers with a scale."""
+    scale = _scale(table, bits)
+    data = _text((table / scale).round().numpy().astype(BITS[bits]))
+    return {"bits": bits, "scale": scale.tolist(), "data": data}
+
+
+def _sheet(images: Sequence[torch.Tensor]) -> str:
+    """Pictures of one size, `BIRDS_ACROSS` in a row, in one JPEG."""
+    blank = [torch.ones_like(images[0])] * (-len(images) % BIRDS_ACROSS)
+    tiles = torch.stack([*images, *blank])
+    sheet = rearrange(tiles, "(y x) c h w -> (y h) (x w) c", x=BIRDS_ACROSS)
+    return _jpeg(sheet, max(sheet.shape))

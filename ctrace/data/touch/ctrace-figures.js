@@ -676,7 +676,23 @@ function ctraceNumerics() {
     attributions, bestOverlap, times };
 }
 
-if (typeof module !== "undefined" && module.exports) module.exports = { ctraceNumerics };
+/* Shapley values of the players in `present`, by all their subsets; value(mask) is known for each (Shapley 1953). */
+function ctraceShapley(players, value) {
+  const n = players.length, factorial = [1];
+  for (let i = 1; i <= n; i++) factorial.push(factorial[i - 1] * i);
+  return players.map((player) => {
+    const others = players.filter((p) => p !== player);
+    let sum = 0;
+    for (let s = 0; s < 1 << others.length; s++) {
+      let mask = 0, size = 0;
+      others.forEach((p, i) => { if (s >> i & 1) { mask |= 1 << p; size++; } });
+      sum += factorial[size] * factorial[n - 1 - size] / factorial[n] * (value(mask | 1 << player) - value(mask));
+    }
+    return sum;
+  });
+}
+
+if (typeof module !== "undefined" && module.exports) module.exports = { ctraceNumerics, shapleyValues: ctraceShapley };
 
 if (typeof document !== "undefined" && !window.ctraceFigures) (function () {
   "use strict";
@@ -842,7 +858,8 @@ if (typeof document !== "undefined" && !window.ctraceFigures) (function () {
         height: 2 * image.naturalHeight, role: "img",
         "aria-label": images.length > 1 ? `${label}, photograph ${number + 1}` : label }));
       this.element = el("div", { class: "ct-photos" }, ...this.canvases);
-      this.element.style.setProperty("--columns", images.length);
+      const wide = images[0].naturalWidth > images[0].naturalHeight; // wide photographs one above the other
+      this.element.style.setProperty("--columns", wide ? 1 : images.length);
     }
 
     listen({ move, leave, click }) {
@@ -1228,7 +1245,7 @@ if (typeof document !== "undefined" && !window.ctraceFigures) (function () {
       return best;
     }
 
-    function values() { return state.attributions.map((v) => (state.literal ? -v : v)); }
+    function values() { return state.attributions.map((v, c) => (state.off.has(c) ? 0 : state.literal ? -v : v)); }
     function ranked() {
       const v = values();
       return v.map((_, c) => c).sort((a, b) => v[b] - v[a] || a - b);
@@ -1387,9 +1404,132 @@ if (typeof document !== "undefined" && !window.ctraceFigures) (function () {
     await open(0);
   }
 
+  // ---- figure: a bird to take apart
+
+  /* Bars about a zero line: [name, value, note]; the rows are texts, not buttons. */
+  function barRows(rows, digits, label) {
+    const most = Math.max(...rows.map(([, v]) => Math.abs(v))) || 1;
+    return el("ul", { class: "ct-bars ct-still", "aria-label": label }, ...rows.map(([name, v, chosen]) => {
+      const fill = el("span", { class: v > 0 ? "ct-fill ct-pos" : "ct-fill ct-neg" });
+      fill.style.left = `${50 + Math.min(v / most, 0) * 50}%`;
+      fill.style.width = `${Math.abs(v / most) * 50}%`;
+      return el("li", { class: chosen ? "ct-bar ct-chosen" : "ct-bar" }, el("span", { class: "ct-name" }, name),
+        el("span", { class: "ct-track" }, fill), el("span", { class: "ct-value" }, signed(v, digits)));
+    }));
+  }
+
+  async function bird(payload, mount) {
+    const { species, parts } = payload, players = [...parts, "toadstool"], MARK = parts.length;
+    const whole = (1 << parts.length) - 1;
+    const state = { model: 0, present: whole, swap: -1 };
+    const own = payload.birds, tables = own.map((b) => b.logits.map((table) => columnsOf(table)));
+    let number = 0, sheet = null, photograph = null, over = -1;
+    const speech = el("p", { class: "ct-status", "aria-live": "polite" }), view = el("div", { class: "ct-view" });
+    const controls = el("div"), heading = el("p", { class: "ct-heading" }), logits = el("div"), values = el("div");
+    const tip = el("div", { class: "ct-tip", hidden: true });
+    mount.append(
+      el("p", { class: "ct-small" }, "Click a part of the bird to take it away, or a button below to bring it back. The toadstool is not part of any bird."),
+      choice("Bird", own.map(({ label }, i) => ({ key: String(i), text: label })), "0", (key) => open(Number(key))),
+      choice("Model", payload.models.map((text, i) => ({ key: String(i), text })), "0", (key) => { state.model = Number(key); show(); }),
+      el("div", { class: "ct-columns" }, el("div", {}, view, controls, speech), el("div", {}, heading, logits, values)), tip);
+
+    function row(index) { return tables[number][state.model].map((column) => column[index]); }
+    function place() { return state.swap < 0 ? state.present : (2 << MARK) + state.swap; }
+    function answer(z) { return z.indexOf(Math.max(...z)); }
+
+    async function open(next) {
+      number = next;
+      sheet = await loaded(own[number].sheet);
+      if (next !== number) return;
+      Object.assign(state, { present: whole, swap: -1 });
+      const side = own[number].side, blank = el("canvas", { width: side, height: side });
+      blank.naturalWidth = blank.naturalHeight = side;
+      photograph = new Photographs([blank], own[number].grid, "The bird");
+      const hit = (cell) => bytesOf(own[number].where)[cell];
+      photograph.listen({
+        move: (cell, event) => { over = drawn(hit(cell)) ? hit(cell) : -1; pointed(event); },
+        leave: () => { over = -1; pointed(); },
+        click: (cell) => { if (drawn(hit(cell))) toggle(hit(cell)); },
+      });
+      view.replaceChildren(photograph.element);
+      show();
+    }
+
+    function drawn(part) { return part < players.length && (state.swap < 0 ? state.present : whole) >> part & 1; }
+
+    function pointed(event) {
+      tip.hidden = over < 0;
+      if (over >= 0) {
+        tip.textContent = `${players[over]}: click to take it away`;
+        const box = mount.getBoundingClientRect();
+        tip.style.left = `${Math.min(event.clientX - box.left + 14, box.width - 220)}px`;
+        tip.style.top = `${event.clientY - box.top + 16}px`;
+      }
+      draw();
+    }
+
+    function draw() {
+      const { side, across } = own[number], at = place(), where = bytesOf(own[number].where);
+      photograph.each((context, canvas) => {
+        context.drawImage(sheet, at % across * side, Math.floor(at / across) * side, side, side, 0, 0, canvas.width, canvas.height);
+        if (over >= 0) photograph.outline(context, canvas, (i) => where[i] === over, 2, true);
+      });
+    }
+
+    function toggle(part) {
+      if (state.swap >= 0) { state.swap = -1; state.present = whole; }
+      state.present ^= 1 << part;
+      over = -1;
+      tip.hidden = true;
+      show(part);
+    }
+
+    function show() {
+      const b = own[number], z = row(place()), said = answer(z), act = document.activeElement;
+      const focused = controls.contains(act) ? act.dataset.act : null;
+      draw();
+      photograph.canvases[0].setAttribute("aria-label", `A ${species[b.target]}; drawn: ${state.swap >= 0 ? `whole, with another ${b.swaps[state.swap][0]}`
+        : players.filter((_, p) => state.present >> p & 1).join(", ") || "no part"}`);
+      const swapRow = el("select", { "aria-label": "Swap a part of the whole bird", "data-act": "swap" },
+        el("option", { value: -1 }, "swap a part of the whole bird \u2026"),
+        ...b.swaps.map(([part, variant], i) => el("option", { value: i, selected: i === state.swap }, `${part}: ${variant}`)));
+      swapRow.addEventListener("change", () => { state.swap = Number(swapRow.value); state.present = whole; show(); });
+      controls.replaceChildren(el("div", { class: "ct-row" }, ...players.map((name, p) => button(name, () => toggle(p),
+        { "data-act": name, "aria-pressed": String(Boolean((state.swap < 0 ? state.present : whole) >> p & 1)) }))), swapRow);
+      if (focused) { const again = controls.querySelector(`[data-act="${focused}"]`); if (again) again.focus({ preventScroll: true }); }
+      heading.textContent = `${payload.models[state.model]} says ${species[said]}`;
+      const order = species.map((_, i) => i);
+      logits.replaceChildren(el("p", { class: "ct-small" }, "Logits, their mean removed. Bold: what the bird is."),
+        barRows(order.map((i) => [species[i], z[i], i === b.target]), 2, "Logits of the species"));
+      const words = [`The model says ${species[said]}; logit of ${species[b.target]} ${signed(z[b.target])}.`];
+      if (state.swap >= 0) {
+        const before = row(whole)[b.target];
+        values.replaceChildren();
+        words.push(`With ${b.swaps[state.swap][1]} as its ${b.swaps[state.swap][0]} it changed by ${signed(z[b.target] - before)}.`);
+        delete mount.dataset.sum;
+      } else {
+        const present = players.map((_, p) => p).filter((p) => state.present >> p & 1);
+        const shares = ctraceShapley(present, (mask) => row(mask)[b.target]), none = row(0)[b.target];
+        values.replaceChildren(el("p", { class: "ct-small" }, `Shapley values for ${species[b.target]}: what each adds, on average over all orders. `
+          + `They sum to ${signed(z[b.target] - none)}, the logit of this picture minus that without any of them.`),
+        barRows(present.map((p, i) => [players[p], shares[i]]), 2, "Shapley values"));
+        mount.dataset.sum = shares.reduce((a, c) => a + c, 0);
+        mount.dataset.whole = z[b.target] - none;
+        mount.dataset.shapley = JSON.stringify(shares);
+        const other = answer(row(state.present ^ 1 << MARK));
+        words.push(`${state.present >> MARK & 1 ? "Without" : "With"} the toadstool it says ${species[other]}.`);
+      }
+      mount.dataset.said = species[said];
+      speech.textContent = words.join(" ");
+      mount.dataset.state = "ready";
+    }
+
+    await open(0);
+  }
+
   // ---- mounting
 
-  const figures = { explorer };
+  const figures = { explorer, bird };
 
   /* Puts a live figure in place of the picture, whose description stays for those who cannot see it. */
   function mountAll() {
