@@ -348,39 +348,63 @@ def _tabs(first: str, second: str, rule: str = "", group: str = "g") -> str:
     return f'{style}<div class="ctrace-gallery">{tabs}</div>'
 
 
+def _touchable(kind: str, photo, payload: dict) -> str:
+    """A figure that can be touched as Jupyter shows it."""
+    from ctrace.viz import gallery, touch
+
+    shown, display = [], gallery._display
+    gallery._display = lambda data, metadata=None: shown.append(data)
+    try:
+        words = {"alt": "A picture.", "caption": "A picture.", "name": "one", "label": "A figure"}
+        touch.show_touchable(photo, kind=kind, payload=payload, **words)
+    finally:
+        gallery._display = display
+    return shown[-1]["text/html"]
+
+
 def _explorer(wrong: str = "") -> str:
-    """A small channel explorer; its payload `wrong` about the cut, the gradient, or without a
-    script.
+    """A small channel explorer, with a payload that is `wrong` about the cut or the gradient, or
+    with a script that is.
     """
     import torch
     from PIL import Image
 
-    from ctrace.viz import gallery, touch
+    from ctrace.viz import touch
     from ctrace.world.features import GridFeatures
 
     rows = torch.randn(144, 3, generator=torch.Generator().manual_seed(0)) / 3
     rows[:, 0] += torch.arange(144) // 48  # three stripes
     rows[:, 1] += torch.arange(144) % 12 / 4
     grid = touch.rounded(GridFeatures(rows, ("first", "second", "third"), (12, 12)))
-    photo, shown = Image.radial_gradient("L").convert("RGB"), []
+    photo = Image.radial_gradient("L").convert("RGB")
     example = touch.explorer_example("Stripes", [photo], grid, 3, (0.5, 0.5), most=4)
     if wrong == "cut":
         example["cuts"][3] = example["cuts"][3] | {"segments": example["cuts"][2]["segments"]}
     if wrong == "gradient":
         example["attributions"] = [2 * value for value in example["attributions"]]
-    display, gallery._display = gallery._display, lambda data, metadata=None: shown.append(data)
-    try:
-        words = {"alt": "Stripes.", "caption": "Stripes.", "name": "stripes", "label": "Stripes"}
-        payload = {"examples": [example]}
-        touch.show_touchable(photo, kind="explorer", payload=payload, **words)
-    finally:
-        gallery._display = display
-    page = shown[-1]["text/html"]
+    page = _touchable("explorer", photo, {"examples": [example]})
     if wrong == "sign":
-        page = page.replace("(state.literal ? -v : v)", "v")
+        page = page.replace("state.literal ? -v : v", "v")
     if wrong == "hidden":
         page += "<style>img{display:none}</style>"
     return page[: page.rindex("<script>")] if wrong == "script" else page
+
+
+def _bird(wrong: str = "") -> str:
+    """A bird to take apart, with a script that is `wrong` about what a part adds."""
+    from PIL import Image
+
+    from ctrace.aviary import PARTS, SPECIES
+    from ctrace.aviary.scene import sample_scene
+    from ctrace.viz import touch
+    from ctrace.world.models import load_model
+
+    models = [load_model("aviary-resnet-0")] * 3
+    scene, names = sample_scene(4, SPECIES[8]), [species.name for species in SPECIES]
+    bird = touch.bird_example("A bird", scene, 8, models, (0.12, 0.12))
+    payload = {"species": names, "parts": PARTS, "models": list("abc"), "birds": [bird]}
+    page = _touchable("bird", Image.new("RGB", (9, 9)), payload)
+    return page.replace("sum += factorial", "sum += 2 * factorial") if wrong else page
 
 
 def planted() -> dict[str, tuple[str, str]]:
@@ -413,6 +437,8 @@ def planted() -> dict[str, tuple[str, str]]:
         "touch-cut": (_explorer("cut"), "cells are not where ctrace puts them"),
         "touch-gradient": (_explorer("gradient"), "gradient against ctrace"),
         "touch-sign": (_explorer("sign"), "does not turn the list around"),
+        "touch-bird": (_bird(), ""),
+        "touch-shares": (_bird("wrong"), "from those of ctrace"),
         "touch-script": (_explorer("script"), "does not come to life"),
         "touch-hidden": (_explorer("hidden"), "no static picture without a script"),
         "single": (
@@ -450,7 +476,7 @@ def main() -> None:
     if arguments.self_test:
         sys.exit(
             "\n".join(self_test())
-            or print(f"browser check: reports all {len(planted()) - 2} planted faults")
+            or print(f"browser check: reports all {len(planted()) - 3} planted faults")
         )
     if arguments.folder is None:
         parser.error("which folder? After make book: _build/html")

@@ -190,6 +190,8 @@ def _tapped(page, figure) -> list[str]:
 
 def bird(page, figure, narrow: bool) -> list[str]:
     problems = _summed(figure)
+    if not _told(figure, "shares") < 2e-3:  # logits have 16 bits
+        problems.append(f"Shapley values are {_told(figure, 'shares')} from those of ctrace")
     before = _row(figure)
     figure.query_selector('[data-act="wing"]').focus()
     page.keyboard.press("Enter")

@@ -28,6 +28,7 @@ from ctrace.check import check_number, one_of
 from ctrace.cut.kway import kway_ncut
 from ctrace.cut.ncut import Ncut
 from ctrace.cut.tracing import segment_strength, trace_channels
+from ctrace.stats import exact_shapley
 from ctrace.viz import gallery
 from ctrace.viz.canvas import as_rgb
 from ctrace.world.features import GridFeatures
@@ -192,7 +193,8 @@ def bird_example(label: str, scene: Scene, target: int, models: Sequence, mark: 
     without and with the toadstool, and for each swap of one part.
 
     Picture number `s` keeps part i where bit i of `s` is set; the bit after the parts is the
-    toadstool. The swaps follow. Logits are rounded to 16 bits.
+    toadstool. The swaps follow. Logits are rounded to 16 bits. The Shapley values of the whole
+    bird's parts are there to compare with: the page computes its own.
 
     Args:
         label: what the choice is called.
@@ -223,6 +225,7 @@ def bird_example(label: str, scene: Scene, target: int, models: Sequence, mark: 
         "sheet": _sheet([render(each, BIRD_PX).image for each in drawn]),
         "swaps": swaps,
         "logits": [_integers(table) for table in logits],
+        "shapley": [exact_shapley(table[: len(plain), target]).tolist() for table in logits],
     }
 
 

@@ -1515,7 +1515,9 @@ if (typeof document !== "undefined" && !window.ctraceFigures) (function () {
         barRows(present.map((p, i) => [players[p], shares[i]]), 2, "Shapley values"));
         mount.dataset.sum = shares.reduce((a, c) => a + c, 0);
         mount.dataset.whole = z[b.target] - none;
-        mount.dataset.shapley = JSON.stringify(shares);
+        if (state.present === whole) {
+          mount.dataset.shares = Math.max(...shares.map((v, i) => Math.abs(v - b.shapley[state.model][i])));
+        }
         const other = answer(row(state.present ^ 1 << MARK));
         words.push(`${state.present >> MARK & 1 ? "Without" : "With"} the toadstool it says ${species[other]}.`);
       }
