@@ -54,6 +54,7 @@ from matplotlib.collections import LineCollection
 from skimage.data import lfw_subset
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
+# %% tags=["hide-input"]
 started = time.time()
 torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
