@@ -616,7 +616,9 @@ rules = {"local scales": "local", "median distance": "median"}
 once, twice, kept_span, kept_points = {}, {}, {}, {}
 for (name, k), (says, rule) in itertools.product(wanted.items(), rules.items()):
     x, key = banks[name].features, (name, says)
-    spans = [Ncut(k, sigma=rule).fit_transform(rows) for rows in (x, disturbed(x))]
+    solve = Ncut(k, sigma=rule).fit_transform
+    known = eigvecs[name][:, :k] if rule == "local" else solve(x)
+    spans = known, solve(disturbed(x))
     once[key], again = (kway_ncut(span).argmax(1) for span in spans)
     twice[key] = matched(again, once[key], k)
     kept_span[key] = float(torch.linalg.svdvals(spans[0].T @ spans[1]).min())
