@@ -40,13 +40,14 @@ except ValueError as error:
 
 
 def section(page: str):
-    """The setup cell of a page and what stands under `HEADING`, as a notebook."""
+    """The imports and the setup of a page and what stands under `HEADING`, as a notebook."""
     notebook = jupytext.read(ROOT / "notebooks" / f"{page}.py")
-    setup = next(c for c in notebook.cells if "started = time.time()" in c.source)
+    last = next(i for i, c in enumerate(notebook.cells) if "started = time.time()" in c.source)
+    setup = [c for c in notebook.cells[: last + 1] if c.cell_type == "code"]
     text = [c.source if c.cell_type == "markdown" else "" for c in notebook.cells]
     start = next(i for i, source in enumerate(text) if HEADING in source)
     end = next(i for i in range(start + 1, len(text)) if re.search("(?m)^## ", text[i]))
-    notebook.cells = [setup, *notebook.cells[start:end]]
+    notebook.cells = setup + notebook.cells[start:end]
     return notebook
 
 
@@ -156,6 +157,6 @@ def test_section_says_in_one_sentence_that_a_network_keeps_no_grid(page, tmp_pat
 @pytest.mark.parametrize("page, name", PAGES)
 def test_section_says_how_to_get_a_network(page, name):
     """That it draws nothing without one is what every run of the book shows."""
-    words = section(page).cells[1].source
+    words = next(c.source for c in section(page).cells if HEADING in c.source)
     for word in ("make book MODEL=resnet50", MODEL_VARIABLE, WEIGHTS_VARIABLE):
         assert word in words
