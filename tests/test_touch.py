@@ -205,6 +205,46 @@ def test_small_decompositions_are_right():
     assert np.allclose(left.T @ left, np.eye(7), atol=1e-12)
 
 
+# --- bandwidth and k
+
+
+@needs_node
+@pytest.mark.parametrize("sigma", [0, 0.25, 0.5, 4.0])
+def test_script_spans_with_one_bandwidth_as_ctrace_does(bank, sigma):
+    photo = load_photo("astronaut")
+    given = touch.bandwidth_example("An astronaut", photo, bank, 4, (0.25, 0.5, 4.0), most=6)
+    key = f"{sigma:g}" if sigma else "local"
+    example = given | {"eigval": given["eigval"][key]}
+    question = ["span", {"sigma": sigma, "noise": 0.01, "k": 4}]
+    (found,) = run([question], example)
+    solver = Ncut(7, sigma=sigma or "local")
+    eigvec = solver.fit_transform(bank.features)
+    segments = np.frombuffer(base64.b64decode(given["cuts"][key]), np.uint8)
+    assert found["segments"] == kway_ncut(eigvec, 4).argmax(1).tolist() == segments.tolist()
+    assert np.allclose(found["eigval"], solver.eigval, atol=1e-9)
+    assert np.allclose(given["eigval"][key], solver.eigval, atol=1e-12)
+
+
+@needs_node
+def test_noise_moves_the_span_as_far_as_noise_of_this_size_does(bank):
+    photo = load_photo("astronaut")
+    example = touch.bandwidth_example("An astronaut", photo, bank, 4, (0.5,), most=6)
+    example |= {"eigval": example["eigval"]["0.5"]}
+    levels = (1e-6, 0.02, 0.2)
+    found = run([["span", {"sigma": 0.5, "noise": n, "k": 4}] for n in levels], example)
+    for level, answer in zip(levels, found):
+        cosines = []
+        for seed in range(12):
+            normal = torch.randn(bank.features.shape, generator=torch.Generator().manual_seed(seed))
+            spans = [
+                Ncut(4, sigma=0.5).fit_transform(rows)
+                for rows in (bank.features, bank.features + level * normal)
+            ]
+            cosines.append(float(torch.linalg.svdvals(spans[0].T @ spans[1]).min()))
+        low, high = min(cosines), max(cosines)
+        assert low - (high - low) - 1e-9 <= answer["cosine"] <= high + (high - low) + 1e-9
+
+
 # --- a bird to take apart
 
 

@@ -229,4 +229,42 @@ def _summed(figure) -> list[str]:
     return [] if apart < 1e-6 else [f"Shapley values and the logit they share are {apart} apart"]
 
 
-PLAYS = {"explorer": explorer, "bird": bird}
+# ---- bandwidth and k
+
+
+def bandwidth(page, figure, narrow: bool) -> list[str]:
+    problems = _alike(figure)
+    kept = figure.get_attribute("data-kept")
+    sliders = figure.query_selector_all("input[type=range]")
+    press = sliders[2].tap if narrow else sliders[2].focus
+    press()
+    page.keyboard.press("End")
+    page.wait_for_timeout(50)
+    _wait(page, figure)
+    if figure.get_attribute("data-kept") == kept:
+        problems.append("more noise moves no point")
+    for choice in ("local scales", "Rocket") if not narrow else ():
+        label = figure.query_selector(f"label:text('{choice}')")
+        if label is not None:
+            label.click()
+            page.wait_for_timeout(50)
+            _wait(page, figure)
+            problems += [f"{choice}: {problem}" for problem in _alike(figure)]
+    sliders[1].focus()
+    page.keyboard.press("Home")
+    page.wait_for_timeout(50)
+    _wait(page, figure)
+    if "k = 2" not in figure.query_selector(".ct-status").inner_text():
+        problems.append("the slider of k does not say k = 2")
+    return problems
+
+
+def _alike(figure) -> list[str]:
+    if _told(figure, "differ") != 0:
+        return [f"{_told(figure, 'differ')} cells are not where ctrace puts them"]
+    if not _told(figure, "error") <= ALIKE:
+        return [f"eigenvalues against ctrace: {_told(figure, 'error')}"]
+    return []
+
+
+PLAYS = {"explorer": explorer, "bird": bird, "bandwidth": bandwidth}

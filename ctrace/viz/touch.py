@@ -34,7 +34,7 @@ from ctrace.viz.canvas import as_rgb
 from ctrace.world.features import GridFeatures
 
 FOLDER = Path(__file__).parents[1] / "data/touch"
-KINDS = ("explorer", "bird")
+KINDS = ("explorer", "bird", "bandwidth")
 PHOTO_PX = 400  # longer side of a photograph in a page, where it is the only one
 BIRD_PX, BIRDS_ACROSS = 96, 8
 BITS = {8: np.int8, 16: "<i2"}
@@ -242,3 +242,33 @@ def _sheet(images: Sequence[torch.Tensor]) -> str:
     tiles = torch.stack([*images, *blank])
     sheet = rearrange(tiles, "(y x) c h w -> (y h) (x w) c", x=BIRDS_ACROSS)
     return _jpeg(sheet, max(sheet.shape))
+
+
+def bandwidth_example(
+    label: str, photo, features: GridFeatures, k: int, sigmas: Sequence[float], most: int = 8
+) -> dict:
+    """One photograph whose bandwidth and k can be moved, and how `ctrace` cuts it into k segments
+    with local scales and with each bandwidth of `sigmas`: what the page is compared with.
+
+    Args:
+        label: what the choice is called.
+        photo: the photograph.
+        features: its `rounded` features, of 16 bits.
+        k: segments at the beginning.
+        sigmas: powers of 2 to the quarters from -2 to 2, where the slider stops.
+        most: the largest k.
+    """
+    eigval, cuts = {}, {}
+    for rule in ("local", *sigmas):
+        solver = Ncut(most + 1, sigma=rule)
+        segments = kway_ncut(solver.fit_transform(features.features), k).argmax(1)
+        key = rule if isinstance(rule, str) else f"{rule:g}"
+        eigval[key], cuts[key] = solver.eigval.tolist(), _text(segments.numpy().astype(np.uint8))
+    return {
+        "label": label,
+        "photo": _jpeg(photo, PHOTO_PX),
+        "grid": list(features.grid_hw),
+        "features": _integers(features.features),
+        "eigval": eigval,
+        "cuts": cuts,
+    }

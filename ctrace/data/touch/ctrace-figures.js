@@ -236,8 +236,9 @@ function ctraceNumerics() {
     return { sigma, near, own };
   }
 
-  function buildGraph(D, n, width) {
-    const { sigma, near, own } = localScales(D, n, width);
+  /* Local scales times `width`, or one bandwidth `fixed` for all points. */
+  function buildGraph(D, n, width, fixed = 0) {
+    const { sigma, near, own } = fixed > 0 ? { sigma: new Float64Array(n).fill(fixed) } : localScales(D, n, width);
     const S = new Float64Array(n * n), degree = new Float64Array(n);
     for (let i = 0; i < n; i++) {
       S[i * n + i] = 1; degree[i] += 1;
@@ -660,6 +661,31 @@ function ctraceNumerics() {
       trace({ segment }) {
         const { graph, pairs, columns: used } = state.solved;
         return { segment, attributions: attributions(graph, pairs, state.cut, segment, used) };
+      },
+      /* The cut under one bandwidth, or local scales where it is 0; the same after seeded noise on every feature; and
+         the cosine of the largest angle between the two spans. */
+      span({ sigma, noise, k }) {
+        const noisy = (seed) => columns.map((column) => {
+          const source = { seed };
+          const u = randomColumn(n, source), v = randomColumn(n, source);
+          seed = source.seed;
+          return column.map((x, i) => x + noise * Math.sqrt(-2 * Math.log(u[i] + 0.5 + 2 ** -33)) * Math.cos(2 * Math.PI * v[i]));
+        });
+        state.spans = state.spans || {};
+        const found = [0, noise].map((level) => {
+          const key = `${sigma} ${level}`;
+          if (!state.spans[key]) {
+            const D = level ? squaredDistances(noisy(1), n) : distancesOf(columns);
+            state.spans[key] = eigenpairs(buildGraph(D, n, 1, sigma), pairsWanted, 1e-7, 0);
+          }
+          return state.spans[key];
+        });
+        const keys = Object.keys(state.spans);
+        if (keys.length > 24) delete state.spans[keys[0]];
+        const [before, after] = found, M = zeros(k, k);
+        for (let a = 0; a < k; a++) for (let b = 0; b < k; b++) M[a][b] = dot(before.vectors[a], after.vectors[b]);
+        return { k, eigval: before.values.slice(0, pairsWanted), segments: kway(before.vectors, k, n).segments,
+          noisy: kway(after.vectors, k, n).segments, cosine: Math.min(1, ...svd(M).s) };
       },
       nudge({ segment, channel, amount }) { // the whole cut anew, bandwidths included
         const { columns: used, graph } = state.solved, { k, segments } = state.cut;
@@ -1529,9 +1555,153 @@ if (typeof document !== "undefined" && !window.ctraceFigures) (function () {
     await open(0);
   }
 
+  // ---- figure: bandwidth, k and what a little noise leaves
+
+  const SEGMENT_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#882255", "#56B4E9", "#D55E00"];
+
+  /* The numbering of `labels` that shares most points with `to`: the best of all pairings, by subsets. */
+  function matched(labels, to, k) {
+    const both = Array.from({ length: k }, () => new Float64Array(k));
+    labels.forEach((a, i) => { both[a][to[i]] += 1; });
+    let best = new Map([[0, { value: 0, taken: [] }]]);
+    for (let a = 0; a < k; a++) {
+      const next = new Map();
+      best.forEach(({ value, taken }, mask) => {
+        for (let b = 0; b < k; b++) {
+          if (mask >> b & 1) continue;
+          const key = mask | 1 << b, sum = value + both[a][b];
+          if (!next.has(key) || next.get(key).value < sum) next.set(key, { value: sum, taken: [...taken, b] });
+        }
+      });
+      best = next;
+    }
+    const { taken } = best.get((1 << k) - 1);
+    return labels.map((a) => taken[a]);
+  }
+
+  function eigenvalueChart(eigval, k) {
+    const width = 360, height = 190, least = Math.min(...eigval), top = 10, base = height - 28;
+    const chart = svg(width, height, `Eigenvalues: ${eigval.map((v) => v.toFixed(3)).join(", ")}; the gap after number ${k} is ${(eigval[k - 1] - eigval[k]).toFixed(4)}`);
+    const low = Math.max(0, least - 0.25 * (1 - least)), y = (v) => base - (v - low) / (1 - low) * (base - top);
+    const x = (i) => 56 + (i + 0.5) * (width - 70) / eigval.length;
+    chart.append(el("svg:path", { d: `M50,${top} V${base} H${width - 10}`, class: "ct-axis" }));
+    chart.append(el("svg:rect", { x: 50, width: width - 60, y: y(eigval[k - 1]), height: Math.max(1, y(eigval[k]) - y(eigval[k - 1])), class: "ct-gap" }));
+    eigval.forEach((v, i) => {
+      chart.append(el("svg:circle", { cx: x(i), cy: y(v), r: 5, class: i < k ? "ct-dot" : "ct-ring" }));
+      write(chart, x(i), base + 14, String(i + 1), { "text-anchor": "middle" });
+    });
+    for (const v of [1, low]) write(chart, 46, y(v) + 4, v.toFixed(v === 1 ? 0 : 3), { "text-anchor": "end" });
+    write(chart, x(eigval.length - 1) + 8, y(eigval[k - 1]) - 5, `gap ${(eigval[k - 1] - eigval[k]).toPrecision(2)}`, { "text-anchor": "end" });
+    return chart;
+  }
+
+  async function bandwidth(payload, mount) {
+    const state = { k: payload.k, local: false, log: -1, noise: 0.02 };
+    let example = null, desk = null, pictures = null, generation = 0, dirty = false, running = false;
+    const speech = el("p", { class: "ct-status", "aria-live": "polite" }), proof = el("p", { class: "ct-proof" });
+    const view = el("div", { class: "ct-columns" }), below = el("div");
+    const sigma = slider("Bandwidth \u03c3", { min: -2, max: 2, step: 0.25, value: state.log, say: (v) => (2 ** v).toFixed(2),
+      change: (v) => { state.log = v; again(); } });
+    mount.append(
+      el("p", { class: "ct-small" }, "Move the sliders: every change is cut anew, once as the photograph is and once with a little noise on every feature."),
+      choice("Photograph", payload.examples.map(({ label }, i) => ({ key: String(i), text: label })), "0", (key) => open(Number(key))),
+      choice("Scale", [{ key: "one", text: "one \u03c3 for all points" }, { key: "local", text: "local scales" }], "one", (key) => {
+        state.local = key === "local";
+        sigma.querySelector("input").disabled = state.local;
+        again();
+      }),
+      el("div", { class: "ct-settings" }, sigma,
+        slider("Segments k", { min: 2, max: payload.examples[0].eigval.local.length - 1, step: 1, value: state.k, say: String, change: (k) => { state.k = k; again(); } }),
+        slider("Noise", { min: 0.005, max: 0.05, step: 0.005, value: state.noise, say: (v) => v.toFixed(3), change: (v) => { state.noise = v; again(); } })),
+      view, below, speech, proof);
+
+    async function open(number) {
+      const mine = ++generation;
+      if (desk) desk.close();
+      desk = null;
+      example = payload.examples[number];
+      const columns = columnsOf(example.features), image = await loaded(example.photo);
+      if (mine !== generation) return;
+      pictures = ["as it is", "with noise"].map((words) => new Photographs([image], example.grid, `${example.label}, segments ${words}`));
+      view.replaceChildren(...pictures.map((picture, i) => el("div", {}, picture.element, el("p", { class: "ct-small" }, i ? "With noise on every feature." : "As it is."))));
+      desk = makeDesk(columns, columns[0].length, example.eigval.local.length);
+      again();
+    }
+
+    function paint(picture, segments) {
+      picture.each((context, canvas, _, first) => {
+        const [X, Y] = picture.edges(canvas);
+        context.drawImage(toned(picture.images[0], (l) => l), 0, 0, canvas.width, canvas.height);
+        context.globalAlpha = 0.62; // viz.paint.coloured_segments
+        for (let i = 0; i < picture.h; i++) for (let j = 0; j < picture.w; j++) {
+          context.fillStyle = SEGMENT_COLOURS[segments[first + i * picture.w + j]];
+          context.fillRect(X(j), Y(i), X(j + 1) - X(j), Y(i + 1) - Y(i));
+        }
+        context.globalAlpha = 1;
+        picture.outline(context, canvas, (i) => segments[first + i], 0.8);
+      });
+    }
+
+    async function again() {
+      dirty = true;
+      if (running) return;
+      running = true;
+      mount.dataset.state = "working";
+      const mine = generation;
+      try {
+        while (dirty && mine === generation) {
+          dirty = false;
+          const start = performance.now(), asked = state.local ? 0 : 2 ** state.log;
+          const found = await desk.ask("span", { sigma: asked, noise: state.noise, k: state.k });
+          if (mine === generation) show(found, asked, performance.now() - start);
+        }
+      } catch (error) {
+        speech.textContent = `This cut cannot be made: ${error.message}.`;
+      }
+      running = false;
+      if (mine === generation) mount.dataset.state = "ready";
+      else if (desk) again();
+    }
+
+    function show({ k, eigval, segments, noisy, cosine }, asked, took) {
+      const there = matched(noisy, segments, k), kept = segments.filter((s, i) => s === there[i]).length / segments.length;
+      paint(pictures[0], segments);
+      paint(pictures[1], there);
+      const sizes = Array.from({ length: k }, (_, j) => segments.filter((s) => s === j).length);
+      below.replaceChildren(el("div", { class: "ct-columns" }, el("div", {}, eigenvalueChart(eigval, k)),
+        el("div", {}, barTable([["points that keep their segment", kept], ["cosine of the span", cosine]]),
+          el("p", { class: "ct-small" }, `1: nothing changed. Points in the segments: ${sizes.join(", ")}.`))));
+      speech.textContent = `${state.local ? "Local scales" : `\u03c3 = ${asked.toFixed(2)}`}, k = ${k}: eigengap ${(eigval[k - 1] - eigval[k]).toPrecision(2)}. `
+        + `With noise ${state.noise.toFixed(3)}, ${percent(kept)} of the points keep their segment; cosine of the span ${cosine.toFixed(2)}.`;
+      const key = state.local ? "local" : String(asked), known = example.cuts[key];
+      Object.assign(mount.dataset, { took, kept, cosine });
+      delete mount.dataset.differ;
+      delete mount.dataset.error;
+      proof.textContent = `Cut twice in your browser in ${(took / 1000).toFixed(2)} seconds.`;
+      if (!known || k !== payload.k) return;
+      const own = bytesOf(known), differ = segments.filter((s, i) => s !== own[i]).length;
+      const error = Math.max(...eigval.map((v, i) => Math.abs(v - example.eigval[key][i])));
+      Object.assign(mount.dataset, { differ, error });
+      proof.textContent += ` Beside ctrace's own cut, made when this page was built: `
+        + `${differ ? `${differ} of ${own.length} cells fall otherwise` : `all ${own.length} cells fall alike`}, eigenvalues within ${error.toExponential(0)}.`;
+    }
+
+    function barTable(rows) {
+      return el("ul", { class: "ct-bars ct-still" }, ...rows.map(([name, share]) => {
+        const fill = el("span", { class: "ct-fill ct-plainfill" });
+        fill.style.left = "0";
+        fill.style.width = `${100 * share}%`;
+        return el("li", { class: "ct-bar ct-wide" }, el("span", { class: "ct-name" }, name), el("span", { class: "ct-track ct-from0" }, fill),
+          el("span", { class: "ct-value" }, share.toFixed(2)));
+      }));
+    }
+
+    await open(0);
+  }
+
   // ---- mounting
 
-  const figures = { explorer, bird };
+  const figures = { explorer, bird, bandwidth };
 
   /* Puts a live figure in place of the picture, whose description stays for those who cannot see it. */
   function mountAll() {
