@@ -152,7 +152,7 @@ class CarrotClassifier(nn.Module):
         super().__init__()
         self.carrot, self.vit, self.info = carrot, carrot.backbone.model, carrot.backbone.model.info
         theta = carrot.head.theta  # (c, k)
-        self.fc = nn.Linear(*theta.shape).double()
+        self.fc = nn.Linear(*theta.shape).double().to(next(self.vit.parameters()).device)
         self.fc.load_state_dict({"weight": theta.T, "bias": carrot.head.bias})
         self.eval()
 
