@@ -25,13 +25,14 @@ define RUN_NOTEBOOKS
 	  $(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=$(CELL_SECONDS) --only-changed --durations=0 notebooks
 endef
 
-.PHONY: help test book browser bench gpu stand-in sync links colab colab-quick clean
+.PHONY: help test book browser bench scores gpu stand-in sync links colab colab-quick clean
 
 help:
 	@echo "make test     environment, form of the code, unit tests, doctests, pair check, every notebook that has changed"
 	@echo "make book     the book, in _build/html/index.html; MODEL=resnet50 adds that network to its pages"
 	@echo "make browser  every page and every gallery tab in Chromium, after make book"
 	@echo "make bench    every benchmark again, beside its peers (an hour on an idle machine)"
+	@echo "make scores   every score of the scoreboard that is not there yet, then its table (hours; can be stopped)"
 	@echo "make gpu      the tests that need a GPU, every notebook and the book on it; fails where there is none"
 	@echo "make stand-in every notebook on a device that only pretends to be one: no tensor may stay behind"
 	@echo "make sync     notebooks/*.py -> notebooks/*.ipynb"
@@ -74,6 +75,11 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/cut.py
 	mkdir -p book/measured
 	set -e; for name in gradcam parchgrad carrot_graph carrot_head your_data; do $(BIN)/python benchmarks/$$name.py > book/measured/$$name.md; done
+
+# Hours. What is scored already, under _build/scoreboard, is not scored again; further networks are trained by
+# `python tools/train_aviary.py --further` and are scored with the others when they are there.
+scores: $(STAMP)
+	$(BIN)/python -m benchmarks.scoreboard
 
 gpu: $(STAMP)
 	@$(BIN)/python -m tools.need_gpu

@@ -1,23 +1,28 @@
-"""Scores of every method of the book on the bundled models, over held-out birds; read by the
-scoreboard page.
+"""Scores of every method of the book on the classifiers of the aviary, over held-out birds; read by
+the scoreboard page.
 
     python -m benchmarks.scoreboard                          # everything that is not there yet,
-        then the table
+        then the table: what `make scores` does
     python -m benchmarks.scoreboard --model aviary-resnet-0  # one model's share: several such calls
         may run side by side
+    python -m benchmarks.scoreboard --rows edges Grad-CAM    # some rows only
     python -m benchmarks.scoreboard --write                  # the table only, from what is there
 
 Each row of each model is kept under _build/scoreboard as soon as it is scored, and is not scored
-again. About forty minutes of one core. Use one thread per process; where page faults are dear
-(containers), MALLOC_MMAP_THRESHOLD_=4294967296 and MALLOC_TRIM_THRESHOLD_=17179869184 halve the
-time.
+again. Models are those that ship, and those of ``tools/train_aviary.py --further``. What the
+shipped table has stays in it until it is scored anew, so a run that is stopped leaves a table that
+is whole, each cell with as many models as were scored. About eight minutes of one core a model. Use
+one thread per process; where page faults are dear (containers), MALLOC_MMAP_THRESHOLD_=4294967296
+and MALLOC_TRIM_THRESHOLD_=17179869184 halve the time.
 """
 
 import argparse
 import csv
 import datetime
+import json
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,36 +30,42 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import scoreboard_other
-from benchmarks.scoreboard_other import CNNS, VITS, aviary_images
-from ctrace.aviary import MARKED, PARTS, SPECIES, Aviary, render
+from benchmarks.scoreboard_other import aviary_images
+from benchmarks.worlds import load_world, worlds
+from ctrace.aviary import PARTS, Aviary
 from ctrace.carrot.pipeline import Carrot
+from ctrace.look.channel_statistics import ChannelStatistics
+from ctrace.look.parchgrad import ParchGrad
+from ctrace.trust import columns
 from ctrace.trust import scoreboard as board
-from ctrace.trust.localize import Scores, positive_mass_inside
-from ctrace.trust.methods import CarrotClassifier, cnn_methods, token_methods
-from ctrace.trust.randomize import cascade, stages
+from ctrace.trust.columns import control_maps, dependence_scores, mark_scores
+from ctrace.trust.localize import Scores, controls
+from ctrace.trust.methods import CarrotClassifier, cnn_methods, enlarge, token_methods
 from ctrace.world.models import load_model
+from ctrace.world.photos import as_pixels, load_photo
 from ctrace.world.tokens import TimmViTPatchBackbone
 
 KEPT = Path("_build/scoreboard")
 CHEATING = "aviary-cheating"
-RANDOMISED, MARKED_BIRDS = 24, 60  # birds of the two columns that ask a method again
 STATISTICS, HEAD = 560, 1400  # training images of ParchGrad's statistics and of CARROT's head
 CARROT_BIRDS, CARROT_SIZES = (
     100,
     {"curves": 24, "tested": 12},
 )  # a pass through its graph costs four of a ResNet
-CARROT_CONTROLS = ("planted truth", "planted lie", "random", "edges", "area")
+PHOTO = "chelsea", "Egyptian cat"  # and what the network of photographs is asked about
+SIDE = 96  # pixels of a thumbnail
+STATISTICS_FILE = board.FOLDER.parent / "statistics" / "squeezenet.safetensors"
 
 
 def cnn(name):
     """Channels last: the same numbers up to rounding, in two thirds of the time on a CPU."""
-    return load_model(name, device="cpu").to(memory_format=torch.channels_last)
+    return load_world(name).to(memory_format=torch.channels_last)
 
 
 def carrot(name):
     data = Aviary("train", HEAD)
     batches = torch.utils.data.DataLoader(data, batch_size=100)
-    backbone = TimmViTPatchBackbone(load_model(name, device="cpu"))
+    backbone = TimmViTPatchBackbone(load_world(name))
     return CarrotClassifier(Carrot(backbone).fit(batches, num_classes=14, progress=False))
 
 
@@ -62,7 +73,7 @@ def birds_of(model, folder, n):
     """The held-out birds and the truth about this model, which takes a minute to measure."""
     path = folder / "birds.npz"
     if not path.exists():
-        birds = board.held_out(model, n)
+        birds = columns.held_out(model, n)
         fields = {
             name: getattr(birds, name).numpy() for name in ("images", "targets", "parts", "bird")
         }
@@ -76,7 +87,7 @@ def birds_of(model, folder, n):
             for name in stored.files
             if name.startswith("truth")
         }
-    return board.Birds(**tensors, truth=truth)
+    return columns.Birds(**tensors, truth=truth)
 
 
 def in_batches(method, model, birds, size=32):
@@ -103,63 +114,29 @@ def cost(method, model, birds, turns=5, n=8):
     return {"cost": Scores(torch.tensor(ratios), torch.zeros(turns, dtype=torch.bool))}
 
 
-def dependence_scores(model, method, birds, n=RANDOMISED):
-    """Likeness (Spearman, signed) of the maps to those of the same model with random weights: in
-    its later half, and throughout.
-    """
-    depths, few = (len(stages(model)) // 2, len(stages(model))), birds.first(n)
-    found = cascade(model, {"method": method}, few.images, few.targets, depths)
-    likeness, failed = (torch.from_numpy(table[0]) for table in (found.spearman, found.failed))
-    names = ("kept at half", "kept at all")
-    return {name: Scores(likeness[j], failed[j]) for j, name in enumerate(names)}
+def methods_of(name):
+    """The model, its methods, and whether it is asked through a graph over tokens."""
+    if name in worlds("vit"):
+        return carrot(name), token_methods(), True
+    model = cnn(name)
+    return model, cnn_methods(aviary_images(model, "train", STATISTICS)), False
 
 
-def marked_birds(model, n=MARKED_BIRDS):
-    """Birds beside the mark that the cheating model learned to go by: images, species and the
-    mark's mask.
-    """
-    data = Aviary("test", 30 * n, spurious="tied")
-    indices = [i for i in range(len(data)) if SPECIES[data.label(i)].name in MARKED][:n]
-    drawn = [render(data.scene(i)) for i in indices]
-    images = model.info.preprocess(torch.stack([picture.image for picture in drawn]))
-    mark = torch.stack([picture.masks["mark"] for picture in drawn])
-    return images, torch.tensor([data.label(i) for i in indices]), mark
-
-
-def mark_scores(method, cheating, honest, n=MARKED_BIRDS):
-    """How much more of its mass a method puts on the mark for the model that cheats than for one
-    that does not.
-    """
-    images, targets, mark = marked_birds(cheating, n)
-    cheats, is_honest = (
-        positive_mass_inside(method(model, images, targets), mark) for model in (cheating, honest)
-    )
-    failed = cheats.failed | is_honest.failed
-    return {"mark": Scores(cheats.values - is_honest.values, failed)}
-
-
-def score_rows(name):
-    """All rows of one model that are not there yet."""
-    folder, on_carrot = KEPT / name, name in VITS
+def score_rows(name, wanted=()):
+    """All rows of one model that are not there yet, or those wanted of them."""
+    folder = KEPT / name
     folder.mkdir(parents=True, exist_ok=True)
-    model = carrot(name) if on_carrot else cnn(name)
+    model, methods, on_carrot = methods_of(name)
     birds = birds_of(model, folder, CARROT_BIRDS if on_carrot else 300)
-    methods = (
-        token_methods() if on_carrot else cnn_methods(aviary_images(model, "train", STATISTICS))
-    )
     cheating = None if on_carrot else cnn(CHEATING)
-    controls = {
-        row: maps
-        for row, maps in board.control_maps(birds).items()
-        if not on_carrot or row in CARROT_CONTROLS
-    }
-    rows = {row: None for row in controls} | methods
-    for row, method in tqdm(rows.items(), desc=name, unit="row"):
-        path = folder / f"{row}.npz"
+    blind = control_maps(birds)
+    rows = {row: None for row in blind} | methods
+    for row in tqdm([r for r in rows if not wanted or r in wanted], desc=name, unit="row"):
+        path, method = folder / f"{row}.npz", rows[row]
         if path.exists():
             continue
-        maps = controls[row] if method is None else in_batches(method, model, birds)
-        scored = board.map_scores(model, birds, maps, **CARROT_SIZES if on_carrot else {})
+        maps = blind[row] if method is None else in_batches(method, model, birds)
+        scored = columns.map_scores(model, birds, maps, **CARROT_SIZES if on_carrot else {})
         if method is not None:
             scored |= dependence_scores(model, method, birds) | cost(method, model, birds)
             scored |= mark_scores(method, cheating, model) if cheating else {}
@@ -178,24 +155,43 @@ def keep(path, **arrays):
 
 
 def collect():
-    """Everything that was kept, as one `Scoreboard`."""
+    """Everything that was kept, as one `Scoreboard`: each row on the models it was scored on."""
     values, failures, models = {}, {}, {}
-    for names, suffix in ((CNNS, ""), (VITS, " (CARROT's model)")):
-        for path in sorted((KEPT / names[0]).glob("*.npz")):
-            row = path.stem
-            if row == "birds" or not all((KEPT / name / path.name).exists() for name in names):
-                continue
-            stored = [dict(np.load(KEPT / name / path.name)) for name in names]
-            for column in [
-                key.removeprefix("score ") for key in stored[0] if key.startswith("score ")
-            ]:
-                shown = row if row.startswith("CARROT") else row + suffix
-                values[shown, column] = (
-                    np.stack([s[f"score {column}"] for s in stored]).round(4).astype(np.float32)
-                )
-                failures[shown, column] = int(sum(s[f"failed {column}"].sum() for s in stored))
-                models[shown, column] = tuple(names)
+    for kind, suffix in (("resnet", ""), ("vit", " (CARROT's model)")):
+        found = {}
+        for name in worlds(kind):
+            for path in sorted((KEPT / name).glob("*.npz")):
+                if path.stem not in ("birds", "other rows") and ".part" not in path.name:
+                    found.setdefault(path.stem, {})[name] = dict(np.load(path))
+        for row, stored in found.items():
+            shown = row if row.startswith("CARROT") else row + suffix
+            for key in next(iter(stored.values())):
+                kept, _, column = key.partition(" ")
+                if kept == "score":
+                    scores = np.stack([s[key] for s in stored.values()])
+                    failed = sum(s[f"failed {column}"].sum() for s in stored.values())
+                    values[shown, column] = scores.round(4).astype(np.float32)
+                    failures[shown, column] = int(failed)
+                    models[shown, column] = tuple(stored)
     return board.Scoreboard(values, failures, models)
+
+
+def extended(old, new):
+    """What is new, and behind it what the old table says of models that were not scored anew.
+
+    A cell of which only the number of failures is old keeps that number whole.
+    """
+    fields = {name: dict(getattr(old, name)) for name in ("values", "failures", "models")}
+    for key, names in new.models.items():
+        values, failures = new.values[key], new.failures[key]
+        rest = [i for i, name in enumerate(old.models.get(key, ())) if name not in names]
+        if rest and old.values[key].shape[1] == values.shape[1]:
+            values = np.concatenate([old.values[key][rest], values])
+            names = (*(old.models[key][i] for i in rest), *names)
+            failures += old.failures[key]
+        fields["values"][key], fields["failures"][key] = values, failures
+        fields["models"][key] = names
+    return board.Scoreboard(**fields)
 
 
 def save(scores, folder=board.FOLDER, **versions):
@@ -215,21 +211,75 @@ def save(scores, folder=board.FOLDER, **versions):
             table.writerow([*key, *numbers, *rest])
 
 
+def photo_parchgrad(network):
+    """ParchGrad of the network of photographs, with the statistics that ship, asked about the group
+    of the photograph's class.
+    """
+    about = json.loads((STATISTICS_FILE.with_suffix(".json")).read_text())
+    target = network.info.index(PHOTO[1])
+    [group] = [i for i, g in enumerate(about["classes"].values()) if target in g]
+    parch = ParchGrad(network, ChannelStatistics.load(STATISTICS_FILE))
+
+    def asked(base, kind, model, images, targets):
+        how = {"method": "ins"} if kind == "instance" else {"classes": group}
+        found = parch.attribute(base, images, targets, quantile=0.1, **how)
+        return found.abs().mean(1) if base == "grad" else found.sum(1)
+
+    return {
+        f"ParchGrad {kind}, {name}": partial(asked, base, kind)
+        for kind in ("class", "instance")
+        for base, name in (("grad", "|gradient|"), ("inputgrad", "input x gradient"))
+    }
+
+
+def thumbnails():
+    """The signed map of every row on one bird, and of every row that can on one photograph, ``(96,
+    96)`` with its largest magnitude at 127, by "bird: row" and "photo: row".
+    """
+    found, suffix = {}, " (CARROT's model)"
+    for name in (worlds("resnet")[0], worlds("vit")[0]):
+        model, methods, on_carrot = methods_of(name)
+        bird = columns.held_out(model, 1)
+        maps = {row: method(model, bird.images, bird.targets) for row, method in methods.items()}
+        blind = {row + suffix * on_carrot: m for row, m in control_maps(bird).items()}
+        found |= {f"bird: {row}": m for row, m in (maps | blind).items()}
+    network = load_model("squeezenet", device="cpu").requires_grad_(False)
+    image = network.info.preprocess(as_pixels(load_photo(PHOTO[0], (227, 227)))[0])
+    target = torch.tensor([network.info.index(PHOTO[1])])
+    methods = cnn_methods(None, "features.12", "features.10") | photo_parchgrad(network)
+    maps = {  # the layer before the last one with a grid stands where layer3 does in the aviary's
+        row.replace("features.10", "layer3"): method(network, image, target)
+        for row, method in methods.items()
+    }
+    blind = controls(image, torch.ones_like(image[:, 0]))
+    maps |= {row: blind[row] for row in board.CONTROLS if row != "area"}
+    return found | {f"photo: {row}": m for row, m in maps.items()}
+
+
+def save_thumbnails(folder=board.FOLDER):
+    """``maps.npz``: `thumbnails` in whole numbers, array i belongs to line i of ``maps.txt``."""
+    found = thumbnails()
+    small = [enlarge(m.detach().float().cpu(), (SIDE, SIDE))[0] for m in found.values()]
+    levels = [(127 * m / m.abs().max().clamp_min(1e-30)).round().numpy() for m in small]
+    np.savez_compressed(folder / "maps.npz", *(one.astype(np.int8) for one in levels))
+    (folder / "maps.txt").write_text("".join(f"{name}\n" for name in found))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", nargs="*", default=[*CNNS, *VITS])
+    every = [*worlds("resnet"), *worlds("vit")]
+    parser.add_argument("--model", nargs="*", default=every, choices=every)
+    parser.add_argument("--rows", nargs="*", default=(), help="only these rows")
     parser.add_argument("--write", action="store_true", help="only write the table")
     args = parser.parse_args()
     warnings.filterwarnings(
         "ignore", "image .*integrated gradients sum to"
     )  # a random model's score hardly changes
-    if not args.write:
-        for name in args.model:
-            score_rows(name)
-    scores = collect()
-    other = scoreboard_other.scores(KEPT)
-    for field in ("values", "failures", "models"):
-        getattr(scores, field).update(getattr(other, field))
+    asked = [] if args.write else args.model
+    for name in asked:
+        score_rows(name, args.rows)
+    scores = extended(board.read_scoreboard(), collect())
+    scores = extended(scores, scoreboard_other.scores(KEPT, [] if args.rows else asked))
     save(
         scores,
         date=datetime.date.today().isoformat(),
@@ -237,6 +287,7 @@ def main():
         numpy=np.__version__,
         parts=" ".join(PARTS),
     )
+    save_thumbnails()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.planted import GROUPS, channel_groups, paint, planted_images, planted_network
+from benchmarks.worlds import load_world, worlds
 from ctrace.aviary import PARTS, Aviary, render, sample_scene
 from ctrace.carrot.head import linear_datamodeling_scores, training_scores
 from ctrace.carrot.pipeline import Carrot
@@ -17,10 +18,8 @@ from ctrace.look.hooks import capture
 from ctrace.look.partition import ClassTest, InstanceTest
 from ctrace.stats import spearman
 from ctrace.trust.scoreboard import Scoreboard
-from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone
 
-CNNS, VITS = [f"aviary-resnet-{i}" for i in range(3)], [f"aviary-vit-{i}" for i in range(3)]
 LAYER, CONV = (
     "layer3",
     "layer3.0.conv2",
@@ -75,7 +74,7 @@ def channel_scores(name, n=300, segments=60):
     """What taking away a tenth of the channels does to the class and to the bird's segment, by row
     and column.
     """
-    model = load_model(name, device="cpu")
+    model = load_world(name)
     train, labels = aviary_images(model, "train", 560)
     images, targets = aviary_images(model, "test", n)
     statistics = ChannelStatistics.collect(
@@ -168,10 +167,7 @@ def hits(order, labels, groups, copies):
 
 def data_scores(name, train=1400, test=300, refits=60):
     """Attributions to training images against fits without them, by row and column ``(test,)``."""
-    carrot, loader = (
-        Carrot(TimmViTPatchBackbone(load_model(name, device="cpu"))),
-        torch.utils.data.DataLoader,
-    )
+    carrot, loader = (Carrot(TimmViTPatchBackbone(load_world(name))), torch.utils.data.DataLoader)
     carrot.fit(loader(Aviary("train", train), batch_size=100), num_classes=14, progress=False)
     held = carrot.embeddings(loader(Aviary("test", test), batch_size=100), progress=False)
     head, y, g, target = carrot.head, carrot.train.labels, held.G, held.labels
@@ -205,23 +201,27 @@ def against_refits(scores, head, g, target, refits):
     return {row: spearman(score[:, some], effect, constant=0.0) for row, score in scores.items()}
 
 
-def scores(kept):
-    """All of these rows as a `Scoreboard`; each model's share is kept in a file."""
+def scores(kept, asked):
+    """All of these rows as a `Scoreboard`; each model's share is kept in a file, and is measured
+    for the models that are asked for.
+    """
     values, models = {}, {}
-    for names, function in ((CNNS, channel_scores), (VITS, data_scores)):
-        stored = []
-        for name in tqdm(names, desc=function.__name__, unit="model"):
+    for kind, function in (("resnet", channel_scores), ("vit", data_scores)):
+        stored = {}
+        for name in tqdm(worlds(kind), desc=function.__name__, unit="model"):
             path = kept / name / "other rows.npz"
-            if not path.exists():
+            if not path.exists() and name in asked:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 np.savez_compressed(
                     path, **{"\t".join(key): value for key, value in function(name).items()}
                 )
-            with np.load(path) as file:
-                stored.append({tuple(key.split("\t")): file[key] for key in file.files})
-        for key in stored[0]:
-            values[key], models[key] = np.stack([s[key] for s in stored]), tuple(names)
-    for key, value in planted_recovery().items():
-        values[key], models[key] = value, ("planted network",)
+            if path.exists():
+                with np.load(path) as file:
+                    stored[name] = {tuple(key.split("\t")): file[key] for key in file.files}
+        for key in next(iter(stored.values()), {}):
+            values[key], models[key] = np.stack([s[key] for s in stored.values()]), tuple(stored)
+    if asked:
+        for key, value in planted_recovery().items():
+            values[key], models[key] = value, ("planted network",)
     values = {key: value.round(4).astype(np.float32) for key, value in values.items()}
     return Scoreboard(values, dict.fromkeys(values, 0), models)

@@ -8,9 +8,10 @@ from math import comb
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from scipy.stats import rankdata
 
-from ctrace.arguments import Count, Numbers, Seed, checked, numbers
+from ctrace.arguments import Count, Numbers, Seed, checked, numbers, within
 from ctrace.check import as_tensor
 
 
@@ -52,7 +53,8 @@ def bootstrap(
         *columns: arrays with the same first ``axes`` axes, resampled together: a pair stays a pair.
         statistic: from the resampled columns to one number; by default the mean of the one column,
             for which all draws are one product.
-        axes: 1 draws the rows again, 2 both rows and columns, for example models and images.
+        axes: 1 draws the rows again, 2 both rows and columns, for example models and images. With
+            fewer than twenty rows such an interval is far too narrow: see `crossed_interval`.
 
     Raises:
         ValueError: NaN (count such images and score them first), or columns of different lengths.
@@ -99,6 +101,51 @@ def mean_intervals(values: Numbers, draws: Count = 2000, seed: Seed = 0) -> np.n
     n = values.shape[-1]
     means = values @ _counts((n,), draws, seed)[0].T / n  # (..., draws)
     return np.stack([values.mean(-1), *np.quantile(means, [0.025, 0.975], axis=-1)], -1)
+
+
+@checked
+def crossed_interval(values: numbers("m b"), level: within(above=0, below=1) = 0.95) -> Interval:
+    """The mean of scores ``(m, b)``, one per model and bird, and where it lies for other models and
+    other birds: both are taken as drawn from many.
+
+    A score is a mean, an effect of its model, one of its bird, and a rest. The variance of the
+    grand mean has a part from the models, whose mean square has m - 1 degrees of freedom and holds
+    the rest, and one from the birds. Each part brings the quantile of Student's t for its own
+    degrees of freedom, and the two quantiles are weighted by the parts (Cochran and Cox 1950). With
+    normal effects, three models or more and no difference, 0 lies outside in at most 5% of the
+    cases, whatever the models' share (two models: 6%); up to 4.3 standard errors to each side make
+    it wide for three models.
+
+    With one model the interval is about other birds and that model; with one bird, about other
+    models. Scores that are all equal have an interval without width, which says nothing of scores
+    unseen.
+
+    Args:
+        values: for the difference of two methods, their scores subtracted bird by bird.
+        level: share of intervals that should hold the true mean.
+
+    Raises:
+        ValueError: a single score.
+
+    >>> print(crossed_interval([[0.1, 0.3, 0.2, 0.4], [0.2, 0.2, 0.3, 0.5], [0.4, 0.5, 0.4, 0.6]]))
+    0.342 [0.005, 0.678]
+    """
+    values = np.asarray(values, float)
+    sizes = np.array(values.shape)
+    if values.size < 2:
+        raise ValueError("values: one score has no spread. Pass several birds or several models.")
+    mean = values.mean()
+    by_model, by_bird = values.mean(1) - mean, values.mean(0) - mean
+    rest = values - mean - by_model[:, None] - by_bird
+    # mean squares over the number of scores: what each of them adds to the variance of the mean
+    free = np.maximum(sizes - 1, 1)
+    of_model, of_bird = (by_model**2).sum() / sizes[0], (by_bird**2).sum() / sizes[1]
+    of_rest = (rest**2).mean() / free.prod() if min(sizes) > 1 else 0.0
+    parts = np.array([of_model / free[0], max(of_bird / free[1] - of_rest, 0.0)])
+    half = parts @ stdtrit(free, (1 + level) / 2) / max(parts.sum() ** 0.5, 1e-300)
+    # where models agree by chance: never narrower than the rest alone would be
+    half = max(half, of_rest**0.5 * stdtrit(free.prod(), (1 + level) / 2))
+    return Interval(float(mean), float(mean - half), float(mean + half))
 
 
 def _picks(size: tuple[int, ...], draws: int, seed: int) -> list[np.ndarray]:

@@ -738,6 +738,7 @@ def call_stats():
         axes=N(1),
     )
     call("mean_intervals", stats.mean_intervals, values=rows, draws=N(20), seed=N(0))
+    call("crossed_interval", stats.crossed_interval, values=rows, level=N(0.95))
     call("exact_shapley", stats.exact_shapley, values=T(np.arange(8.0)))
     call("equal_error_rate", stats.equal_error_rate, same=T([0.9, 0.8]), different=T([0.1, 0.2]))
 

@@ -13,6 +13,7 @@ from scipy import stats
 from ctrace.stats import (
     accuracy_by_fold,
     bootstrap,
+    crossed_interval,
     equal_error_rate,
     exact_shapley,
     mean_intervals,
@@ -42,6 +43,67 @@ def test_pairs_stay_pairs_and_models_are_drawn_again_too():
     both, images_only = bootstrap(scores, axes=2), bootstrap(scores.T)
     assert both.high - both.low > 1 and images_only.high - images_only.low == 0
     assert str(bootstrap(np.ones(3))) == "1.000 [1.000, 1.000]"
+
+
+def mean_squares(d):
+    """Textbook sums of squares of a two-way layout ``(m, b)``, written out."""
+    m, b = d.shape
+    grand = d.sum() / (m * b)
+    models = sum(b * (d[i].mean() - grand) ** 2 for i in range(m)) / (m - 1)
+    birds = sum(m * (d[:, j].mean() - grand) ** 2 for j in range(b)) / (b - 1)
+    rest = sum(
+        (d[i, j] - d[i].mean() - d[:, j].mean() + grand) ** 2 for i in range(m) for j in range(b)
+    ) / ((m - 1) * (b - 1))
+    return models, birds, rest
+
+
+def test_the_crossed_interval_is_the_rule_of_cochran_and_cox_on_textbook_mean_squares():
+    d = np.random.default_rng(0).normal(size=(4, 30))
+    d += np.array([0, 0.5, 1, 3])[:, None] + np.linspace(0, 2, 30)
+    models, birds, rest = (square / d.size for square in mean_squares(d))
+    parts = models, birds - rest
+    weighted = parts[0] * stats.t.ppf(0.95, 3) + parts[1] * stats.t.ppf(0.95, 29)
+    found = crossed_interval(d, level=0.9)
+    assert found.value == pytest.approx(d.mean())
+    assert found.high - found.value == pytest.approx(weighted / sum(parts) ** 0.5)
+    assert found.value - found.low == pytest.approx(found.high - found.value)
+
+
+def test_one_model_or_one_bird_leaves_students_interval():
+    d = np.random.default_rng(1).normal(size=25)
+    low, high = stats.t.interval(0.95, 24, d.mean(), stats.sem(d))
+    for values in (d[None], d[:, None]):
+        assert np.allclose(
+            [crossed_interval(values).low, crossed_interval(values).high], [low, high]
+        )
+    with pytest.raises(ValueError, match="one score has no spread"):
+        crossed_interval([[1.0]])
+
+
+def test_models_that_agree_by_chance_do_not_make_a_difference_certain():
+    d = np.array([[1.0, 0, 0, 1], [0, 1, 1, 0]])  # equal means of models, equal means of birds
+    found = crossed_interval(d)
+    assert found.low < 0 < found.value < found.high
+
+
+@pytest.mark.parametrize("models", [2, 3, 8])
+@pytest.mark.parametrize("spread", [0.0, 0.03, 0.3])
+def test_at_most_one_difference_in_twenty_is_called_real_where_there_is_none(models, spread):
+    """The percentile bootstrap, on the same numbers, calls far more real."""
+    rng, birds, turns = np.random.default_rng(models), 40, 1500
+    wrong = {"crossed": 0, "bootstrap": 0}
+    for turn in range(turns):
+        d = rng.normal(size=(models, birds)) * 0.1 + rng.normal(size=birds) * 0.05
+        d += spread * rng.normal(size=(models, 1))
+        found = {"crossed": crossed_interval(d)}
+        if turn < 200:
+            found["bootstrap"] = bootstrap(d, axes=2, draws=300)
+        for name, interval in found.items():
+            wrong[name] += not interval.low <= 0 <= interval.high
+    share, error = wrong["crossed"] / turns, (0.05 * 0.95 / turns) ** 0.5
+    assert share <= 0.05 + 3 * error
+    assert spread < 0.3 or share > 0.05 - 3 * error
+    assert spread < 0.3 or models > 3 or wrong["bootstrap"] / 200 > 0.1
 
 
 def test_nan_is_refused_and_never_dropped():

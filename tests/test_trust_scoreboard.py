@@ -8,22 +8,23 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks import scoreboard as benchmark
-from benchmarks.scoreboard import dependence_scores, mark_scores, save
+from benchmarks.scoreboard import extended, save
 from ctrace.aviary import Aviary
 from ctrace.carrot.attribution import centrality
 from ctrace.carrot.head import RidgeHead
 from ctrace.carrot.pipeline import Carrot
-from ctrace.stats import bootstrap
-from ctrace.trust.localize import controls
-from ctrace.trust.methods import CarrotClassifier, cnn_methods, enlarge, token_methods
-from ctrace.trust.scoreboard import (
-    FALLING,
-    Scoreboard,
+from ctrace.stats import crossed_interval
+from ctrace.trust.columns import (
+    CONTROLS,
     control_maps,
+    dependence_scores,
     held_out,
     map_scores,
-    read_scoreboard,
+    mark_scores,
 )
+from ctrace.trust.localize import controls
+from ctrace.trust.methods import CarrotClassifier, cnn_methods, enlarge, token_methods
+from ctrace.trust.scoreboard import FALLING, Scoreboard, read_scoreboard, score
 from ctrace.world.models import load_model
 from ctrace.world.tokens import PatchOutput, TimmViTPatchBackbone, patch_centers
 
@@ -142,13 +143,13 @@ def test_a_map_that_ignores_the_model_depends_on_none_and_sees_no_mark(model, bi
 def test_the_benchmark_keeps_every_column_of_a_row_and_collects_it(tmp_path, monkeypatch, birds):
     for name, value in {
         "KEPT": tmp_path,
-        "CNNS": ["aviary-resnet-0"],
+        "worlds": lambda kind: ["aviary-resnet-0"] * (kind == "resnet"),
         "birds_of": lambda model, folder, n: birds.first(2),
         "aviary_images": lambda model, split, n: None,
         "cnn_methods": lambda train: {"edges": edges},
     }.items():
         monkeypatch.setattr(benchmark, name, value)
-    monkeypatch.setattr(benchmark.board, "control_maps", lambda birds: {})
+    monkeypatch.setattr(benchmark, "control_maps", lambda birds: {})
     benchmark.score_rows("aviary-resnet-0")
     scores = benchmark.collect()
     stored = {c for r, c in read_scoreboard().values if r == "Grad-CAM"}
@@ -192,15 +193,15 @@ def test_differences_are_taken_bird_by_bird():
     assert unlike.low < 0 < unlike.high
 
 
-def test_intervals_are_those_of_the_bootstrap_over_models_and_birds():
+def test_intervals_are_about_other_models_and_other_birds():
     values = board().values["c", "pointing"] + np.array(
         [[0.0], [0.2], [0.4]]
     )  # models that differ more than birds do
-    scores = Scoreboard({("c", "pointing"): values}, {}, {})
-    ours, theirs = scores.interval("c", "pointing"), bootstrap(values, statistic=np.mean, axes=2)
-    width = theirs.high - theirs.low
-    assert ours.value == pytest.approx(theirs.value) and width > 0.2
-    assert abs(ours.low - theirs.low) < 0.05 * width and abs(ours.high - theirs.high) < 0.05 * width
+    key = "c", "pointing"
+    scores = Scoreboard({key: values}, {key: 0}, {key: ("m0", "m1", "m2")})
+    ours, alone = scores.interval("c", "pointing"), scores.of("m1", 40).interval("c", "pointing")
+    assert ours == crossed_interval(values) and ours.high - ours.low > 0.8
+    assert alone == crossed_interval(values[1:2]) and alone.high - alone.low < 0.25
 
 
 def test_the_best_row_comes_first_whichever_way_the_column_counts():
@@ -211,9 +212,60 @@ def test_the_best_row_comes_first_whichever_way_the_column_counts():
 
 def test_rows_of_different_models_have_no_difference():
     scores = board()
-    scores.models["c", "pointing"] = ("m0", "m1", "m3")
+    scores.models["c", "pointing"] = ("m3", "m4", "m5")
     with pytest.raises(ValueError, match="different models"):
         scores.difference("a", "c", "pointing")
+
+
+def test_a_difference_is_taken_on_the_models_that_both_rows_have():
+    scores = board()
+    scores.models["c", "pointing"] = ("m2", "m9", "m0")
+    a, c = scores.values["a", "pointing"][[0, 2]], scores.values["c", "pointing"][[2, 0]]
+    assert scores.difference("a", "c", "pointing") == crossed_interval(a.astype(float) - c)
+    assert scores.difference("a", "b", "pointing").value == pytest.approx(0.05, abs=1e-4)
+
+
+def test_to_be_better_a_row_wins_against_every_control():
+    base = np.random.default_rng(0).random((3, 60)).astype(np.float32)
+    rows = {"mine": 0.5, "weak": 0.1, "strong": 0.5, "best": 0.9}
+    values = {(row, "pointing"): base + shift for row, shift in rows.items()}
+    models = dict.fromkeys(values, ("m0", "m1", "m2"))
+    scores = Scoreboard(values, dict.fromkeys(values, 0), models)
+    assert scores.verdict("mine", "pointing", ["weak"]) == 1
+    assert scores.verdict("mine", "pointing", ["weak", "strong"]) == 0
+    assert scores.verdict("mine", "pointing", ["weak", "strong", "best"]) == -1
+    assert scores.verdict("mine", "deletion", ["weak"]) == 0  # no control was scored there
+
+
+def test_what_was_scored_anew_replaces_its_models_and_leaves_the_others():
+    old, one = board(), board(seed=1)
+    key = ("a", "pointing")
+    again = {key: one.values[key][:2]}
+    new = Scoreboard(again, {key: 1}, {key: ("m2", "m7")})
+    both = extended(old, new)
+    assert both.models[key] == ("m0", "m1", "m2", "m7")
+    assert np.array_equal(both.values[key], np.concatenate([old.values[key][:2], again[key]]))
+    assert both.failures[key] == 3 and both.models["b", "pointing"] == ("m0", "m1", "m2")
+    assert old.models[key] == ("m0", "m1", "m2")
+
+
+def test_a_method_of_ones_own_stands_beside_the_stored_rows_of_that_network(model, birds):
+    found = score(edges, model, "my edges", birds)
+    assert {"my edges", "Grad-CAM", *CONTROLS} <= set(found.rows)
+    for column in ("pointing", "parts: swap", "deletion"):
+        mine, theirs = found.values["my edges", column], found.values["edges", column]
+        assert np.abs(mine - theirs[:, : mine.shape[1]]).max() < 1e-3, column
+    assert found.interval("my edges", "kept at half").low > 0.999  # it ignores the model
+    assert found.ranking("pointing", ["my edges", "random"])[0] == "my edges"
+    with pytest.raises(ValueError, match="has a row 'Grad-CAM' already"):
+        score(edges, model, "Grad-CAM", birds)
+
+
+def test_stored_rows_are_not_shown_beside_another_network_of_the_same_name(model, birds):
+    other = load_model("aviary-resnet-1", device="cpu")
+    other.info = model.info
+    found = score(edges, other, birds=held_out(other, 4))
+    assert set(found.rows) == {"yours", *CONTROLS}
 
 
 def test_what_is_saved_is_read_back_and_the_table_is_made_of_it(tmp_path):

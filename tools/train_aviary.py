@@ -2,6 +2,8 @@
 
     python tools/train_aviary.py                          # all of them, one after the other
     python tools/train_aviary.py aviary-resnet-0          # one
+    python tools/train_aviary.py --further                # resnets and vits 3 to 7, for the
+        scoreboard: into _build/worlds, what is there already is not trained again
     python tools/train_aviary.py --threads 8 --device cuda --cache /tmp/scenes
 
 Half of the training scenes of the classifiers lose random parts, and their targets are spread over
@@ -41,9 +43,10 @@ from ctrace.aviary import (
 from ctrace.aviary.scene import Scene
 from ctrace.aviary.shapes import MARKS
 from ctrace.stats import equal_error_rate
-from ctrace.world.models import MODEL_DIR, MODEL_INPUT, build_bundled
+from ctrace.world.models import BUNDLED, MODEL_DIR, MODEL_INPUT, build_bundled
 
 OUTPUT = MODEL_DIR  # where weights and cards are written
+WORLDS = Path(__file__).resolve().parents[1] / "_build/worlds"  # and those that do not ship
 VIEWS = 12  # scenes of each training individual
 GRID = 12  # cells per side of the feature grid of every bundled model
 EVALUATED, EVALUATED_BIRDS = 700, 60  # scenes, and individuals of four views, per split
@@ -78,6 +81,12 @@ RECIPES = {
     "aviary-shuffled": Recipe("memorise", 21, images=280, steps=400),
     "aviary-embedding": Recipe("individuals", 22, start="aviary-resnet-0"),
 }
+FURTHER = {
+    f"aviary-{kind}-{s}": replace(RECIPES[f"aviary-{kind}-0"], seed=first + s)
+    for kind, first in (("resnet", 30), ("vit", 40))
+    for s in range(3, 8)
+}
+RECIPES |= FURTHER
 
 
 # ---- data ----
@@ -311,7 +320,7 @@ def fit(
 ) -> tuple[nn.Module, list[dict]]:
     """Trains one model; returns it in evaluation mode with the log."""
     torch.manual_seed(recipe.seed)
-    model = build_bundled(name)
+    model = build_bundled(name if name in BUNDLED else f"{name[:-1]}0")
     if recipe.start:
         start = load_file(str(MODEL_DIR / f"{recipe.start}.safetensors"))
         model.load_state_dict(
@@ -419,15 +428,16 @@ def make_pool(recipe: Recipe, cache: Path | None) -> dict[str, torch.Tensor]:
 
 def save_bundled(model: nn.Module, name: str, card: dict) -> None:
     """Writes weights (half precision) and model card next to each other in the package data."""
-    OUTPUT.mkdir(parents=True, exist_ok=True)
+    folder = WORLDS if name in FURTHER else OUTPUT
+    folder.mkdir(parents=True, exist_ok=True)
     state = {
         k: (v.half() if v.is_floating_point() else v).contiguous().cpu()
         for k, v in model.state_dict().items()
     }
-    path = OUTPUT / f"{name}.safetensors"
-    save_file(state, str(path))
+    path = folder / f"{name}.safetensors"
+    (folder / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n")
+    save_file(state, str(path))  # last: weights that are there are complete
     path.chmod(0o644)  # the writer leaves it readable to its owner only, and it is to be packaged
-    (OUTPUT / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n")
 
 
 def train(name: str, cache: Path | None, device: str) -> None:
@@ -462,7 +472,9 @@ def train(name: str, cache: Path | None, device: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(RECIPES)}")
+    shipped = [name for name in RECIPES if name not in FURTHER]
+    parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(shipped)}")
+    parser.add_argument("--further", action="store_true", help=f"{', '.join(FURTHER)}")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
@@ -475,7 +487,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.cache:
         options.cache.mkdir(parents=True, exist_ok=True)
-    for name in options.names or RECIPES:
+    left = [name for name in FURTHER if not (WORLDS / f"{name}.safetensors").exists()]
+    for name in options.names or (left if options.further else shipped):
         train(name, options.cache, options.device)
 
 

@@ -1,113 +1,40 @@
-"""The scores of one method on held-out birds, column by column, and the stored scores of all
-methods with what may be said of them.
+"""Stored scores of all methods, with what may be said of them, and a place beside them for a method
+of yours.
 
-A score belongs to one bird and one trained model, and is kept. Means and intervals draw birds *and*
-models again, differences are taken bird by bird: two methods differ when the interval of their
-difference excludes zero.
+A score belongs to one bird and one trained model, and is kept. Birds *and* models are taken as
+drawn from many (`ctrace.stats.crossed_interval`), differences are taken bird by bird: two methods
+differ really when the interval of their difference excludes zero.
 """
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ctrace.aviary import KINDS, PARTS, Aviary, importance_table, render
-from ctrace.stats import Interval, bootstrap
-from ctrace.trust import localize
-from ctrace.trust.falsify import falsify
-from ctrace.trust.hide import deletion, insertion
+from ctrace.stats import Interval, crossed_interval
+from ctrace.trust.columns import (
+    CONTROLS,
+    CURVES,
+    RANDOMISED,
+    TESTED,
+    Birds,
+    Method,
+    control_maps,
+    dependence_scores,
+    held_out,
+    map_scores,
+    mark_scores,
+)
 from ctrace.trust.localize import Scores
 
 FOLDER = Path(__file__).parents[1] / "data" / "scoreboard"
-STEPS = 10  # of the deletion and insertion curves
 
 # columns in which less is better; `kept` is likeness to the map of a model that was made random
 FALLING = ("deletion", "falsified", "kept at half", "kept at all", "cost")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Birds:
-    """Held-out birds and the truth about one model.
-
-    Attributes:
-        images: prepared ``(n, 3, height, width)``.
-        targets: their species ``(n,)``.
-        parts: visible share of each part in each pixel ``(n, p, height, width)``.
-        bird: of the whole bird ``(n, height, width)``.
-        truth: by kind, importance of each part to the model ``(n, p)``.
-    """
-
-    images: Tensor
-    targets: Tensor
-    parts: Tensor
-    bird: Tensor
-    truth: dict[str, np.ndarray]
-
-    def first(self, n: int) -> "Birds":
-        """The first n birds."""
-        rows = {f.name: getattr(self, f.name)[:n] for f in fields(self) if f.name != "truth"}
-        return Birds(**rows, truth={kind: table[:n] for kind, table in self.truth.items()})
-
-
-def held_out(model: nn.Module, n: int = 300) -> Birds:
-    """The first ``n`` birds of the test split, with the parts' importance to this model measured by
-    rendering them anew.
-    """
-    data = Aviary("test", n)
-    scenes, targets = [data.scene(i) for i in range(n)], [data.label(i) for i in range(n)]
-    drawn = [render(scene) for scene in scenes]
-    return Birds(
-        images=model.info.preprocess(torch.stack([d.image for d in drawn])),
-        targets=torch.tensor(targets),
-        parts=torch.stack([torch.stack([d.masks[part] for part in PARTS]) for d in drawn]),
-        bird=torch.stack([d.bird for d in drawn]),
-        truth={kind: importance_table(model, scenes, targets, kind) for kind in KINDS},
-    )
-
-
-def control_maps(birds: Birds) -> dict[str, Tensor]:
-    """Maps that ignore the model, and two made from the truth about it ``(n, height, width)``."""
-    known = (birds.parts, birds.truth["removal"])
-    truth, lie = localize.planted_truth(*known), localize.planted_lie(*known)
-    blind = localize.controls(birds.images, birds.parts)
-    return {"planted truth": truth, "planted lie": lie} | blind
-
-
-def map_scores(
-    model: nn.Module, birds: Birds, maps: Tensor, curves: int = 48, tested: int = 24
-) -> dict[str, Scores]:
-    """Every column that needs nothing but maps ``(n, height, width)`` of one method.
-
-    Args:
-        curves, tested: how many of the birds get deletion and insertion curves, and the
-            falsification test.
-    """
-    on_part = birds.parts.sum(1).clamp(max=1)
-    scored = {
-        "pointing": localize.pointing_game(maps, on_part),
-        "mass inside": localize.positive_mass_inside(maps, on_part),
-    }
-    for kind, table in birds.truth.items():
-        name = f"parts: {'Shapley' if kind == 'shapley' else kind}"
-        scored[name] = localize.part_correlation(maps, birds.parts, table)
-    if curves:
-        few = birds.first(curves)
-        asked = (model, few.images, maps[:curves], few.targets, "blur", STEPS)
-        for name, curve in (("deletion", deletion), ("insertion", insertion)):
-            auc = curve(*asked).auc.double()
-            scored[name] = Scores(auc, torch.zeros_like(auc, dtype=torch.bool))
-    if tested:
-        few = birds.first(tested)
-        found = falsify(maps[:tested], few.images, model, few.targets, inside=few.bird)
-        verdicts = np.array([result.verdict for result in found])
-        unclear = torch.from_numpy(verdicts == "inconclusive")
-        for name in ("survived", "falsified"):
-            scored[name] = Scores(torch.from_numpy(verdicts == name).double(), unclear)
-    return scored
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,37 +57,140 @@ class Scoreboard:
         return list(dict.fromkeys(row for row, _ in self.values))
 
     def interval(self, row: str, column: str) -> Interval:
-        """Mean and 95% interval, birds and models drawn again."""
-        return bootstrap(self.values[row, column], axes=2)
+        """Mean and 95% interval, for other birds and other models."""
+        return crossed_interval(self.values[row, column])
 
-    def difference(self, first: str, second: str, column: str) -> Interval:
+    def shared(self, column: str, rows: Iterable[str]) -> list[np.ndarray]:
+        """The scores of several rows on the models and birds that all of them have.
+
+        Raises:
+            ValueError: rows without a model in common.
+        """
+        rows = list(rows)
+        first, *others = (self.models[row, column] for row in rows)
+        common = [name for name in first if all(name in names for names in others)]
+        if not common:
+            pair = f"{' and '.join(rows)} were scored on different models in {column!r}"
+            hint = "Compare each with the controls on its own models."
+            raise ValueError(f"{pair}: no difference bird by bird exists. {hint}")
+        n = min(self.values[row, column].shape[1] for row in rows)
+        places = [[self.models[row, column].index(name) for name in common] for row in rows]
+        return [self.values[row, column][at, :n] for row, at in zip(rows, places)]
+
+    def difference(self, first: str, second: str, column: str, level: float = 0.95) -> Interval:
         """First row minus second, bird by bird on the same models; real when the interval excludes
         0.
 
         Raises:
-            ValueError: rows that were not scored on the same birds and models.
+            ValueError: rows without a model in common.
         """
-        a, b = self.values[first, column], self.values[second, column]
-        if self.models[first, column] != self.models[second, column]:
-            pair = f"{first} and {second} were scored on different models in {column!r}"
-            hint = "Compare each with the controls on its own models."
-            raise ValueError(f"{pair}: no difference bird by bird exists. {hint}")
-        n = min(a.shape[1], b.shape[1])
-        return bootstrap(a[:, :n] - b[:, :n], axes=2)
+        a, b = self.shared(column, (first, second))
+        return crossed_interval(a.astype(float) - b, level)
 
-    def verdict(self, row: str, column: str, controls: Sequence[str]) -> int:
-        """1 where a row is really better than the best of the controls, -1 where it is really
-        worse, 0 where it cannot be told.
-
-        "Really": the interval of the difference, bird by bird, excludes 0.
+    def better(self, first: str, second: str, column: str, level: float = 0.95) -> int:
+        """1 where the first row is really better than the second, -1 where it is really worse, 0
+        where it cannot be told.
         """
-        difference = self.difference(row, self.ranking(column, controls)[0], column)
+        difference = self.difference(first, second, column, level)
         return _sign(column) * ((difference.low > 0) - (difference.high < 0))
 
+    def verdict(self, row: str, column: str, controls: Sequence[str] = CONTROLS) -> int:
+        """1 where a row is really better than each of the controls, -1 where it is really worse
+        than the best of them, 0 where it cannot be told.
+
+        Where nothing differs, each of the two answers comes up in at most one case of twenty: to be
+        better a row has to win every comparison, and the interval that can make it worse is the
+        wider the more controls there are.
+        """
+        controls = self.ranking(column, [c for c in controls if c != row])
+        if not controls:
+            return 0
+        if all(self.better(row, control, column) == 1 for control in controls):
+            return 1
+        return min(0, self.better(row, controls[0], column, 1 - 0.05 / len(controls)))
+
     def ranking(self, column: str, rows: Sequence[str] | None = None) -> list[str]:
-        """Rows from the best to the worst mean."""
-        rows = [r for r in rows or self.rows if (r, column) in self.values]
-        return sorted(rows, key=lambda row: -_sign(column) * self.values[row, column].mean())
+        """Rows from the best to the worst mean, on the models that all of them have (on its own
+        models each, where there are none).
+        """
+        rows = [r for r in (self.rows if rows is None else rows) if (r, column) in self.values]
+        try:
+            values = self.shared(column, rows) if rows else []
+        except ValueError:
+            values = [self.values[row, column] for row in rows]
+        means = {row: -_sign(column) * v.mean() for row, v in zip(rows, values)}
+        return sorted(rows, key=means.get)
+
+    def of(self, model: str, birds: int) -> "Scoreboard":
+        """The rows that were scored on one model: that model alone, and its first birds."""
+        mine = {key: names.index(model) for key, names in self.models.items() if model in names}
+        values = {key: self.values[key][i : i + 1, :birds] for key, i in mine.items()}
+        failures = {key: self.failures[key] for key in mine}
+        return Scoreboard(values, failures, dict.fromkeys(mine, (model,)))
+
+
+def score(
+    method: Method,
+    model: nn.Module,
+    name: str = "yours",
+    birds: int | Birds = 60,
+    cheating: nn.Module | None = None,
+    stored: Scoreboard | None = None,
+) -> Scoreboard:
+    """A method through the columns that cost little, beside the stored rows on the same birds:
+    about a minute for a gradient.
+
+    Every interval is about other birds and this one model. What a method does on average over
+    networks needs several: see ``python -m benchmarks.scoreboard``.
+
+    Args:
+        method: from a model, images and classes to maps ``(b, height, width)``.
+        model: an aviary classifier; the board's own rows stand beside yours where it is one of the
+            board's, found by its truth and not by its name, else the controls alone.
+        name: of your row.
+        birds: how many, or what `held_out` made of them for this model.
+        cheating: the model that goes by the mark, ``load_model("aviary-cheating")``, for the column
+            *mark*.
+        stored: the board; by default the one of the page.
+
+    Raises:
+        ValueError: a name that is taken; what the columns say of maps they cannot score.
+    """
+    stored = read_scoreboard() if stored is None else stored
+    if name in stored.rows:
+        raise ValueError(f"name: the board has a row {name!r} already. Choose another.")
+    few = birds if isinstance(birds, Birds) else held_out(model, birds)
+    n, label = len(few.images), model.info.name
+    maps = torch.cat(
+        [method(model, *some) for some in zip(few.images.split(32), few.targets.split(32))]
+    )
+    mine = map_scores(model, few, maps.detach().cpu(), min(n, CURVES // 4), min(n, TESTED // 4))
+    mine |= dependence_scores(model, method, few, min(n, RANDOMISED))
+    mine |= mark_scores(method, cheating, model) if cheating is not None else {}
+    drawn, found = control_maps(few), stored.of(label, n)
+    if not _same_truth(found, map_scores(model, few, drawn["planted truth"], 0, 0)):
+        found = Scoreboard({}, {}, {})
+    rows = {name: mine}
+    if not found.values:
+        rows |= {c: map_scores(model, few, drawn[c], CURVES // 4, TESTED // 4) for c in CONTROLS}
+    for row, scored in rows.items():
+        for column, scores in scored.items():
+            found.values[row, column] = scores.values.numpy()[None].astype(np.float32)
+            found.failures[row, column] = int(scores.failed.sum())
+            found.models[row, column] = (label,)
+    return found
+
+
+def _same_truth(stored: Scoreboard, scored: dict[str, Scores]) -> bool:
+    """Whether stored scores are about the network at hand: its truth has the scores that are stored
+    for the truth.
+    """
+    gaps = [
+        np.abs(stored.values["planted truth", c][0] - s.values.numpy()).max()
+        for c, s in scored.items()
+        if c.startswith("parts") and ("planted truth", c) in stored.values
+    ]
+    return bool(gaps) and max(gaps) <= 1e-3
 
 
 def read_scoreboard(folder: Path = FOLDER) -> Scoreboard:
