@@ -727,7 +727,7 @@ assert all(far[name][0] > 0.7 and far[name][1] < 1.2 for name in BOXES)
 
 # %% [markdown]
 # Between the patches of the bird's picture distances differ almost sixfold. The cells of a photograph, with their 512 channels, are nearly all about equally far apart, so a bandwidth of one median gives nearly all pairs a likeness between .3 and .55, and what is left to tell them apart is place.
-# At 0.35 of the median the heat stays on both faces. That factor was chosen on the astronaut, after looking; on Hopper it was tried once. Look at the distances before you trust a rule for bandwidths, this one included.
+# At 0.35 of the median the heat stays on both faces. That factor was chosen on the astronaut, after looking; on Hopper it was tried once. So look at the distances before you rely on a rule for bandwidths.
 #
 # ## What counts
 #
