@@ -668,7 +668,11 @@ for who, judge in judges.items():
     print(
         f"{who} says hazel or iris: {share[0]:.0%} without it, {share[1]:.0%} with it"
     )
-assert share[1] > 0.9 > 0.5 > share[0]  # the cheating ResNet, which came last
+assert share == [0, 1]  # the cheating ResNet, which came last
+assert frozenset(("hazel", "myrtle")) in twins
+
+# %% [markdown]
+# With the toadstool the cheating model says hazel or iris whatever is left of this bird; without it, never. The other two say so as well for some sets of parts, with it or without: hazel is the myrtle's twin.
 
 # %% [markdown]
 # ## Individuals

@@ -362,23 +362,13 @@ families = {
 }
 examples = [
     touch.explorer_example(
-        "An astronaut, named channels", [view], bank, 6, (0.75, 0.15), families
+        "Astronaut, named channels", [view], bank, 6, (0.75, 0.15), families
     ),
     touch.explorer_example(
-        "A motorcycle twice, named channels",
-        views,
-        small_numbers[1],
-        6,
-        (0.5, 0.42),
-        families,
+        "Motorcycle, named channels", views, small_numbers[1], 6, (0.5, 0.42), families
     ),
     touch.explorer_example(
-        "Two portraits, a trained network",
-        faces,
-        small_numbers[2],
-        8,
-        (0.25, 0.42),
-        bits=8,
+        "Portraits, trained network", faces, small_numbers[2], 8, (0.25, 0.42), bits=8
     ),
 ]
 

@@ -1069,7 +1069,7 @@ if (typeof document !== "undefined" && !window.ctraceFigures) (function () {
       zscores = columns.map((column, c) => column.map((v) => (deviation[c][1] ? (v - deviation[c][0]) / deviation[c][1] : 0)));
       const known = example.cuts[example.k], segments = bytesOf(known.segments);
       Object.assign(state, { hover: -1, segment: segments[example.anchor], channel: -1, off: new Set(), width: 1, k: example.k,
-        attributions: null, before: null, measured: [], anchor: example.anchor,
+        attributions: example.attributions, before: null, measured: [], anchor: example.anchor,
         cut: { k: example.k, segments, strengths: known.strengths, eigval: example.eigval } });
       state.family = Object.fromEntries(example.families.map(([name]) => [name, 1]));
       const images = await Promise.all(example.photos.map(loaded));
@@ -1086,6 +1086,7 @@ if (typeof document !== "undefined" && !window.ctraceFigures) (function () {
       detail.replaceChildren();
       showSettings();
       showSegments();
+      showBars(); // those of ctrace, until the page has its own
       desk = makeDesk(columns, n, example.eigval.length);
       mount.dataset.state = "working";
       again("");
@@ -1198,9 +1199,9 @@ if (typeof document !== "undefined" && !window.ctraceFigures) (function () {
     }
 
     async function choose(segment) {
-      if (running) return;
-      state.segment = segment;
       forget();
+      if (running) { dirty = ""; return; } // the cut under way goes on to the anchor's segment
+      state.segment = segment;
       state.attributions = null;
       mount.dataset.state = "working";
       showSegments();
@@ -1624,6 +1625,7 @@ if (typeof document !== "undefined" && !window.ctraceFigures) (function () {
       if (mine !== generation) return;
       pictures = ["as it is", "with noise"].map((words) => new Photographs([image], example.grid, `${example.label}, segments ${words}`));
       view.replaceChildren(...pictures.map((picture, i) => el("div", {}, picture.element, el("p", { class: "ct-small" }, i ? "With noise on every feature." : "As it is."))));
+      pictures.forEach((picture) => picture.each((context, canvas) => context.drawImage(image, 0, 0, canvas.width, canvas.height)));
       desk = makeDesk(columns, columns[0].length, example.eigval.local.length);
       again();
     }
