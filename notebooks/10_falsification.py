@@ -478,7 +478,7 @@ carrot = CarrotClassifier(
 carrot_maps = {
     "CARROT region removal": token_methods()["CARROT region removal"](
         carrot, images.cpu(), classes
-    )
+    ).cpu()
 }
 
 # %%
