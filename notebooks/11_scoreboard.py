@@ -345,6 +345,7 @@ def tint(row, column, board):
     )
 
 
+# %% tags=["hide-input"]
 def cell(row, column, board=board):
     found, shape = board.interval(row, column), board.values[row, column].shape
     kind = tint(row, column, board)
