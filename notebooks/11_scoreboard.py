@@ -237,8 +237,8 @@ def with_share(share, networks, turns, rule, seed=0):
 
 
 by_share = {
-    "crossed": [with_share(s, 3, 1200, crossed_interval) for s in SHARES],
-    "percentiles": [with_share(s, 3, 300, percentile) for s in SHARES],
+    "crossed": [with_share(s, 3, 800, crossed_interval) for s in SHARES],
+    "percentiles": [with_share(s, 3, 150, percentile) for s in SHARES],
 }
 at_measured = np.median(
     [
@@ -283,7 +283,7 @@ show_figure(
 # %%
 assert all(share < 0.05 + 3 * error[1] for share in crossed.values())
 assert crossed[8] > 0.05 - 3 * error[1]
-assert max(by_share["crossed"]) < 0.05 + 3 * (0.05 * 0.95 / 1200) ** 0.5
+assert max(by_share["crossed"]) < 0.05 + 3 * (0.05 * 0.95 / 800) ** 0.5
 assert max(by_share["percentiles"]) > 0.2 and resampled[3] > 0.06 > crossed[3]
 
 # %% [markdown]
