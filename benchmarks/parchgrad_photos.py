@@ -1,7 +1,7 @@
 """ParchGrad on an ImageNet model, measured on a folder of photographs that stay where they are.
 
     python -m benchmarks.parchgrad_photos FOLDER
-    python -m benchmarks.parchgrad_photos FOLDER --out /tmp/check --most 2  # a check, some minutes
+    python -m benchmarks.parchgrad_photos FOLDER --out check --most 2  # a check, some minutes
 
 A photograph's class is the number that its file name starts with, as in 281_tabby.jpg. Classes are
 too many for a test each, so they are tested in groups. Writes, into ctrace/data/statistics,
