@@ -651,7 +651,8 @@ touch.show_touchable(
     payload=payload,
     label="A bird to take apart: remove or swap its parts",
     name="aviary-apart",
-    alt="A drawn iris; bars of a model's fourteen logits, the one of iris longest; bars of the Shapley values of its five parts.",
+    alt="A drawn iris; bars of a model's fourteen logits, the one of iris longest; "
+    "bars of the Shapley values of its five parts.",
     caption="A bird, what a model says to it, and how much each part adds to that.",
 )
 

@@ -411,8 +411,11 @@ touch.show_touchable(
     payload={"examples": examples},
     label="Channel explorer: choose a segment, then a channel",
     name="channel-explorer",
-    alt="An astronaut with the segment of her orange suit outlined; bars of its 19 channels, a* and b* far ahead; the map of a* over the photograph, red on the suit.",
-    caption="The channel explorer. A segment, all its channels with their sign, and what one of them looks like.",
+    alt="An astronaut with the segment of her orange suit outlined; bars of its 19 "
+    "channels, a* and b* far ahead; the map of a* over the photograph, red on the "
+    "suit.",
+    caption="The channel explorer. A segment, all its channels with their sign, and "
+    "what one of them looks like.",
 )
 
 # %% [markdown]
@@ -506,7 +509,7 @@ assert "face" not in words
 
 
 def cut_jointly(names, size, k, layer):
-    """Photographs of one size, the cells of a layer, and the trace of their joint cut."""
+    """Photographs of one size, a layer's cells, and the trace of their joint cut."""
     photos = [load_photo(name, size) for name in names]
     grid = ctrace.conv_features(photos, net, layer)
     return names, photos, grid, trace_channels(grid, k)
@@ -806,7 +809,7 @@ assert area[first].min() > 0.95 and area.median() > 0.8 and contrast_alone > 0.6
 
 # %%
 def mosaics(seed, faces):
-    """A face among fifteen others for each of `faces`: images, and where the face is."""
+    """A face among fifteen others for each of `faces`: images, and its place."""
     generator = torch.Generator().manual_seed(seed)
     at = torch.randint(16, (len(faces),), generator=generator)
     rows = [100 + torch.randperm(100, generator=generator)[:16] for _ in faces]

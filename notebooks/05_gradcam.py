@@ -94,7 +94,7 @@ print(cat.target, cat.target_layer, tuple(cat.raw.shape), f"logit {cat.score[0]:
 
 # %% tags=["hide-input"]
 def over(photo, raw):
-    """A signed map, stretched over its photograph, in shares of its largest magnitude."""
+    """A signed map over its photograph, in shares of its largest magnitude."""
     raw = raw[None, None].cpu()
     heat = nn.functional.interpolate(raw, photo.shape[1:], mode="bilinear")[0, 0]
     return viz.Panel(photo, heat / heat.abs().max().clamp_min(1e-30))
@@ -227,7 +227,7 @@ assert words[answer["flower"]] == "brain coral"
 
 # %%
 def all_rules(images, targets, layers=(FIRE5, FIRE8, FIRE9)):
-    """(layer, rule) -> signed maps (b, h, w), and the votes per place that a logit averages."""
+    """(layer, rule) -> signed maps (b, h, w), and votes that a logit averages."""
     images, rows = images.to(device), torch.arange(len(images))
     with capture(squeezenet, [*layers, "classifier.1"]) as seen:
         seen.backward(squeezenet(images)[rows, targets].sum())
@@ -442,7 +442,7 @@ points, mass, own_share = {}, {}, []
 
 
 def note(key, maps, on_left, at):
-    """Adds the scores of a batch (b, h, w) to matrices: asked about a row, beside a column."""
+    """Adds scores (b, h, w) to matrices: asked about a row, beside a column."""
     inside = torch.zeros_like(maps)
     own = (
         slice(None, maps.shape[2] // 2) if on_left else slice(maps.shape[2] // 2, None)
@@ -480,7 +480,7 @@ assert min(own_share) > 0.5 and round(np.mean(own_share), 2) == 0.87
 
 # %%
 def by_photograph(scores, draws=4000):
-    """Mean over pairs of different photographs; 95% when the photographs are drawn again."""
+    """Mean over pairs of different photographs; 95%, photographs drawn again."""
     different = ~np.eye(n, dtype=bool)
     counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), draws)
     weight = counts[:, :, None] * counts[:, None] * different  # (draws, n, n)
@@ -1064,7 +1064,7 @@ assert error < 1e-5
 
 # %%
 def drawn(scenes):
-    """Images, and per part a mask (b, parts, height, width), and the mask of the bird."""
+    """Images, a mask per part (b, parts, height, width), and the bird's mask."""
     pictures = [render(scene) for scene in scenes]
     masks = torch.stack(
         [torch.stack([p.masks[part] for part in PARTS]) for p in pictures]
@@ -1195,7 +1195,10 @@ def twin_birds(split, count, offset=5000):
 
 # %%
 def hits_and_mass(maps, mask):
-    """Per image: share of the maxima inside the mask, share of the positive values inside; no evidence counts as a miss. (2, b)"""
+    """Per image (2, b): share of the maxima and of the positive values inside the mask.
+
+    No evidence counts as a miss.
+    """
     maps, mask = torch.as_tensor(maps).clamp_min(0).flatten(1), mask.flatten(1)
     top = (maps == maps.amax(1, keepdim=True)) & (maps > 0)
     hit = (top & mask).sum(1) / top.sum(1).clamp_min(1)
@@ -1600,7 +1603,7 @@ assert check_twice("doubled", "same", "same")
 
 # %%
 def check_hirescam(own):
-    """Compares an implementation with GradCAM(method="hirescam") on a layer where the two rules differ."""
+    """Compares with GradCAM(method="hirescam") on a layer where the rules differ."""
     x = resnet.info.preprocess(images[3:4]).to(device)
     got, want = (
         own(resnet, "layer2", x, 3),
@@ -1661,7 +1664,7 @@ assert check_hirescam(my_hirescam)
 
 # %%
 def check_silence(model):
-    """Asks Grad-CAM and HiResCAM about the last convolution of a network for 12 x 12 images."""
+    """Asks both rules about the last convolution of a network for 12 x 12 images."""
     noise = torch.rand(4, 3, 12, 12)
     plain, fine = (
         GradCAM(model, method=method).explain(noise, target=0)

@@ -1042,7 +1042,7 @@ assert result.raw.shape == (2, 7, 7) and set(result.status) <= {"ok", "no_eviden
 
 # %%
 class WrappedSession(nn.Module):
-    """Looks like a module, computes in numpy, as a wrapper around an ONNX session does."""
+    """Looks like a module, computes in numpy, as a wrapper of an ONNX session does."""
 
     def __init__(self):
         super().__init__()

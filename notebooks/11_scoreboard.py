@@ -157,7 +157,7 @@ assert np.allclose([d.mean() - half, d.mean() + half], [together.low, together.h
 
 # %%
 def spreads(d):
-    """Standard deviations of networks, birds and rest, and the birds and rests themselves."""
+    """Standard deviations of networks, birds and rest; the birds and rests too."""
     m, b = d.shape
     rest = d - d.mean(1, keepdims=True) - d.mean(0) + d.mean()
     noise = (rest**2).sum() / ((m - 1) * (b - 1))
@@ -167,7 +167,7 @@ def spreads(d):
 
 
 def without_difference(measured, networks, rng):
-    """New scores ``(networks, birds)`` with these spreads and the mean 0; the birds' effects and
+    """New scores ``(networks, birds)`` of these spreads, mean 0; birds' effects and
     the rests are drawn from the measured ones, so that they keep their shape.
     """
     network, bird, noise, birds, rests = measured
@@ -273,10 +273,18 @@ def calibration():
     return figure
 
 
+# %% tags=["hide-input"]
 show_figure(
     calibration(),
-    alt="Left: share of differences called real although there is none, by number of networks. The crossed interval stays near or below five percent; the bootstrap is clearly above it for three networks. Right: for three networks the bootstrap climbs steeply as networks hold more of the variance, the crossed interval does not.",
-    caption="Differences called real where there are none. Dashed: the promised 5%. Left: with the spreads measured on this board, lines are 95% intervals of the simulation. Right: three networks, by how much of the variance they hold.",
+    alt="Left: share of differences called real although there is none, by number of "
+    "networks. The crossed interval stays near or below five percent; the "
+    "bootstrap is clearly above it for three networks. Right: for three networks "
+    "the bootstrap climbs steeply as networks hold more of the variance, the "
+    "crossed interval does not.",
+    caption="Differences called real where there are none. Dashed: the promised 5%. "
+    "Left: with the spreads measured on this board, lines are 95% intervals "
+    "of the simulation. Right: three networks, by how much of the variance "
+    "they hold.",
     name="board-calibration",
 )
 
@@ -325,7 +333,8 @@ assert sorted(EVERY) == sorted(mapped) and set(METHODS) <= set(EVERY)
 # %% tags=["hide-input"]
 SAID = {
     "best": "really better than every control",
-    "better": "really better than every control but area, which is told where the parts are",
+    "better": "really better than every control but area, "
+    "which is told where the parts are",
     "worse": "really worse than the best control",
     "": "cannot be told from the controls",
 }
@@ -388,12 +397,18 @@ pictures = {
 # %% tags=["hide-input"]
 networks = sorted({len(board.models[r, "parts: swap"]) for r in METHODS})
 LEGEND = (
-    f"Means over held-out birds and {' or '.join(map(str, networks))} residual networks (CARROT: "
-    f"{len(board.models['CARROT region split', 'pointing'])} transformers with a ridge head). "
-    "▲, dark blue: really better than every control. △, pale blue: than every control but "
-    "area, which is told where the parts are. ▼, orange: really worse than the best control. "
-    "No mark: cannot be told, or no control has a score. Arrows in the heads: which way is good. "
-    "Small maps: red for, blue against, on the first held-out bird and, by SqueezeNet asked for "
+    f"Means over held-out birds and {' or '.join(map(str, networks))} residual "
+    "networks (CARROT: "
+    f"{len(board.models['CARROT region split', 'pointing'])} transformers with a "
+    "ridge head). "
+    "▲, dark blue: really better than every control. △, pale blue: than every control "
+    "but "
+    "area, which is told where the parts are. ▼, orange: really worse than the best "
+    "control. "
+    "No mark: cannot be told, or no control has a score. Arrows in the heads: which "
+    "way is good. "
+    "Small maps: red for, blue against, on the first held-out bird and, by SqueezeNet "
+    "asked for "
     "Egyptian cat, on a photograph."
 )
 found = cells(EVERY)
@@ -421,7 +436,8 @@ for column in ("survived", "pointing"):
 # %%
 for column in JUDGED:
     print(
-        f"{column:15s} truth - area: {board.difference('planted truth', 'area', column)}"
+        f"{column:15s} truth - area: "
+        f"{board.difference('planted truth', 'area', column)}"
     )
 
 # %% [markdown]
@@ -484,8 +500,12 @@ def agreements():
 
 show_figure(
     agreements(),
-    alt="Matrix of rank correlations between eight columns of the board. The three columns about parts agree closely with each other; so do, less closely, pointing, mass inside, deletion and survived; insertion stands against deletion and survived.",
-    caption=f"Do the columns order the {len(METHODS)} methods alike? Rank correlation between columns, oriented so that good is good in both.",
+    alt="Matrix of rank correlations between eight columns of the board. The three "
+    "columns about parts agree closely with each other; so do, less closely, "
+    "pointing, mass inside, deletion and survived; insertion stands against "
+    "deletion and survived.",
+    caption=f"Do the columns order the {len(METHODS)} methods alike? Rank correlation "
+    "between columns, oriented so that good is good in both.",
     name="board-agreement",
 )
 
@@ -582,6 +602,7 @@ def others(kind, columns, chance):
     return [r.split(": ")[1] for r in rows], shown
 
 
+# %%
 CHANNEL = {
     "logit ablation": Column("class", "drop of the logit"),
     "segment ablation": Column("segment", "share of it that is lost"),
@@ -592,7 +613,8 @@ show_matrix(
     {"Channel rankings": rows},
     CHANNEL,
     shown,
-    "A tenth of the channels of layer3 taken away. ▲: really better than random channels.",
+    "A tenth of the channels of layer3 taken away. ▲: really better than random "
+    "channels.",
 )
 
 # %%
@@ -628,7 +650,8 @@ show_matrix(
     {"Training images": rows},
     DATA,
     shown,
-    "Rank correlation with what fitting again does; the last column asks something else. ▲: really better than random scores.",
+    "Rank correlation with what fitting again does; the last column asks something "
+    "else. ▲: really better than random scores.",
 )
 
 # %%
@@ -637,7 +660,8 @@ best, dual, weight = (
 )
 for column in list(DATA)[:3]:
     print(
-        f"{column}: leave-one-out minus weight view {board.difference(best, weight, column)}"
+        f"{column}: leave-one-out minus weight view "
+        f"{board.difference(best, weight, column)}"
     )
 same = "own class among the top 5"
 print(
@@ -660,7 +684,7 @@ assert board.interval(weight, same).value > board.interval(best, same).value
 
 # %%
 def answer(column, rows, chance=None):
-    """Best row, its score, the rows not told apart from it, and whether it beats the controls."""
+    """Best row, its score, rows not told apart, and whether it beats the controls."""
     best, level = leaders(column, rows)
     if column == "mark":
         beats = board.interval(best, column).low > 0
@@ -796,7 +820,8 @@ split, removal = "CARROT region split", "CARROT region removal"
 for column in ("parts: removal", "pointing", "mass inside"):
     for row in (split, removal):
         print(
-            f"{column}: {row} minus edges {board.difference(row, 'edges' + SUFFIX, column)}"
+            f"{column}: {row} minus edges "
+            f"{board.difference(row, 'edges' + SUFFIX, column)}"
         )
         assert tint(row, column, board) not in ("best", "better")
         assert board.better(row, "edges" + SUFFIX, column) == -1
@@ -893,7 +918,8 @@ show_matrix(
     {"Yours": list(OWN), "From the board": RIVALS, "Controls": list(CONTROLS)},
     {c: COLUMNS[c] for c in JUDGED + ["kept at half", "kept at all"]},
     cells(few, beside),
-    "One network (aviary-resnet-0), its first 24 birds: intervals are about other birds and this network alone.",
+    "One network (aviary-resnet-0), its first 24 birds: intervals are about other "
+    "birds and this network alone.",
 )
 
 # %%

@@ -48,7 +48,7 @@ class Graph:
         x: features ``(n, c)``; sixteen bits are computed in float32.
         sigma: bandwidth or rule, see `bandwidth`; for ``"cosine"`` a number (0.5 when ``None``);
             ``None`` is ``"local"`` for rbf.
-        affinity: ``"rbf"``, ``"cosine"``, or a differentiable ``(r, c), (n, c) -> (r, n)``.
+        affinity: ``"rbf"``, ``"cosine"`` or a smooth, symmetric ``(r, c), (n, c) -> (r, n)``.
         memory_limit: bytes that ``W`` may take; beyond it the graph is matrix-free.
         seed: for the rows that a bandwidth rule looks at.
         mass: points that each row stands for ``(n,)``, or 1; weights become ``m_i w_ij m_j``.

@@ -5,23 +5,22 @@ It is whole without its script and asks no other file for anything, so that it w
 Jupyter and from a folder.
 """
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+
+from ctrace.viz.paint import jpeg_address
 
 _FOLDER = Path(__file__).parents[1] / "data" / "figures"
 _SIGNS = {"best": "\u25b2", "better": "\u25b3", "worse": "\u25bc", "": ""}
 
 
 class Cell(NamedTuple):
-    """A number, where it may lie, how it is tinted (a key of `TINTS`, or "") and what else is said
-    of it on hover.
+    """A number, where it may lie, how it is tinted ("best", "better", "worse" or "") and what else
+    is said of it on hover.
     """
 
     value: float
@@ -116,11 +115,8 @@ def _td(cell: Cell | None, where: str) -> str:
 def _thumbnail(alt: str, image) -> str:
     if image is None:
         return ""
-    buffer = io.BytesIO()
-    levels = (np.asarray(image).clip(0, 1) * 255).round().astype(np.uint8)
-    Image.fromarray(levels).save(buffer, format="JPEG", quality=82)
-    source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return f'<img src="{source}" alt="map of {escape(alt)}" width="42" height="42">'
+    source = jpeg_address(image, quality=82)
+    return f'<img src="{source}" alt="map of {escape(alt)}" width="38" height="38">'
 
 
 def _plain(families, columns, cells) -> str:

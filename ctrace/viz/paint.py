@@ -1,7 +1,11 @@
 """The colours of the book, and photographs, maps and segments mixed into one image."""
 
+import base64
+import io
+
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from ctrace.viz.canvas import as_array, as_rgb
@@ -80,3 +84,18 @@ def widest_places(segments: np.ndarray) -> dict[int, tuple[float, float]]:
         y, x = np.unravel_index(depth.argmax(), depth.shape)
         places[index] = x + 0.5, y + 0.5
     return places
+
+
+def jpeg_address(image, side: float | None = None, quality: int = 85) -> str:
+    """A photograph as the address of itself (a data URI), its longer side at most so many pixels.
+
+    Args:
+        image: anything that `as_rgb` takes, in [0, 1].
+        side: as it is, when left out.
+        quality: of the JPEG.
+    """
+    levels = (255 * as_rgb(image)).round().astype(np.uint8)
+    picture, buffer = Image.fromarray(levels), io.BytesIO()
+    picture.thumbnail((side, side) if side else picture.size)
+    picture.save(buffer, format="JPEG", quality=quality)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -8,7 +8,6 @@ Jupyter and Colab show brings it along. Without a script, and on paper, the stat
 
 import base64
 import html
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange, reduce
-from PIL import Image
 
 from ctrace.aviary.drawing import render
 from ctrace.aviary.scene import Scene
@@ -30,7 +28,7 @@ from ctrace.cut.ncut import Ncut
 from ctrace.cut.tracing import segment_strength, trace_channels
 from ctrace.stats import exact_shapley
 from ctrace.viz import gallery
-from ctrace.viz.canvas import as_rgb
+from ctrace.viz.paint import jpeg_address
 from ctrace.world.features import GridFeatures
 
 FOLDER = Path(__file__).parents[1] / "data/touch"
@@ -150,7 +148,7 @@ def explorer_example(
     numbers = {name: number for number, name in enumerate(features.names)}
     return {
         "label": label,
-        "photos": [_jpeg(photo, PHOTO_PX / len(photos) ** 0.5) for photo in photos],
+        "photos": [jpeg_address(photo, PHOTO_PX / len(photos) ** 0.5) for photo in photos],
         "grid": [h, w],
         "names": features.names,
         "families": [[f, [numbers[c] for c in own]] for f, own in (families or {}).items()],
@@ -165,15 +163,6 @@ def explorer_example(
 
 def _text(array: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-
-
-def _jpeg(photo, side: float) -> str:
-    """A photograph, its longer side no more than so many pixels, as the address of itself."""
-    image = Image.fromarray((255 * as_rgb(photo)).round().astype(np.uint8))
-    image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def pooled(
@@ -241,7 +230,7 @@ def _sheet(images: Sequence[torch.Tensor]) -> str:
     blank = [torch.ones_like(images[0])] * (-len(images) % BIRDS_ACROSS)
     tiles = torch.stack([*images, *blank])
     sheet = rearrange(tiles, "(y x) c h w -> (y h) (x w) c", x=BIRDS_ACROSS)
-    return _jpeg(sheet, max(sheet.shape))
+    return jpeg_address(sheet)
 
 
 def bandwidth_example(
@@ -266,7 +255,7 @@ def bandwidth_example(
         eigval[key], cuts[key] = solver.eigval.tolist(), _text(segments.numpy().astype(np.uint8))
     return {
         "label": label,
-        "photo": _jpeg(photo, PHOTO_PX),
+        "photo": jpeg_address(photo, PHOTO_PX),
         "grid": list(features.grid_hw),
         "features": _integers(features.features),
         "eigval": eigval,
