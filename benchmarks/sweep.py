@@ -21,6 +21,7 @@ from pathlib import Path
 
 import scipy.linalg
 import torch
+from threadpoolctl import threadpool_limits
 
 from ctrace import Graph
 from ctrace.cut.eigenvectors import Spectrum, solve
@@ -167,6 +168,7 @@ def main():
     options.add_argument("--sizes", type=int, nargs="+", help="only these; the table stays")
     args = options.parse_args()
     torch.set_num_threads(1)
+    threadpool_limits(1)  # scipy's too: two that wait for each other cost a hundred times the work
     warnings.simplefilter("ignore")  # closed gaps are part of the sweep
     rows = []
     for n in args.sizes or SIZES:
