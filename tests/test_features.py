@@ -362,8 +362,11 @@ class TwoMaps(nn.Module):
         (dict(layer="features.10", pad=-8), "pad: expected a whole number above 0"),
         (dict(layer="features.12", black=True), "no channel fires.*unit=False"),
         (dict(layer="1", model=nn.Sequential(nn.Conv2d(3, 2, 3), Blur())), "Use pad=0"),
-        (dict(layer="0", model=nn.Sequential(*[nn.Conv2d(3, 3, 1)] * 2)), "one call.*saw 2"),
-        (dict(layer="1", model=nn.Sequential(nn.Conv2d(3, 2, 3), TwoMaps())), "one map, saw 1"),
+        (dict(layer="0", model=nn.Sequential(*[nn.Conv2d(3, 3, 1)] * 2)), "one call.*saw 2 calls"),
+        (
+            dict(layer="1", model=nn.Sequential(nn.Conv2d(3, 2, 3), TwoMaps())),
+            "one map, saw another kind",
+        ),
     ],
 )
 def test_what_cannot_be_laid_on_a_grid_is_refused_in_words(arguments, message, squeezenet):

@@ -237,6 +237,26 @@ def test_other_figures_stay_exact(kind, shown):
     assert RECORD in shown[0][0]
 
 
+def corner(picture: bytes) -> tuple:
+    return Image.open(io.BytesIO(picture)).convert("RGBA").getpixel((0, 0))
+
+
+@pytest.mark.parametrize("kind", ["lines", "photograph", "map"])
+def test_charts_follow_the_colour_scheme_and_colours_that_are_evidence_do_not(kind, shown):
+    figure, axes = plt.subplots(figsize=(2, 2), facecolor="white")
+    axes.plot([0, 1])
+    if kind == "photograph":
+        axes.imshow(np.eye(3))
+    if kind == "map":
+        axes.pcolormesh(np.eye(3))
+    show_figure(figure, alt="A figure.", caption="A figure.", name="figure")
+    (glued, _), (bundle, _) = shown
+    chart = kind == "lines"
+    assert (f":figclass: {module.CHART}\n" in bundle["text/markdown"]) == chart
+    assert (f'class="ctrace-figure {module.CHART}"' in bundle["text/html"]) == chart
+    assert corner(base64.b64decode(glued[RECORD]))[3] == (0 if chart else 255)
+
+
 def test_bytes_of_a_jpeg_are_taken_as_they_are(shown):
     buffer = io.BytesIO()
     Image.new("RGB", (4, 3), "red").save(buffer, format="JPEG")

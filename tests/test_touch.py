@@ -24,6 +24,7 @@ from ctrace.cut.kway import kway_ncut
 from ctrace.cut.ncut import Ncut
 from ctrace.cut.tracing import ablate, best_overlap, segment_strength, trace_channels
 from ctrace.viz import gallery, touch
+from ctrace.viz.paint import laid_over
 from ctrace.world.features import GridFeatures
 from ctrace.world.filterbank import filter_bank
 from ctrace.world.models import load_model
@@ -302,6 +303,40 @@ def test_script_shares_out_what_ctrace_does(apart):
     ran = subprocess.run([NODE, "-e", program], input=told, capture_output=True, text=True)
     there = part_importance(model, scene, 8, "shapley")
     assert np.allclose(json.loads(ran.stdout), list(there.values()), atol=1e-3)
+
+
+# --- which map asked the trained model
+
+
+@pytest.fixture(scope="module")
+def guessing():
+    photo = np.random.default_rng(0).uniform(0, 1, (32, 32, 3))
+    maps = {name: np.full((32, 32), value) for name, value in zip("abcde", np.linspace(-1, 1, 5))}
+    verdicts = {name: {"a test": f"what it says of {name}"} for name in maps}
+    return photo, maps, verdicts
+
+
+def test_each_map_keeps_its_name_its_picture_and_its_verdicts_in_a_drawn_order(guessing):
+    photo, maps, verdicts = guessing
+    rounds = [touch.guess_example("R", photo, maps, "b", verdicts, seed) for seed in range(20)]
+    assert len({each["asked"] for each in rounds}) == len(maps)  # every place is possible
+    for each in rounds[:5]:
+        assert {entry["name"] for entry in each["maps"]} == set(maps)
+        assert each["maps"][each["asked"]]["name"] == "b"
+        for entry in each["maps"]:
+            assert entry["verdicts"] == list(verdicts[entry["name"]].items())
+            picture = Image.open(io.BytesIO(base64.b64decode(entry["picture"].split(",")[1])))
+            there = laid_over(photo, maps[entry["name"]])
+            assert np.abs(np.asarray(picture) / 255 - there).mean() < 0.1
+    assert rounds[3] == touch.guess_example("R", photo, maps, "b", verdicts, 3)
+
+
+def test_an_answer_that_is_no_map_and_missing_verdicts_are_refused(guessing):
+    photo, maps, verdicts = guessing
+    with pytest.raises(ValueError, match="asked: .*received 'z'"):
+        touch.guess_example("R", photo, maps, "z", verdicts)
+    with pytest.raises(ValueError, match="verdicts: expected those of"):
+        touch.guess_example("R", photo, maps, "b", {"a": verdicts["a"]})
 
 
 # --- both forms of the output

@@ -267,4 +267,29 @@ def _alike(figure) -> list[str]:
     return []
 
 
-PLAYS = {"explorer": explorer, "bird": bird, "bandwidth": bandwidth}
+# ---- which map asked the trained model
+
+
+def guess(page, figure, narrow: bool) -> list[str]:
+    """A wrong guess, told apart by the keys, and then a right one."""
+    problems = []
+    for right in (0, 1):
+        asked = figure.get_attribute("data-asked")
+        tiles = figure.query_selector_all(".ct-tile")
+        letters = [tile.inner_text()[0] for tile in tiles]
+        tile = tiles[letters.index(asked) if right else letters.index(asked) - 1]
+        if narrow:
+            tile.tap()
+        else:
+            tile.focus()
+            page.keyboard.press("Enter")
+        if _told(figure, "right") != right:
+            problems.append(f"after guess {right + 1} it counts {_told(figure, 'right')} right")
+        if not figure.query_selector_all(".ct-told li"):
+            problems.append(f"after guess {right + 1} no verdict is shown")
+        if not right:
+            page.keyboard.press("Enter")  # the next picture
+    return problems
+
+
+PLAYS = {"explorer": explorer, "bird": bird, "bandwidth": bandwidth, "guess": guess}

@@ -24,6 +24,8 @@ from PIL import Image
 DPI = 110
 HEAVY = 300_000
 """Bytes of a PNG from which on a JPEG is tried, because photographs are in it."""
+CHART = "ctrace-chart"
+"""Class of the figures that follow the reader's colour scheme."""
 _MIME_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"GIF89a": "image/gif"}
 _MIME_TYPES[b"\xff\xd8\xff"] = "image/jpeg"
 _GLUE_PREFIX = "application/papermill.record/"
@@ -36,6 +38,7 @@ class _Item(NamedTuple):
     picture: bytes
     alt: str
     caption: str
+    chart: bool
 
     @property
     def mime_type(self) -> str:
@@ -156,7 +159,7 @@ def show_figure(figure: Any, alt: str, caption: str, name: str) -> None:
     _display(
         {
             "text/markdown": _figure_markdown(name, item),
-            "text/html": _STYLE + _figure_html(item, ' class="ctrace-figure"'),
+            "text/html": _STYLE + _figure_html(item, "ctrace-figure"),
             "text/plain": f"Figure '{name}': {item.alt}",
         }
     )
@@ -166,10 +169,13 @@ def _figure_markdown(key: str, item: _Item) -> str:
     # The alt text is written as a JSON string: bare, a '#' or a ':' in it would end the option
     # early.
     alt = json.dumps(item.alt, ensure_ascii=False)
-    return f"```{{glue:figure}} {key}\n:alt: {alt}\n:name: fig-{key}\n\n{item.caption}\n```"
+    scheme = f":figclass: {CHART}\n" * item.chart
+    return f"```{{glue:figure}} {key}\n:alt: {alt}\n:name: fig-{key}\n{scheme}\n{item.caption}\n```"
 
 
-def _figure_html(item: _Item, attribute: str = "") -> str:
+def _figure_html(item: _Item, kind: str = "") -> str:
+    names = f"{kind} {CHART * item.chart}".strip()
+    attribute = f' class="{names}"' * bool(names)
     source = f"data:{item.mime_type};base64,{base64.b64encode(item.picture).decode()}"
     return (
         f'<figure{attribute}><img src="{source}" alt="{html.escape(item.alt)}">'
@@ -190,7 +196,8 @@ def _checked_item(label: str, figure: Any, alt: str, caption: str, where: str) -
     alt, caption = _checked_text(alt, "alt", where), _checked_text(caption, "caption", where)
     if re.fullmatch(r"\S+\.(png|svg|jpe?g|gif|webp)", alt, flags=re.IGNORECASE):
         raise ValueError(f"{where}: alt is a file name ({alt!r}). Describe the picture instead.")
-    return _Item(label, _picture(figure, where), alt, caption)
+    chart = _is_chart(figure)
+    return _Item(label, _picture(figure, where, chart), alt, caption, chart)
 
 
 def _checked_text(text: str, what: str, where: str) -> str:
@@ -205,7 +212,18 @@ def _checked_text(text: str, what: str, where: str) -> str:
     return line
 
 
-def _picture(figure: Any, where: str) -> bytes:
+def _is_chart(figure: Any) -> bool:
+    """Whether a figure is lines, bars and words alone. Such a figure can follow a dark page; the
+    colours of photographs and maps are evidence and stay as they are.
+    """
+    axes = getattr(figure, "axes", None)
+    if not hasattr(figure, "savefig") or not axes:
+        return False
+    coloured = (c for ax in axes for c in ax.collections if c.get_array() is not None)
+    return not any(ax.images for ax in axes) and next(coloured, None) is None
+
+
+def _picture(figure: Any, where: str, transparent: bool = False) -> bytes:
     """The bytes of a PNG, a JPEG or a GIF."""
     if isinstance(figure, bytes):
         if not figure.startswith(tuple(_MIME_TYPES)):
@@ -216,7 +234,7 @@ def _picture(figure: Any, where: str) -> bytes:
         return figure
     buffer = io.BytesIO()
     if hasattr(figure, "savefig"):
-        figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
+        figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", transparent=transparent)
         # Notebooks draw every open pyplot figure at the end of a cell; this one has its place.
         pyplot = sys.modules.get("matplotlib.pyplot")
         if pyplot is not None and isinstance(figure, pyplot.Figure):

@@ -28,11 +28,12 @@ from ctrace.cut.ncut import Ncut
 from ctrace.cut.tracing import segment_strength, trace_channels
 from ctrace.stats import exact_shapley
 from ctrace.viz import gallery
-from ctrace.viz.paint import jpeg_address
+from ctrace.viz.canvas import as_array, as_rgb
+from ctrace.viz.paint import enlarged, jpeg_address, laid_over
 from ctrace.world.features import GridFeatures
 
 FOLDER = Path(__file__).parents[1] / "data/touch"
-KINDS = ("explorer", "bird", "bandwidth")
+KINDS = ("explorer", "bird", "bandwidth", "guess")
 PHOTO_PX = 400  # longer side of a photograph in a page, where it is the only one
 BIRD_PX, BIRDS_ACROSS = 96, 8
 BITS = {8: np.int8, 16: "<i2"}
@@ -61,7 +62,7 @@ def show_touchable(
     words = f'data-kind="{kind}" data-label="{html.escape(label)}"'
     book = f'<div class="ctrace-touch" {words} data-figure="fig-{name}">{data}</div>'
     script, style = ((FOLDER / f"ctrace-figures.{end}").read_text("utf-8") for end in ("js", "css"))
-    picture = gallery._figure_html(item, ' class="ctrace-figure"')
+    picture = gallery._figure_html(item, "ctrace-figure")
     alone = f'<div class="ctrace-touch" {words}>{picture}{data}</div>'
     gallery._glue(name, item)
     static = gallery._figure_markdown(name, item)
@@ -260,4 +261,38 @@ def bandwidth_example(
         "features": _integers(features.features),
         "eigval": eigval,
         "cuts": cuts,
+    }
+
+
+def guess_example(
+    label: str, photo, maps: Mapping, asked: str, verdicts: Mapping, seed: int = 0
+) -> dict:
+    """One round of guessing which map asked the trained model: the maps in an order drawn at
+    random, and what is said of each after the guess.
+
+    Args:
+        label: what the round is called.
+        photo: the picture that the maps are of.
+        maps: name -> map in [-1, 1], ``(height, width)``.
+        asked: name of the map that is the answer.
+        verdicts: name of a map -> test -> its verdict, in words.
+        seed: of the order.
+
+    Raises:
+        ValueError: an answer that is none of the maps, or verdicts of other maps.
+    """
+    one_of("asked", asked, tuple(maps))
+    if set(verdicts) != set(maps):
+        raise ValueError(f"verdicts: expected those of {list(maps)}, received {list(verdicts)}.")
+    image = as_rgb(photo)
+    order = [list(maps)[i] for i in np.random.default_rng(seed).permutation(len(maps))]
+    laid = [laid_over(image, enlarged(as_array(maps[name], 2), image)) for name in order]
+    return {
+        "label": label,
+        "photo": jpeg_address(image),
+        "asked": order.index(asked),
+        "maps": [
+            {"name": name, "picture": jpeg_address(map_), "verdicts": list(verdicts[name].items())}
+            for name, map_ in zip(order, laid)
+        ],
     }

@@ -220,7 +220,8 @@ def _layer_maps(model: nn.Module, layer: str, x: Tensor) -> tuple[Tensor, dict]:
         for hook in hooks:
             hook.remove()
     if len(kept) != 1 or kept[0] is None:
-        raise ValueError(f"{layer}: expected one call, one map, saw {len(kept)}. Name another.")
+        saw = f"{len(kept)} calls" if len(kept) != 1 else "another kind of output"
+        raise ValueError(f"{layer}: expected one call and one map, saw {saw}. Name another.")
     return layer_to_map(kept[0], model, module, size), places
 
 
@@ -229,9 +230,7 @@ def _mirrored(model: nn.Module, layer: str, x: Tensor, pad: int) -> Tensor:
         maps, places = _layer_maps(model, layer, x[:1])
     sides, grid = tuple(x.shape[2:]), tuple(maps.shape[2:])
     if grid not in places:
-        why = (
-            f"its {grid[0]} x {grid[1]} grid does not come from plain convolutions and pools alone"
-        )
+        why = f"its {grid[0]} x {grid[1]} grid is not one of plain convolutions and pools alone"
         raise ValueError(f"{layer}: which pixels is a cell? {why}. Use pad=0.")
     fits = [_placement(side, *place, pad) for side, place in zip(sides, places[grid])]
     (h, top, north), (w, left, west) = fits

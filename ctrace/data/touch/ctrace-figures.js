@@ -1701,9 +1701,67 @@ if (typeof document !== "undefined" && !window.ctraceFigures) (function () {
     await open(0);
   }
 
+  // ---- figure: which of the maps asked the trained model?
+
+  async function guess(payload, mount) {
+    const rounds = payload.rounds, letter = (i) => String.fromCharCode(65 + i);
+    const played = rounds.map(() => -1); // the map that was picked
+    const pictures = await Promise.all(rounds.map((round) => Promise.all([round.photo, ...round.maps.map((map) => map.picture)].map(loaded))));
+    let number = 0;
+    const heading = el("p", { class: "ct-heading" }), tiles = el("div", { class: "ct-tiles" });
+    const speech = el("p", { class: "ct-status", "aria-live": "polite" }), after = el("div", { class: "ct-row" });
+    const rows = choice("Picture", rounds.map(({ label }, i) => ({ key: String(i), text: label })), "0", (key) => open(Number(key)));
+    mount.append(el("p", { class: "ct-small" }, payload.question), rows, heading, tiles, speech, after);
+
+    function drawn(image, words) {
+      const canvas = el("canvas", { width: image.naturalWidth, height: image.naturalHeight, role: "img", "aria-label": words });
+      canvas.getContext("2d").drawImage(image, 0, 0);
+      return canvas;
+    }
+
+    function tile(map, i) {
+      const { asked } = rounds[number], picked = played[number], known = picked >= 0;
+      const name = known ? map.name : `Map ${letter(i)}`;
+      const choose = button("", () => pick(i), { class: "ct-tile", disabled: known, "aria-pressed": String(picked === i), "aria-label": name });
+      choose.append(drawn(pictures[number][i + 1], name), el("span", {}, `${letter(i)}${picked === i ? ", your guess" : ""}`));
+      if (!known) return el("div", {}, choose);
+      const told = map.verdicts.map(([test, verdict]) => el("li", {}, `${test}: `, el("strong", {}, verdict)));
+      return el("div", {}, choose, el("p", { class: i === asked ? "ct-chosen" : "ct-small" }, map.name), el("ul", { class: "ct-told" }, ...told));
+    }
+
+    function pick(i) {
+      played[number] = i;
+      show();
+      (after.querySelector("button") || mount).focus({ preventScroll: true });
+    }
+
+    function open(next) {
+      number = next;
+      rows.set(next);
+      show();
+    }
+
+    function show() {
+      const { maps, asked, label } = rounds[number], picked = played[number];
+      heading.textContent = picked < 0 ? `${label}: which map asked the trained model?` : `It is ${letter(asked)}.`;
+      tiles.replaceChildren(el("div", {}, drawn(pictures[number][0], label), el("p", { class: "ct-small" }, "The picture")), ...maps.map(tile));
+      const done = played.filter((i) => i >= 0).length, right = played.filter((i, n) => i === rounds[n].asked).length;
+      const score = done ? ` Right so far: ${right} of ${done}.` : "";
+      speech.textContent = picked < 0 ? `Pick one of ${maps.length}.${score}`
+        : `You picked ${letter(picked)}, ${maps[picked].name}: ${picked === asked ? "right" : `not the one, which is ${letter(asked)}, ${maps[asked].name}`}.${score}`;
+      const left = played.indexOf(-1);
+      after.replaceChildren(...(picked < 0 ? [] : [left >= 0 ? button("Next picture", () => open(left))
+        : button("Start again", () => { played.fill(-1); open(0); })]));
+      Object.assign(mount.dataset, { asked: letter(asked), right, done });
+      mount.dataset.state = "ready";
+    }
+
+    show();
+  }
+
   // ---- mounting
 
-  const figures = { explorer, bird, bandwidth };
+  const figures = { explorer, bird, bandwidth, guess };
 
   /* Puts a live figure in place of the picture, whose description stays for those who cannot see it. */
   function mountAll() {
