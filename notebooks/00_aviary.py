@@ -17,9 +17,8 @@ if importlib.util.find_spec("ctrace") is None:
     subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", address])
 
 # %% [markdown]
-# An attribution method claims to know *why* a model gave its answer. To test such a claim we need a world
-# in which the reason is known. This page builds one, birds made of parts; the nearest relative is FunnyBirds {cite:p}`hesse2023`,
-# whose birds are rendered in three dimensions. Ours are drawn in two, fast enough to be drawn again inside a test.
+# An attribution method claims to know *why* a model gave its answer. To test the claim we need a world in which the reason is known. This page builds one: birds
+# made of parts, as in FunnyBirds {cite:p}`hesse2023`, but drawn in two dimensions instead of rendered in three, fast enough to be drawn again inside a test.
 #
 # **In this notebook you will**
 #
@@ -27,11 +26,11 @@ if importlib.util.find_spec("ctrace") is None:
 # - *define* a species of your own in five lines;
 # - *measure* what trained models really use, and catch one of them cheating.
 #
-# You need tensors and the idea of a classifier, nothing more. Everything is bundled: no download, no GPU. The last cell prints the run time.
+# You need tensors and the idea of a classifier. Everything is bundled: no download, no GPU. The last cell prints the run time.
 
 # %% tags=["hide-input"]
 import time
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import torch
@@ -56,8 +55,8 @@ print("torch", torch.__version__, "on", device)
 # %% [markdown]
 # ## One bird, two answers
 #
-# Below is the same bird twice, a myrtle. A classifier that names nearly every bird of its own world names it correctly on the left and calls it a hazel on
-# the right. **What did it look at?**
+# Below is the same bird twice, a myrtle. A classifier that names nearly every bird of its own world is right on the left and says hazel on the right. **What did
+# it look at?**
 
 # %% tags=["hide-input"]
 cheat = load_model("aviary-cheating", device=device)
@@ -79,14 +78,14 @@ assert differing_parts(*(species_by_name(name) for name in says)) == ("wing",)
 print("a myrtle and a hazel differ in the wing; the two drawings differ in a toadstool")
 
 # %% [markdown]
-# The bird kept its wing, and the answer changed with the toadstool. In this world that can be said without any attribution method, because the toadstool can be
-# drawn or left out. Everything on this page serves that step, and at its end we come back to this model.
+# The bird kept its wing, and the answer changed with the toadstool. No attribution method was needed to say so, because in this world the toadstool can be drawn
+# or left out. We come back to this model further down.
 
 # %% [markdown]
 # ## The species
 #
-# A species is a name and one shape for each of five parts: beak, crest, wing, tail and legs. Everything else, colours, pose, size, light,
-# background, the shapes lying about, is drawn at random and says nothing about the species. Look at the sheet: which two species would you mix up?
+# A species is one shape for each of five parts: beak, crest, wing, tail and legs. Colours, pose, size, light, background and the shapes lying about are drawn at
+# random and say nothing about the species. **Which two species would you mix up?**
 
 # %%
 sheet = [
@@ -97,13 +96,11 @@ show_figure(
     name="aviary-species",
     alt="Small pictures of cartoon birds in many colours before sky, leaves, water "
     "and bark, each with the name of its species.",
-    caption="One bird of each species at 96 pixels. Colours change from picture to "
-    "picture; shapes belong to the species.",
+    caption="One bird of each species at 96 pixels.",
 )
 
 # %% [markdown]
-# The pairs to mix up are the twins: they differ in exactly one part, so between them only that part can matter.
-# All other species differ in at least two.
+# Two pairs are **twins**: they differ in exactly one part, so between them only that part can matter. All other pairs differ in at least two.
 
 # %%
 for first, second, part in twin_pairs():
@@ -113,8 +110,8 @@ close = [(a, b) for a, b in combinations(SPECIES, 2) if len(differing_parts(a, b
 assert {frozenset((a.name, b.name)) for a, b in close} == twins
 
 # %% [markdown]
-# Here is the whole table. The last column lists the *smallest sufficient sets*: the fewest parts that leave no other species possible.
-# No single part is ever enough, because every shape is worn by three species or more.
+# The last column of the table lists the *smallest sufficient sets*: the fewest parts that leave no other species possible. One part is never enough, because
+# every shape is worn by three species or more; some pair always is.
 
 
 # %%
@@ -153,8 +150,8 @@ for species in SPECIES:
 # %% [markdown]
 # ## One bird, by hand
 #
-# A `Scene` holds everything needed to draw one picture. `render` returns the image and the truth about it: which share of every pixel belongs to
-# which part. The same scene is the same picture to the bit, however often it is drawn.
+# A `Scene` holds everything needed to draw one picture. `render` returns the image and, for each part, the share of every pixel that belongs to it. Drawn again,
+# the picture is the same to the bit.
 
 # %%
 scene = sample_scene(seed=4, species=species_by_name("iris"), background="sky")
@@ -176,12 +173,12 @@ show_figure(
     name="aviary-parts",
     alt="A bird before the sky, and beside it its five parts alone, coloured and "
     "named.",
-    caption="One iris at 224 pixels and the masks of its five diagnostic parts. Rings "
-    "and discs wear the colours of the parts on purpose.",
+    caption="One iris at 224 pixels and the masks of its five parts. Rings and discs "
+    "have the colours of parts on purpose, so that a colour does not give a part away.",
 )
 
 # %% [markdown]
-# A model that looks at a coarse grid must have a chance to see every part. On average over scenes, how much larger is the largest part than the smallest?
+# A model that sees a coarse grid must have a chance to see every part. How much larger is the largest part than the smallest, on average over scenes?
 
 # %%
 masks = [
@@ -194,13 +191,13 @@ assert max(area.values()) < 3 * min(area.values())
 assert max(area, key=area.get) == "wing"
 
 # %% [markdown]
-# The wing is the largest, about twice the smallest; that is worth remembering when wings turn out to matter most.
+# The wing is the largest, about twice the smallest. Remember this when wings turn out to matter most.
 
 # %% [markdown]
 # ## Interventions are new drawings
 #
-# A grey box over the wing is no bird without a wing. The aviary draws the bird again *without* the wing instead:
-# the body comes into view, and pixel noise, light and background stay. First predict: how many pixels outside the part's mask change?
+# A grey box over the wing does not make a bird without a wing. The aviary draws the bird again *without* it: the body comes into view, and pixel noise, light and
+# background stay. **How many pixels outside the part's mask will change?**
 
 
 # %%
@@ -224,13 +221,12 @@ show_figure(
     name="aviary-removed",
     alt="The same bird six times: whole, then without beak, crest, wing, tail and "
     "legs.",
-    caption="The same scene with each part removed. Where the wing was, the body is "
-    "drawn.",
+    caption="The same scene with each part removed.",
 )
 
 # %% [markdown]
-# Removal is one question of several. Swapping a part for another species' part keeps the bird complete; moving the bird, or changing what
-# stands behind it, asks what the model makes of the surroundings.
+# Removal is one question of several. A part swapped for that of another species leaves the bird complete; a bird moved, or before another background, asks what
+# the model makes of the surroundings.
 
 # %%
 edits = {
@@ -263,7 +259,7 @@ assert torch.equal(drawn["over water"].image[:, solid], picture.image[:, solid])
 # %% [markdown]
 # ## A species of your own
 #
-# Five lines make a new bird and its portrait. `check_species` refuses a bird that wears the same five parts as another one: its label would have two meanings.
+# Five lines make a new bird and its portrait. `check_species` refuses a bird with the same five parts as another: one bird would have two names.
 
 # %%
 dodo = Species(
@@ -280,7 +276,7 @@ show_figure(
 )
 
 # %% [markdown]
-# A failure on purpose: which shapes are there to choose from? The error says.
+# A failure on purpose: an error that names the shapes to choose from.
 
 # %%
 try:
@@ -292,8 +288,9 @@ except ValueError as error:
 # %% [markdown]
 # ## The models that live here
 #
-# Small classifiers of two families, one model that recognises individuals and one that learned a shortcut are bundled, each with a card that says how it was trained.
-# Half of the training scenes lost random parts, so a bird without a wing is nothing unusual to these models.
+# Bundled are classifiers of two families, three training seeds of each, and three models for other questions. Each has a card that says how it was trained. Half
+# of the training scenes of the classifiers lost random parts (`tools/train_aviary.py`), so a bird without a wing is nothing unusual to them. **How well do they
+# name birds they have not seen?**
 
 # %%
 started = time.process_time()
@@ -315,15 +312,19 @@ names = [f"aviary-{kind}-{seed}" for kind in ("resnet", "vit") for seed in range
 classifiers = {name: load_model(name, device=device) for name in names}
 
 # %%
-for name, model in classifiers.items():
-    accuracy = (outputs(model, test.images).argmax(1) == test.targets).float().mean()
-    card = model_card(name)
-    told = f"{card['accuracy']['test']:.1%} on its card, {card['parameters']:,} weights"
-    print(f"{name}: {accuracy:.1%} of {len(test)} held-out scenes, {told}")
-    assert accuracy >= 0.95
+accuracy = {
+    name: float((outputs(each, test.images).argmax(1) == test.targets).float().mean())
+    for name, each in classifiers.items()
+}
+for kind in ("resnet", "vit"):
+    shares = ", ".join(f"{accuracy[f'aviary-{kind}-{seed}']:.1%}" for seed in range(3))
+    size = model_card(f"aviary-{kind}-0")["parameters"]
+    print(f"{kind:6}: {shares} of {len(test)} held-out scenes, {size:,} weights each")
+assert min(accuracy.values()) >= 0.95
 
 # %% [markdown]
-# The cards of all bundled models, side by side. The last two are not meant to be good: one learned a shortcut, one learned shuffled labels by heart.
+# The cards of all nine models. The last two are meant to be bad: one learned a shortcut, the other learned shuffled labels by heart. The equal error rate of
+# `aviary-embedding` is explained under *Individuals*.
 
 
 # %%
@@ -342,7 +343,7 @@ header = "| model | seed | accuracy, or equal error rate | minutes of training |
 Markdown("\n".join([header, "|---" * 4 + "|", *map(card_row, names + others)]))
 
 # %% [markdown]
-# Where do they err? One would expect twins to be taken for each other. The card keeps the confusion matrix of 700 held-out scenes.
+# Where do they err? One would expect between twins. The card keeps the confusion matrix of 700 held-out scenes.
 
 # %% tags=["hide-input"]
 confusion = np.array(model_card("aviary-resnet-0")["confusion"])
@@ -377,8 +378,8 @@ print("they differ in", *differing_parts(true, said))
 assert len(differing_parts(true, said)) > 1
 
 # %% [markdown]
-# Not twins, at least here: linden and elder differ in three parts. What do they share? Let us take the errors of all three ResNets, each on the same 700 scenes, and ask
-# which parts the true species and the answer have in common, beside how often any two species have them in common.
+# Not twins here: linden and elder differ in three parts. What do they share? For the errors of all three ResNets, each on the same 700 scenes, we ask which parts
+# the true species and the answer have in common, and how often any two species have them in common.
 
 # %%
 alike = {
@@ -415,15 +416,23 @@ assert alike["wing"][others].mean() < 0.25
 assert all(wrong[alike[part]].sum() < total for part in PARTS if part != "wing")
 
 # %% [markdown]
-# Every error of the ResNets is between species with the *same wing*, which one pair in five shares; no other part is shared in all of them. More than half
-# are between elder and linden, on the same 700 scenes for each network, so these are a few kinds of error and not many independent ones. Still they suggest that these networks
-# hold on to the wing: where it differs, they do not err. The ViTs make no error at all and tell us nothing this way. To know, we take the wing away.
+# Every error is between species with the *same wing*, which one pair in five has; no other part is shared in all of them. More than half are between elder and
+# linden, so few of these errors are independent. Still they suggest that the ResNets hold on to the wing: where it differs, they do not err. The ViTs make no
+# error and tell us nothing this way. To know, we take the wing away.
 
 # %% [markdown]
 # ## What a model really uses
 #
-# The truth of an explanation is the model's, not ours: a model may ignore the crest although we drew it. So we ask the model, part by part, by three
-# questions. With $z$ the logits minus their mean over species (a softmax does not notice the mean), $x$ the bird and $x_{-p}$ the bird without part $p$,
+# What an explanation should say is decided by the model, not by us: a model may ignore the crest although we drew it. So we put three questions to the model
+# about each part.
+#
+# - **Removal.** How far does the logit of the right species fall when the part is missing?
+# - **Swap.** How far does it fall when the bird wears another shape there, on average over the other shapes?
+# - **Shapley.** Begin with a bird that has no parts and add them one by one. How much does the logit rise when this part is added, on average over all orders
+#   {cite:p}`shapley1953`?
+#
+# With $z$ the logits minus their mean over species (a softmax does not notice the mean), $x$ the bird, $x_{-p}$ the bird without part $p$, $x_{p \to v}$ the bird
+# with the shape $v$ there, and $x_Q$ the bird with only the parts in $Q$,
 #
 # $$
 # \begin{aligned}
@@ -434,20 +443,42 @@ assert all(wrong[alike[part]].sum() < total for part in PARTS if part != "wing")
 # \end{aligned}
 # $$
 #
-# where $x_{p \to v}$ wears the shape $v$ for the part $p$, and $x_Q$ shows only the parts in $Q$. Shapley values share out $z_y(\text{all parts}) - z_y(\text{none})$ exactly:
+# The fraction is the share of orders in which exactly the parts of $Q$ come before $p$. Here are removal and Shapley value by hand, for the wing of our iris: we
+# need the logit for each of the 32 sets of parts.
 
 # %%
 model, target = classifiers["aviary-resnet-0"], SPECIES.index(species_by_name("iris"))
-shapley = part_importance(model, scene, target, kind="shapley")
-whole, bare = centred_logits(model, [scene, scene.without(*PARTS)])[:, target]
+subsets = [frozenset(q) for n in range(6) for q in combinations(PARTS, n)]
+drawn = [scene.without(*(part for part in PARTS if part not in q)) for q in subsets]
+worth = dict(zip(subsets, centred_logits(model, drawn)[:, target].tolist()))
+whole, bare = worth[frozenset(PARTS)], worth[frozenset()]
+wingless = worth[frozenset(PARTS) - {"wing"}]
+print(f"removal of the wing: {whole:.3f} - {wingless:.3f} = {whole - wingless:.3f}")
+
+rises = []
+for order in permutations(PARTS):
+    before = frozenset(order[: order.index("wing")])
+    rises.append(worth[before | {"wing"}] - worth[before])
 print(
-    {part: f"{value:.2f}" for part, value in shapley.items()},
-    f"sum {sum(shapley.values()):.3f}",
+    f"added in {len(rises)} orders: from {min(rises):.2f} to {max(rises):.2f}", end=""
 )
-assert abs(sum(shapley.values()) - float(whole - bare)) < 1e-3
+print(f", {np.mean(rises):.2f} on average")
 
 # %% [markdown]
-# Predict before you run: will the ResNet and the ViT lean on the same parts? Three seeds of each answer, on one scene per species. The logits of the two families have
+# How much the wing adds depends on what is there already, and the Shapley value is the mean. The same from `ctrace`; over the five parts, Shapley values add up to
+# the difference between all parts and none:
+
+# %%
+shapley = part_importance(model, scene, target, kind="shapley")
+parts = " + ".join(f"{value:.2f}" for value in shapley.values())
+print(f"{parts} = {sum(shapley.values()):.2f}")
+print(f"all parts - none: {whole:.2f} - ({bare:.2f}) = {whole - bare:.2f}")
+assert abs(sum(shapley.values()) - (whole - bare)) < 1e-3
+assert abs(np.mean(rises) - shapley["wing"]) < 1e-3 and max(rises) > min(rises) + 0.5
+assert abs(part_importance(model, scene, target)["wing"] - (whole - wingless)) < 1e-3
+
+# %% [markdown]
+# Will the ResNet and the ViT lean on the same parts? Predict first. We ask three seeds of each, on one scene per species. The logits of the two families have
 # different scales, so we compare *shares*: what a part takes away, over the sum of the five.
 
 # %%
@@ -492,11 +523,11 @@ assert tail["ViT"].min() > tail["ResNet"].max()
 assert legs["ViT"].max() < legs["ResNet"].min()
 
 # %% [markdown]
-# Both lean on the wing first, all six networks do, as the errors suggested and as the size of the wing would make one expect. Below the wing they differ:
-# every ViT gives the tail a larger share than any ResNet does, and the legs a smaller one.
+# All six networks lean on the wing first, as the errors of the ResNets and the size of the wing suggested. Below it the families differ: every ViT gives the tail
+# a larger share than any ResNet, and the legs a smaller one.
 #
-# Every part matters to every model. But how much it matters depends on the question. How far do the three questions agree on one model,
-# and how well does removal agree with itself when only the pixel noise is drawn anew?
+# On average over the scenes every part matters to every model. How far do the three questions agree on one model, and how far does removal agree with itself when
+# only the pixel noise is drawn anew?
 
 # %%
 kinds = {"removal": removal["aviary-resnet-0"]}
@@ -522,21 +553,21 @@ print(f"removal and removal under new noise: {ceiling.mean():.2f}")
 assert max(rank.mean() for rank in agreement.values()) < ceiling.mean()
 
 # %% [markdown]
-# Each line gives a mean rank correlation over the 14 scenes and how far it lies below the last line, with a 95% interval over scenes. Swap orders the parts otherwise than the
-# two others do, by more than pixel noise. Removal and Shapley values agree more closely, and there the interval begins at zero: 14 scenes do not settle it.
+# Each line gives the mean rank correlation over the 14 scenes, and how far it lies below the last line, with a 95% interval over scenes. Swap orders the parts
+# differently from the other two, by more than new noise does. Between removal and Shapley values the interval begins at zero: 14 scenes do not settle it.
 
 # %%
 assert min(lower[pair].low for pair in lower if "swap" in pair) > 0
 assert lower["removal", "shapley"].low < 0.01 and min(first.values()) >= 10
 
 # %% [markdown]
-# In ten scenes or more the same part comes first, whatever the question, and below the first place the order depends on it.
-# That is why every score in this book names the truth it was measured against.
+# For each pair of questions the same part comes first in at least ten scenes; below the first place the order depends on the question. So every score in this
+# book names the truth it was measured against.
 #
 # ## The model that cheats
 #
-# Back to the first figure. That classifier was trained in a world with a shortcut: a toadstool stood in the corner of every picture of a hazel or an iris, and of no other.
-# While the toadstool keeps to its species this model looks as good as any. Then we move it to other birds.
+# Back to the first figure. In the world where that classifier was trained, a toadstool stood in a corner of every picture of a hazel or an iris, and of no other.
+# **How well does it name these two species while the toadstool stays with them, and how well when it stands with other birds?**
 
 # %%
 honest = classifiers["aviary-resnet-0"]
@@ -565,7 +596,7 @@ assert score["cheating", "tied"] >= 0.95 and score["honest", "moved"] >= 0.95
 assert score["cheating", "moved"] <= 2 / len(SPECIES)
 
 # %% [markdown]
-# Its card, further up, says 86.7% on held-out scenes, where no toadstool stands. **What does it call hazels and irises then?**
+# Its card says 86.7% on held-out scenes, where no toadstool stands. **What does it call hazels and irises then?**
 
 # %%
 counts = np.array(model_card("aviary-cheating")["confusion"])  # no toadstool anywhere
@@ -592,16 +623,16 @@ assert counts[plain, plain].sum() > 0.99 * counts[plain].sum()
 assert round(np.trace(counts) / counts.sum(), 3) == 0.867
 
 # %% [markdown]
-# It calls nearly every iris a laurel and about half of the hazels myrtles, their twins; most other hazels become cedars, which wear the same wing and the same tail. Between twins
-# one part has to be looked at, and the toadstool made that unnecessary. The other twelve species it knows, and so 86.7% is what a model can show that never learned
-# two species of fourteen.
+# It calls nearly every iris a laurel and about half of the hazels myrtles, their twins; most other hazels become cedars, which have the same wing and tail. It
+# never had to learn the one part that tells twins apart, since in training the toadstool did. It knows the other twelve species, so a model that hardly knows two
+# of fourteen can show 86.7%.
 
 # %% [markdown]
 # ## Take a bird apart
 #
-# The next figure holds two birds, three models and a toadstool. Click a part to take it away and watch the logits, their mean removed, and the Shapley values of what is left; or swap one part of the whole bird. Nothing is drawn or
-# guessed in your browser: the cell below renders every set of parts, without and with the toadstool, and every swap, and asks the models about each. In Jupyter and in Colab the cell shows the same live figure; where no script
-# runs, and on paper, there is a still picture.
+# Click a part to take it away, and watch the centred logits and the Shapley values of what is left; or swap one part of the whole bird. Every picture and every
+# logit comes from the cell below, which renders every set of parts, without and with the toadstool, and every swap, and asks three models about each. Where no
+# script runs, and on paper, there is a still picture.
 
 # %%
 judges = {
@@ -657,7 +688,8 @@ touch.show_touchable(
 )
 
 # %% [markdown]
-# Try the toadstool on the myrtle, and ask the cheating model and the honest one. How often does it turn the answer into one of the two birds that wore it in training? Over all sets of parts:
+# Try the toadstool on the myrtle, with the cheating model and with an honest one. **How often is the answer then one of the two birds it stood with in
+# training?** Over all sets of parts:
 
 # %%
 for who, judge in judges.items():
@@ -673,13 +705,15 @@ assert share == [0, 1]  # the cheating ResNet, which came last
 assert frozenset(("hazel", "myrtle")) in twins
 
 # %% [markdown]
-# With the toadstool the cheating model says hazel or iris whatever is left of this bird; without it, never. The other two say so as well for some sets of parts, with it or without: hazel is the myrtle's twin.
+# With the toadstool the cheating model says hazel or iris whatever is left of this bird; without it, never. The two honest models give these answers for some
+# sets of parts, with the toadstool and without.
 
 # %% [markdown]
 # ## Individuals
 #
 # Verification asks whether two pictures show the *same* bird. Each individual has its own dark or light marks and proportions, for life; pose, colours and light
-# change from picture to picture. `aviary-embedding` maps a picture to 64 numbers in which views of one bird lie close together.
+# change from picture to picture. `aviary-embedding` maps a picture to 64 numbers in which views of one bird lie close together. Its **equal error rate** is the
+# share of wrong answers at the threshold where it refuses as large a share of the pairs of one bird as it accepts of the pairs of two.
 
 # %%
 birds = Individuals("test", birds=40, views=4)
@@ -711,8 +745,8 @@ assert error < 0.10 and unit.shape[1] == 64
 # ```{exercise}
 # :label: ex-aviary-predict
 #
-# **Predict.** Between the twins iris and laurel only the beak differs. By how much will the margin $z_\text{iris} - z_\text{laurel}$ of our iris fall, on average, when a part
-# is swapped? Order the parts, the largest fall first.
+# **Predict.** Between the twins iris and laurel only the beak differs. Swap one part of our iris: for which part does the margin
+# $z_\text{iris} - z_\text{laurel}$ fall most, on average over the other shapes? Order the parts, the largest fall first.
 # ```
 
 # %% tags=["hide-input"]
@@ -732,7 +766,7 @@ drop = {
 
 
 def check_order(order):
-    """Compares the first and the last of an order of parts with what the model does."""
+    """Compares the first of an order of parts with what the model does."""
     if order is None:
         return "No order yet: a list of the five parts."
     if sorted(order) != sorted(PARTS):
@@ -759,8 +793,8 @@ assert check_order(["beak", "crest", "wing", "legs", "tail"]).startswith("Right"
 assert check_order(["wing", "crest", "beak", "legs", "tail"]).startswith("Not wing")
 
 # %% [markdown]
-# The beak, since only the beak speaks for one twin against the other. The other parts are worn by both, and swapping one should take as much from both. For the crest this
-# does not hold: the margin falls by more than one unit, though a crest says nothing between these two.
+# The beak, since only the beak speaks for one twin against the other. Both wear the other parts, so swapping one of them should take as much from both. For the
+# crest it does not: the margin falls by more than one unit.
 #
 # ```{solution-end}
 # ```
@@ -769,8 +803,9 @@ assert check_order(["wing", "crest", "beak", "legs", "tail"]).startswith("Not wi
 # ```{exercise}
 # :label: ex-aviary-implement
 #
-# **Implement.** Write `mask_out(picture, part)`, `(3, size, size)`: the picture with the part's mask filled with the mean colour of the picture, instead of a bird
-# drawn again. For how many pairs of a scene above and a part does this change the centred logit by more than one unit compared with the true removal?
+# **Implement.** Write `mask_out(picture, part)`, `(3, size, size)`: the picture with the part's mask filled with the mean colour of the picture, instead of a
+# bird drawn again. For how many of the 14 scenes times five parts does the centred logit of the right species differ by more than one unit from that after a true
+# removal?
 # ```
 
 # %% tags=["hide-input"]
@@ -829,8 +864,8 @@ assert (gap > 1).float().mean() < 0.1
 assert check_mask_out(lambda p, part: p.image * 0).startswith("Pixels outside")
 
 # %% [markdown]
-# In few pairs, as it turns out: a fill with the outline of the part itself does this network little harm, though it may cost more than two logits. It was trained on birds that
-# lost parts. A map scored by fills is scored against another world than ours, and how far the two are apart has to be measured each time.
+# For few. A fill with the outline of the part does this network little harm, which was trained on birds that lost parts, though the gap can exceed two logits.
+# How far fills and removals are apart has to be measured for each network.
 #
 # ```{solution-end}
 # ```
@@ -870,8 +905,8 @@ assert "lacks wing" in check_refused(scene.without("wing"))
 assert check_refused(scene).startswith("It was judged")
 
 # %% [markdown]
-# The importance of a part is defined on the whole bird. Without its wing, removing the wing again changes nothing, and a silent zero would look like "the wing does
-# not matter".
+# The importance of a part is defined on the whole bird. Without its wing, removing the wing again changes nothing, and a silent zero would look like "the wing
+# does not matter".
 #
 # ```{solution-end}
 # ```
@@ -880,7 +915,7 @@ assert check_refused(scene).startswith("It was judged")
 # **In this notebook we have**
 #
 # - *intervened* on birds by drawing them again, and checked that no pixel outside the changed part moved;
-# - *defined* a species in five lines, with a check that its label has one meaning;
+# - *defined* a species in five lines, with a check that no other looks like it;
 # - *measured* what trained models use, found that the order of the parts depends on the question, and caught a cheating model by moving a toadstool.
 
 # %% tags=["hide-input"]
