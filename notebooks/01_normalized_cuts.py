@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Normalized cuts
 #
-# **A few eigenvectors of one matrix hold the segments of a photograph, and their eigenvalues say in advance how good a cut can be. Whether the same segments would be found
-# again they do not say; that has to be tried.**
+# **A few eigenvectors of one matrix hold the segments of a photograph, and their eigenvalues bound how good a cut can be. They do not say whether the same
+# segments would be found again; that has to be tried.**
 
 # %% [markdown] tags=["remove-cell"]
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/ctrace-book/ctrace/blob/main/notebooks/01_normalized_cuts.ipynb)
@@ -24,8 +24,8 @@ if importlib.util.find_spec("ctrace") is None:
 # - **cut** real photographs into segments, with three lines of `ctrace`;
 # - **judge** a graph before you trust its segments: bandwidth, eigengap, the doctor.
 #
-# You should know what an eigenvector is and how to index a tensor. The letters are those of [the notation](../book/notation.md). Eigenvalues and eigenvectors are counted from 1;
-# segments bear the numbers that the code gives them, from 0. The last cell prints the run time; the notebook is made for less than 90 seconds on two CPU cores.
+# You should know what an eigenvector is and how to index a tensor. The letters are those of [the notation](../book/notation.md). Eigenvectors are counted from 1,
+# segments from 0, as in the code. The last cell prints the run time.
 
 # %% tags=["hide-input"]
 import itertools
@@ -67,28 +67,8 @@ print(f"torch {version} on {device}; no model, features from a filter bank")
 # %% [markdown]
 # ## The idea
 #
-# Nobody has told the computer what a suit is. **How can it find one in a photograph?** Join every two points by a weight that says how alike their features $x_i$ are,
-#
-# $$
-# \begin{aligned}
-# W_{ij} &= \exp\!\left(-\frac{\lVert x_i - x_j\rVert^2}{2\sigma^2}\right), \\
-# d_i &= \textstyle\sum_j W_{ij} .
-# \end{aligned}
-# $$ (affinity)
-#
-# The weight is 1 between a point and its twin and falls towards 0 as the two grow apart; how fast it falls is the bandwidth $\sigma$. To segment the picture is then to cut
-# the graph where the weights are small. The cheapest cut may only chip off one odd point, so {cite:t}`shi2000` divide its cost by what each side owns:
-#
-# $$
-# \begin{aligned}
-# \operatorname{Ncut}(A, \bar A) &= \frac{\operatorname{cut}(A, \bar A)}{\operatorname{vol}(A)} \\
-# &+ \frac{\operatorname{cut}(A, \bar A)}{\operatorname{vol}(\bar A)},
-# \end{aligned}
-# $$ (ncut)
-#
-# where the cut is the weight that is severed and the volume of a side is the sum of its degrees. To cut off a point now costs the share of its volume that is severed: much for a
-# point of some group, and next to nothing for a point far from all others, which stays the cheapest cut. There are too many ways to cut to try them all. But one
-# eigenvector comes close to the best of them, and it can be looked at.
+# Nobody has told the computer what a suit is. Below, one eigenvector of a matrix gives every point of a photograph a number, and its sign separates the suit from
+# the rest. **Which matrix knows where the suit ends?**
 
 
 # %% tags=["hide-input"]
@@ -143,12 +123,34 @@ assert (lab[inside].mean(0) - lab[~inside].mean(0))[1:].min() > 1.5
 assert ((U[:, 1] < 0) == inside).float().mean() > 0.95
 
 # %% [markdown]
-# They do: inside, a\* and b\* lie more than one and a half standard deviations above the rest. Now let us see how this works, on a graph small enough to draw.
+# They are: inside, a\* and b\* lie more than one and a half standard deviations above the rest. The matrix joins every two points by a weight that says how alike
+# their features $x_i$ are,
+#
+# $$
+# \begin{aligned}
+# W_{ij} &= \exp\!\left(-\frac{\lVert x_i - x_j\rVert^2}{2\sigma^2}\right), \\
+# d_i &= \textstyle\sum_j W_{ij} .
+# \end{aligned}
+# $$ (affinity)
+#
+# The weight is 1 between a point and its twin and falls towards 0 as the two grow apart; how fast it falls is the bandwidth $\sigma$. (Unless told otherwise
+# `ctrace` gives each point a bandwidth of its own, its *local scale*; a later section compares the two.) To segment the picture is to cut the graph where the
+# weights are small. The cheapest cut may only chip off one odd point, so {cite:t}`shi2000` divide its cost by what each side owns:
+#
+# $$
+# \begin{aligned}
+# \operatorname{Ncut}(A, \bar A) &= \frac{\operatorname{cut}(A, \bar A)}{\operatorname{vol}(A)} \\
+# &+ \frac{\operatorname{cut}(A, \bar A)}{\operatorname{vol}(\bar A)},
+# \end{aligned}
+# $$ (ncut)
+#
+# where the cut is the weight that is severed and the volume of a side is the sum of its degrees $d_i$. Cutting one point out of a group is now expensive, since
+# most of its volume is severed; a point far from all others still costs next to nothing. There are too many cuts to try them all, but one eigenvector comes close
+# to the best.
 #
 # ## By hand, on six nodes
 #
-# Six nodes, eight edges. Node `a` and its two neighbours hold together, `d` and `e` hold together, and `f` hangs on them by two light edges. Every node is
-# perfectly like itself, so the diagonal is 1. **Where would you cut?**
+# Six nodes, eight edges. Every node is perfectly like itself, so the diagonal of $W$ is 1. **Where would you cut?**
 
 # %%
 edges = {
@@ -206,8 +208,7 @@ show_figure(
 )
 
 # %% [markdown]
-# From the weights come the degrees `d`, and from both the normalised affinity `S`: every weight is divided by the square roots of the two degrees it
-# connects, so that a node with many heavy edges does not count for more than one with few.
+# From the weights come the degrees `d`, and from both the normalised affinity `S`: every weight divided by the square roots of the degrees of its two nodes.
 
 # %%
 d = W.sum(1)  # (n,)
@@ -217,7 +218,7 @@ assert torch.equal(S, S.T)
 
 # %% [markdown]
 # **How many ways are there to cut six nodes in two?** Node `a` is on one side; each of the other five may join it or not; all five joining is no cut. That leaves
-# $2^5 - 1$. We can afford to try them all.
+# $2^5 - 1$, and we try them all.
 
 # %%
 codes = torch.arange(1, 32)  # which of b..f leave a's side
@@ -249,7 +250,7 @@ show_figure(
 )
 
 # %% [markdown]
-# The two criteria disagree. What exactly does each choose?
+# What exactly does each criterion choose?
 
 # %%
 for name, winner in (("least cut ", cheapest), ("least Ncut", best)):
@@ -261,10 +262,8 @@ assert X[best].tolist() == [0, 0, 0, 1, 1, 1]
 assert ncut[cheapest] > 2 * ncut[best]
 
 # %% [markdown]
-# The plain cut chips off `f`. The normalized cut separates the two groups, at less than half the Ncut. Trying all cuts worked because there are 31 of
-# them. The photograph above has 3,600 points, and $2^{3599} - 1$ ways.
-#
-# **So: what do the eigenvectors of `S` know?**
+# The plain cut chips off `f`. The normalized cut separates the two groups, at less than half the Ncut. For the 3,600 points of the photograph there would be
+# $2^{3599} - 1$ cuts to try. **What do the eigenvectors of `S` know about the best one?**
 
 # %%
 lam, vectors = torch.linalg.eigh(S)
@@ -296,15 +295,14 @@ show_figure(
 )
 
 # %% [markdown]
-# The eigenvalue says something too. No cut into two can have a smaller Ncut than $1 - \lambda_2$: dropping the demand that every node takes a side can only help.
+# The eigenvalue gives a bound before any cut is made. No cut into two has a smaller Ncut than $1 - \lambda_2$, since the eigenvector solves the same problem
+# without the demand that every node takes a side.
 
 # %%
 print(f"1 - lam_2 = {1 - lam[1]:.4f}  <=  best Ncut = {ncut[best]:.4f}")
 assert 1 - lam[1] <= ncut.min()
 
 # %% [markdown]
-# This floor needs no cut to be known.
-#
 # ### The random walk
 #
 # Divide each row of `W` by its degree and it holds probabilities: where a walker goes next {cite:p}`meila2001`. **How often does a walker, in the long run,
@@ -319,7 +317,7 @@ print(f"{leaves}, together {sum(escape):.4f}")
 assert abs(sum(escape) - ncut[best]) < 1e-12
 
 # %% [markdown]
-# A good segment is one that a walker seldom leaves.
+# So a good segment is one that a walker seldom leaves.
 #
 # ## The same from `ctrace`
 #
@@ -374,7 +372,7 @@ assert torch.equal(segments.double(), X[best])
 assert torch.allclose(R.T @ R, torch.eye(2).double(), atol=1e-12)
 
 # %% [markdown]
-# It turns them as a rigid whole until each group lies along one axis, and the larger entry repeats our best cut.
+# It turns them as a rigid whole, and the larger entry repeats our best cut.
 #
 # How good can $k$ segments be? Call the weight that stays inside a segment, over the segment's volume, its **association**. Ncut is $k$ minus the sum of
 # the associations. Write the assignment as a one-hot matrix $X$, $(n, k)$, and scale its columns, $U = D^{1/2} X (X^\top D X)^{-1/2}$: they are orthonormal, and
@@ -386,8 +384,8 @@ assert torch.allclose(R.T @ R, torch.eye(2).double(), atol=1e-12)
 # \end{aligned}
 # $$ (trace)
 #
-# To find the best $X$ one would have to search all assignments. To find the best $U$ with orthonormal columns, and nothing else asked of it, is an eigenvalue problem, and its solution is the bound. **How
-# close does the rotation come to the best of all partitions?** Six nodes allow us to try them all again.
+# The best $X$ takes a search over all assignments. The best $U$, with orthonormal columns and nothing else asked of it, is an eigenvalue problem, and its value
+# is the bound. **How close does the rotation come to the best of all partitions?** With six nodes we can try them all again.
 
 
 # %%
@@ -416,11 +414,9 @@ for k in (2, 3, 4, 5):
     assert (mine > sums.max() - 1e-12) == (k < 5)
 
 # %% [markdown]
-# The bound holds everywhere. For $k$ = 2, 3 and 4 the rotation finds the best segments of all; at $k = 5$, with nearly as many segments as nodes, it falls a little
-# short. It is a good method without a guarantee.
+# The bound holds. For $k$ = 2, 3 and 4 the rotation finds the best segments of all; at $k = 5$ it falls a little short: it has no guarantee.
 #
-# Where does the bound come from? From the *soft* segments $D^{-1/2} z_j$, before anything is rounded to a label. **Their associations should add up to the
-# eigenvalues exactly.**
+# The *soft* segments $D^{-1/2} z_j$, not yet rounded to labels, should reach the bound. **Do their associations add up to the eigenvalues?**
 
 # %%
 for k in (2, 3, 4, 5):
@@ -430,11 +426,11 @@ for k in (2, 3, 4, 5):
     assert abs(soft.sum() - lam[:k].sum()) < 1e-12
 
 # %% [markdown]
-# They do, to the twelfth digit, because a rotation moves weight between the columns and loses none. What is lost is lost by rounding to labels.
+# They do, to the twelfth digit: a rotation leaves the trace of {eq}`trace` as it is. What is lost is lost by rounding to labels.
 #
 # ## Real photographs
 #
-# For a photograph, a point is a cell of a grid and its features come from a filter bank. Every channel has a name that a reader understands, which will matter
+# In a photograph a point is a cell of a grid, and its features come from a filter bank. Every channel has a name that a reader understands, which will matter
 # when we ask later *why* a segment holds together.
 
 # %%
@@ -476,7 +472,7 @@ print(f"points in each segment: {segments.bincount().tolist()}")
 assert torch.allclose(three, U, atol=1e-4) and len(segments.unique()) == 6
 
 # %% [markdown]
-# Between the second line and the third, look at the eigenvectors. **Which of them would you cut along?**
+# Here are the eigenvectors of the second line. **Which of them would you cut along?**
 
 # %% tags=["hide-input"]
 h, w = bank.grid_hw
@@ -490,8 +486,7 @@ show_figure(
     name="photo-eigenvectors",
     alt="Eight eigenvectors as maps. The first is nearly flat; the others light up "
     "the suit, the backdrop, the black helmet and parts of them.",
-    caption="The first eight eigenvectors of the astronaut. The first is the square "
-    "root of the degree. The others mix what the rotation will separate.",
+    caption="The first eight eigenvectors of the astronaut.",
 )
 
 # %%
@@ -502,10 +497,10 @@ assert torch.allclose(U.T @ U, torch.eye(11, device=device), atol=1e-4)
 assert (solver.eigval.diff() <= 0).all()
 
 # %% [markdown]
-# The first is flat once the degree is taken out, as it was on six nodes. Each of the others shows several things at once, and no single one is *the* helmet. That
-# is why we turn them before we cut.
+# The first is flat once the square root of the degree is taken out, as it was on six nodes. Each of the others shows several things at once, and no single one is
+# *the* helmet. That is why we turn them before we cut.
 #
-# Now the same three lines for eight photographs, with the same settings for all; only the number of segments was chosen by eye, and that choice is judged further down.
+# Now the same three lines for eight photographs, with the same settings for all; only the number of segments was chosen by eye, which is judged further down.
 
 # %%
 wanted = {
@@ -532,8 +527,8 @@ cuts = {
 }
 
 # %% [markdown]
-# **Do the segments follow what is in the picture?** A fair question needs a rival. Turn the segments upside down and back to front: the same shapes, the same sizes, in
-# the wrong places. Then ask how much of the colour differences each of the two explains.
+# **Do the segments follow what is in the picture?** We compare them with themselves turned by 180 degrees: the same shapes and sizes, in the wrong places. How
+# much of the colour differences does each explain?
 
 
 # %%
@@ -587,15 +582,15 @@ for name, segments in cuts.items():
 gallery.show()
 
 # %% [markdown]
-# Every segmentation explains at least 10 percentage points more of the colour than itself turned round. Look at the failures too. The large even skies of the rocket and of the
-# pagoda are cut although no edge is there.
+# Every segmentation explains at least 10 percentage points more of the colour than itself turned round. Look at the failures too: the even skies of the rocket
+# and of the pagoda are cut although no edge is there.
 #
 # ## Would the same segments be found again?
 #
-# A cut always returns segments. If they belong to the picture, they should still be there after a small disturbance. We disturb every feature by normal noise, so strong that it
-# moves two points apart by as much as a point is from its seventh neighbour (the median over points), cut again with the same $k$, and ask two things: how far the span of the $k$
-# eigenvectors turned, and how many points keep their segment. **Cosine 1 means that the span stayed, 0 that a direction was lost.** All cuts so far took the default of `ctrace`, a
-# bandwidth for each point; beside it we try one bandwidth for the whole picture, the median distance between points. **Which of the eight will hold?**
+# A cut always returns segments. If they belong to the picture, they should survive a small disturbance. We add normal noise to every feature, so strong that it
+# moves two points apart by as much as a point is from its seventh neighbour (the median over points), and cut again with the same $k$. How far does the span of
+# the $k$ eigenvectors turn? **Cosine 1 means that it stayed, 0 that a direction was lost.** And how many points keep their segment? All cuts so far used local
+# scales; beside them we try one bandwidth for the whole picture, the median distance between points. **Which of the eight will hold?**
 
 
 # %%
@@ -668,9 +663,8 @@ print(
 assert kept_span["astronaut", "local scales"] < 0.1
 
 # %% [markdown]
-# Under this one draw of noise none of the eight spans stays with local scales, at the $k$ that was chosen by eye; of the astronaut's six directions one is lost altogether. With one
-# bandwidth all eight stay.
-# **What is lost, the whole segmentation or parts of it?** For each segment, compare the points before and after: those in both over those in either.
+# Under this draw of noise none of the eight spans stays with local scales, and of the astronaut's six directions one is lost altogether. With one bandwidth all
+# eight stay. **Is the whole segmentation lost, or parts of it?** For each segment we take the points in it both times, over those in it either time.
 
 
 # %%
@@ -684,7 +678,7 @@ def overlaps(key):
 
 for name in wanted:
     share = overlaps((name, "local scales"))
-    print(f"{name:10}", " ".join(f"{each:.2f}" for each in share))
+    print(f"{name:10} lowest {share.min():.2f}, highest {share.max():.2f}")
     assert share.min() < 0.1 and share.max() > 0.7
 
 # %% tags=["hide-input"]
@@ -714,15 +708,19 @@ for name, k in wanted.items():
 gallery.show()
 
 # %% [markdown]
-# In every photograph at least one segment disappears while another keeps most of its points. On the astronaut, suit and helmet (1 and 2) keep most of theirs, and two pieces
-# of the backdrop (4 and 5) vanish.
+# In every photograph one segment disappears while another keeps most of its points. On the astronaut, which are they?
 
 # %%
 suit, helmet, *_, left, corner = overlaps(("astronaut", "local scales"))[1:]
+print(f"suit (1) {suit:.2f}, helmet and table (2) {helmet:.2f}", end="; ")
+print(f"backdrop at the top left (4) {left:.2f} and right (5) {corner:.2f}")
 assert min(suit, helmet) > 0.6 and max(left, corner) < 0.1
 
 # %% [markdown]
-# Is the median distance then the better rule? Open the flower and the pagoda: what was one segment is now rings, or bands. **Into how many parts does it cut the dahlia?**
+# Suit and helmet keep most of their points; two pieces of the backdrop vanish.
+#
+# Is the median distance then the better rule? Open the flower and the pagoda: what was one segment is now rings, or bands. **Into how many parts does it cut the
+# dahlia?**
 
 # %%
 for name, what in {"flower": "dahlia", "china": "pagoda"}.items():
@@ -736,12 +734,12 @@ for name, what in {"flower": "dahlia", "china": "pagoda"}.items():
         assert parts[1] > 0.2 and (which is twice or parts[2] > 0.2)
 
 # %% [markdown]
-# Into three large ones, and the pagoda likewise. But with local scales, too, both fall apart under noise. A span that stays is needed before its segments can be called a property of
-# the picture, and it does not make them the things we have names for. The section on the bandwidth shows where the difference comes from, and the doctor, further down, measures the same cosine for any graph.
+# Into three large ones, and the pagoda likewise. With local scales, too, both fall apart under noise. A span that stays is needed before segments can be called a
+# property of the picture, and it does not make them the things we have names for.
 #
 # ## How many segments?
 #
-# **How many segments should one ask for?** The same eigenvectors serve every $k$; only the rotation is new. Here is the coffee cup with local scales. Browse before you read on.
+# The same eigenvectors serve every $k$; only the rotation is new. Here is the coffee cup with local scales. **How many segments would you ask for?**
 
 # %% tags=["hide-input"]
 gallery, lab = (
@@ -781,9 +779,8 @@ for k, expected in {2: "corner", 4: "saucer", 6: "rim", 8: "coffee"}.items():
 assert by_k[8][11, 27] == by_k[8][10, 3]  # the wood to the left of the cup
 
 # %% [markdown]
-# More segments explain more colour, so colour cannot choose $k$.
-# The eigengap can help. Only the *span* of $k$ eigenvectors is determined, and only if $\lambda_k > \lambda_{k+1}$; the gap between the two bounds how far a given change of the
-# matrix can turn the span {cite:p}`davis1970`.
+# More segments explain more colour, so colour cannot choose $k$. The eigengap can help. Only the *span* of $k$ eigenvectors is determined, and only if
+# $\lambda_k > \lambda_{k+1}$; the gap between the two bounds how far a given change of the matrix can turn the span {cite:p}`davis1970`.
 
 # %% tags=["hide-input"]
 gaps = lam_coffee[:-1] - lam_coffee[1:]
@@ -816,20 +813,21 @@ print(
 assert explained(lab, by_k[10]) > explained(lab, by_k[6]) > explained(lab, by_k[2])
 
 # %% [markdown]
-# None of the gaps is wide, so the spectrum of this graph does not recommend a $k$. With local scales no photograph has a gap of 0.02:
+# None of the gaps is wide, so the spectrum of this graph does not recommend a $k$. **Is any other photograph clearer, with local scales?**
 
 # %%
 widest_gaps = {
     name: float((-each.eigval.diff())[1:].max()) for name, each in solvers.items()
 }
-print("\n".join(f"{name:10} {gap:.3f}" for name, gap in widest_gaps.items()))
+clearest = max(widest_gaps, key=widest_gaps.get)
+print(f"the widest gap of all is that of {clearest}: {widest_gaps[clearest]:.3f}")
 assert max(widest_gaps.values()) < 0.02
 
 # %% [markdown]
 # ## What the bandwidth does
 #
-# All of this rests on one choice, how far apart two points may be and still count as alike. **What happens to the eigenvalues when $\sigma$ goes to zero, and when it
-# grows without end?** To see it in every digit, a coarser grid of the coffee cup, in float64, and all eigenvalues.
+# All of this rests on one choice, how far apart two points may be and still count as alike. **What happens to the eigenvalues when $\sigma$ goes to zero, and
+# when it grows without end?** A coarser grid of the coffee cup lets us compute them all.
 
 # %%
 coarse = filter_bank(load_photo("coffee"), grid=30).features.double()  # (600, c)
@@ -859,7 +857,7 @@ show_figure(
     alt="Four eigenvalues against the bandwidth: all 1 on the left, all near 0 on the "
     "right. The eigengap at 6 rises between and is zero at both ends.",
     caption="Left end: every point alone, all eigenvalues 1. Right end: all points "
-    "alike, all but the first eigenvalue near 0. The eigengap lives in between.",
+    "alike, all but the first eigenvalue near 0. The gap opens in between.",
 )
 
 # %%
@@ -874,11 +872,11 @@ assert round(widest_at, 2) == 0.50 and round(float(gap_at_6.max()), 2) == 0.11
 assert gap_at_6[0] < 1e-3 and gap_at_6[-1] < 1e-3
 
 # %% [markdown]
-# At both ends the gap closes, for opposite reasons. In between it opens, widest at 0.11 near $\sigma = 0.50$.
+# The gap closes at both ends and is widest, 0.11, near $\sigma = 0.50$.
 #
 # One number for the whole picture is a compromise between its flat parts and its busy ones. {cite:t}`zelnik2004` give every point a scale of its own, the
-# distance to a near neighbour; `ctrace` does so unless told otherwise. Here are both ways, on two photographs in coarser grids, and again we disturb every feature, now by
-# normal noise of 0.05 for all.
+# distance to a near neighbour; these are the local scales of `ctrace`. Here are both ways, on two photographs in coarser grids, with normal noise of 0.05 on
+# every feature.
 
 
 # %%
@@ -940,8 +938,8 @@ for name in middle:
 assert smallest["rocket", 0.5] <= 10 < 50 <= smallest["rocket", "local"]
 
 # %% [markdown]
-# The eigengap alone does not predict this: at $\sigma = 4$ the gap is below a thousandth and the span stays, with local scales it is many times as wide and the span is
-# lost. A wide bandwidth brings all eigenvalues but the first near zero, what noise does to them shrinks with them, and the segments at $\sigma = 4$ look fine.
+# The eigengap alone does not predict which span stays: at $\sigma = 4$ the gap is below a thousandth and the span stays; with local scales the gap is many times
+# as wide and the span is lost.
 #
 # **How much noise is 0.05?** On 19 channels it moves two points apart by $0.05 \sqrt{2 \cdot 19}$. Compare that with the distance from a point to its seventh
 # neighbour, from which the local scales are made.
@@ -980,16 +978,16 @@ show_figure(
 )
 
 # %% [markdown]
-# Neither way wins. The number 0.5 is steady: noise hardly turns its span. But on the rocket it spends segments on single lamps, of ten points or fewer, which are
-# far from everything. With local scales no segment of the rocket has fewer than fifty points. The price is that these scales are distances between neighbours, and noise as large as
-# those distances takes the span away; a fifth of that noise does not. Before you build on a segment, disturb the input and look again.
+# Neither way wins. With $\sigma = 0.5$ noise hardly turns the span, but the rocket's smallest segment has ten points or fewer. With local scales it has fifty or
+# more, but noise as large as the distances between neighbours takes the span away; a fifth of that noise does not. Before you build on a segment, disturb the
+# input and look again.
 
 # %% [markdown]
 # ## Move the bandwidth, and k
 #
-# Every $\sigma$ from 0.25 to 4, local scales, every $k$ from 2 to 8, more noise or less: the next figure cuts two photographs anew at each move of a slider, in your browser, on a coarser grid. In Jupyter and in Colab it is the same
-# figure; where no script runs, and on paper, there is a still picture of how it begins. Below the sliders stands how its cuts compare with those of `ctrace`. **Does a wide gap foretell that the span stays?** First the
-# numbers for one bandwidth.
+# The next figure cuts two photographs anew, in your browser, at each move of a slider: every $\sigma$ from 0.25 to 4 or local scales, every $k$ from 2 to 8, more
+# noise or less. Below the sliders stands how its cuts compare with those of `ctrace`. Where no script runs, and on paper, there is a still picture of how it
+# begins. **Does a wide gap predict that the span stays?** First one bandwidth, fourteen spans.
 
 # %%
 small = {
@@ -1002,14 +1000,14 @@ for name, grid in small.items():
     for k in range(2, 9):
         gaps[name, k] = float(values[k - 1] - values[k])
         stays[name, k] = turned(grid.features, 0.5, noise=0.02, k=k)
-        print(f"{name} k = {k}   eigengap {gaps[name, k]:.3f}", end="   ")
-        print(f"cosine {stays[name, k]:.3f}")
 most_turned, narrowest = min(stays, key=stays.get), min(gaps, key=gaps.get)
-print("turned most:", *most_turned, "; narrowest gap:", *narrowest)
+for what, key in {"turned most": most_turned, "narrowest gap": narrowest}.items():
+    print(f"{what}: {key[0]}, k = {key[1]}", end=", ")
+    print(f"eigengap {gaps[key]:.3f}, cosine {stays[key]:.3f}")
 assert most_turned == ("rocket", 4) and narrowest == ("rocket", 7)
 
 # %% [markdown]
-# Not by itself: of these fourteen spans the one that noise turns most is that of the rocket at $k = 4$, and the narrowest gap is the rocket's at $k = 7$.
+# Not by itself: the span that noise turns most is not the one with the narrowest gap.
 
 # %% tags=["hide-input"]
 grid, values = small["coffee"], Ncut(9, sigma=0.5).fit(small["coffee"].features).eigval
@@ -1051,8 +1049,8 @@ touch.show_touchable(
 # %% [markdown]
 # ## The same product is attention
 #
-# Look once more at the walk $D^{-1} W V$: a weighted mean of the rows of $V$, with weights $\exp(-\lVert x_i - x_j\rVert^2 / 2\sigma^2)$ that are normalised over $j$.
-# That is a softmax. The square splits into three terms, the one with $\lVert x_i\rVert^2$ is the same for all $j$ and cancels, and what is left,
+# Look once more at the walk $D^{-1} W V$: a weighted mean of the rows of $V$, with weights $\exp(-\lVert x_i - x_j\rVert^2 / 2\sigma^2)$ that are normalised over
+# $j$. That is a softmax. Of the three terms of the square, $\lVert x_i\rVert^2$ is the same for all $j$ and cancels, and what is left,
 #
 # $$
 # \begin{aligned}
@@ -1089,8 +1087,8 @@ print(f"rows of length 1, plain attention: largest difference {apart:.1e}")
 assert apart < 1e-10
 
 # %% [markdown]
-# Now apply the layer again and again to five columns, with the same queries and keys throughout, and keep the columns
-# independent by a QR decomposition. **Where do they go?** Attention has the eigenvectors of $S$, divided by $\sqrt d$, so the distance should shrink by
+# Now apply the layer again and again to five columns, with the same queries and keys throughout, and keep the columns independent by a QR decomposition. **Where
+# does their span go?** Attention has the eigenvectors of $S$, divided by $\sqrt d$, so the distance to the span of the first five should shrink by
 # $\lambda_6 / \lambda_5$ a layer.
 
 # %%
@@ -1118,20 +1116,20 @@ show_figure(
         logy=True,
     ),
     name="attention-converges",
-    alt="The distance falls along a straight line on a logarithmic axis, from about 1 "
-    "to below one in ten thousand.",
+    alt="On a logarithmic axis the distance stays near 1 for the first layers, then "
+    "falls along a straight line to below one in ten thousand.",
     caption="Distance between the span of five columns under repeated attention and "
     "the Normalized Cut embedding.",
 )
 
 # %% [markdown]
-# They go to the Normalized Cut. **A Normalized Cut is what attention with tied, unchanging queries and keys converges to** when its columns are kept independent, and the ratio
+# **A Normalized Cut is what attention with tied, unchanging queries and keys converges to** when its columns are kept independent, and the ratio
 # $\lambda_6 / \lambda_5$ is its speed.
 #
 # ## The doctor
 #
-# `diagnose` counts the pieces of a graph, solves it, and solves it again under noise that moves two points apart by as much as the median distance to a seventh neighbour. Then it
-# says in words whether the graph is fit to be cut. First a healthy one, the coffee cup at $\sigma = 0.5$.
+# `diagnose` counts the pieces of a graph, cuts it, cuts it again under the noise of {numref}`fig-found-again`, and says in words whether the graph is fit to be
+# cut. First a healthy one, the coffee cup at $\sigma = 0.5$.
 
 
 # %%
@@ -1156,8 +1154,8 @@ assert "lost under noise" in str(fragile) and "ready" not in str(fragile)
 assert fragile.stability[5] < 0.5 < 0.99 < healthy.stability[5]
 
 # %% [markdown]
-# It does. The row `stability` holds, for each $k$, the cosine of {numref}`fig-found-again`. The widest gap lies where the span does not survive, so the doctor suggests the
-# widest among those that do. **And the astronaut of the first figure, at $k = 2$ and at $k = 6$?**
+# It does. The row `stability` holds the cosine for each $k$. The widest gap lies where the span does not survive, so the doctor suggests the widest among those
+# that do. **And the astronaut of the first figure, at $k = 2$ and at $k = 6$?**
 
 # %%
 astronaut_found = ask(bank.features, n_eig=8)
@@ -1166,7 +1164,9 @@ assert two > 0.9 and six < 0.1 and "lost under noise" in str(astronaut_found)
 assert int(astronaut_found.gaps[1:].argmax()) + 2 == 6  # the widest from k = 2 on
 
 # %% [markdown]
-# The cut into suit and rest stays. Six segments, as in the gallery, are not to be trusted with local scales, although the widest gap lies there. Next, two heaps of points, 80 apart. **How many eigenvalues are 1, and which $k$ will it suggest?**
+# The cut into suit and rest stays. Six segments are not to be trusted with local scales, although the widest gap lies there.
+#
+# Next, two heaps of points, 80 apart. **How many eigenvalues are 1, and which $k$ will it suggest?**
 
 # %%
 heaps = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
@@ -1176,8 +1176,8 @@ assert apart.components == 2 == apart.suggested_k
 assert (apart.eigval[:2] > 1 - 1e-6).all() and apart.eigval[2] < 0.99
 
 # %% [markdown]
-# As many as there are pieces, and it suggests as many: a cut between the pieces severs nothing, however wide the later gaps. Now the same heaps with a bandwidth that is far too small.
-# An eigenvalue near 1 for nearly every point tells nothing, so the pieces are counted by following the weights from point to point.
+# As many as there are pieces, and it suggests as many: a cut between the pieces severs nothing. Now the same heaps with a bandwidth that is far too small. Nearly
+# every point then has an eigenvalue near 1, so the pieces are counted by following the weights from point to point.
 
 # %%
 tiny = Graph(heaps, sigma=0.01)
@@ -1188,7 +1188,7 @@ assert lonely.components > 200 and lonely.suggested_k is None
 assert f"{alone} of 300 points stand alone" in str(lonely)
 
 # %% [markdown]
-# Last, random numbers in 40 channels. There is nothing to find in them, and a cut will be found all the same unless somebody warns.
+# Last, random numbers in 40 channels. There is nothing to find in them, and a cut returns segments all the same. **Will the doctor warn?**
 
 # %%
 random = torch.randn(500, 40, generator=torch.Generator().manual_seed(0))
@@ -1197,7 +1197,7 @@ assert "no open eigengap" in str(noise) and "lost under noise" in str(noise)
 assert float(noise.gaps[1:].max()) < float(healthy.gaps[1:].max())
 
 # %% [markdown]
-# The doctor warns, twice. Gaps and spans count from $k = 2$ on, since the first gap is open for any connected graph.
+# Twice. Gaps and spans count from $k = 2$ on, since the first gap is open for any connected graph.
 #
 # ## When it fails
 #
@@ -1225,8 +1225,8 @@ else:
         print(textwrap.fill(str(error), 94))
 
 # %% [markdown]
-# Third, and less obvious: four equal heaps, and we ask for two segments *with a gradient*. Which two heaps belong together? The data do not say, four eigenvalues are
-# equal, and a derivative of an undefined choice does not exist.
+# Third, and less obvious: four equal heaps, and we ask for two segments *with a gradient*. Which two heaps belong together? Four eigenvalues are equal, the data
+# do not say, and an undefined choice has no derivative.
 
 # %%
 corners = (
@@ -1440,9 +1440,9 @@ assert (u > 0).tolist() == [False] * 3 + [True] * 3
 assert ncut_value(changed, (u > 0.5).long()) < ncut_value(changed, (u > 0).long()) / 1.5
 
 # %% [markdown]
-# With `f` on edges of 0.05, the best cut takes `f` alone: now even its small volume pays for so light a cut. The eigenvector shows it, with `f` far from all others,
-# but zero still lies between `c` and `d`. A threshold next to `f` finds the best cut. {cite:t}`shi2000` try several thresholds and keep the best; the rotation
-# of {cite:t}`yu2003` avoids thresholds altogether.
+# With `f` on edges of 0.05 the best cut takes `f` alone: even its small volume now pays for so light a cut. The eigenvector shows it, with `f` far from all
+# others, but zero still lies between `c` and `d`. A threshold next to `f` finds the best cut. {cite:t}`shi2000` try several thresholds and keep the best; the
+# rotation of {cite:t}`yu2003` avoids thresholds altogether.
 #
 # ```{solution-end}
 # ```
