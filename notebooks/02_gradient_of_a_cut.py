@@ -17,14 +17,18 @@ if importlib.util.find_spec("ctrace") is None:
     subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", address])
 
 # %% [markdown]
+# Which channel of its features holds a segment together? One could nudge each number and cut again, thousands of times; one derivative says the same. But the
+# derivative that `torch` offers, back through an eigendecomposition, can be NaN, or worse, a finite wrong number, on inputs as ordinary as a blank background.
+# This page shows why, and derives one that is right.
+#
 # In this notebook you will
 #
 # - **derive** how eigenvectors move, on a matrix small enough for pencil and paper, and find the one part of that motion a cut can do without;
 # - **break** the automatic derivative of `torch.linalg.eigh`, and measure what it costs to hold a part of the cut fixed;
 # - **verify** the implicit gradient against finite differences, entry by entry, down to the gap where nothing is left to differentiate.
 #
-# You need the chain rule, eigenvectors, a little `torch.autograd`, and the page before, [Normalized cuts](01_normalized_cuts.ipynb). The last cell
-# measures the run time and insists on less than 90 seconds on two CPU cores.
+# You need the chain rule, eigenvectors, a little `torch.autograd`, and the page before, [Normalized cuts](01_normalized_cuts.ipynb). The last cell prints the run
+# time.
 
 # %% tags=["hide-input"]
 import time
@@ -59,14 +63,13 @@ print(f"torch {torch.__version__}, {torch.get_default_dtype()}, no model")
 print(f"a few dozen points on the CPU, the large clouds and the photograph on {device}")
 
 # %% [markdown]
-# Derivatives are checked by taking differences, and differences eat digits, so this page computes in double precision. What single
-# precision costs is measured further down.
+# Derivatives are checked by differences, and differences lose digits, so this page computes in double precision; what single precision costs is measured further
+# down.
 #
 # ## The idea: four points that can be cut in two ways
 #
-# Put a point on each corner of a rectangle and cut the four in two. A wide rectangle falls into left and right, a tall one into
-# top and bottom. Before you look: what does a square do, and what does the second eigenvector do while a wide rectangle
-# becomes a tall one?
+# Put a point on each corner of a rectangle and cut the four in two. A wide rectangle falls into left and right, a tall one into top and bottom. **What does a
+# square do, and what does the second eigenvector do while a wide rectangle becomes a tall one?**
 #
 # Formulas on this page count from 1; code, and the messages of `ctrace`, count from 0.
 
@@ -165,18 +168,14 @@ show_figure(
     "at the square, suddenly for the rectangle and steeply for the crooked one, while "
     "the span of the first three hardly turns.",
     caption="From tall to wide. At the square the second and the third eigenvalue are "
-    "equal and their vectors change places, at once or, when the "
-    "corners are a little crooked, within a narrow window. The space spanned by the "
-    "first three vectors takes no notice.",
+    "equal and their vectors change places, at once or, when the corners are a little "
+    "crooked, within a narrow window. The span of the first three hardly turns.",
 )
 
 # %% [markdown]
-# Why the span of *three*, when the four are cut in two? The second and the third eigenvector change places. A span that holds both, or neither, does not see
-# that; a span of two holds first one and then the other. What matters is that no eigenvalue crosses the border at $k$.
-#
-# The square can be cut either way. A single eigenvector turns the faster the closer its eigenvalue is to a
-# neighbour's, and at the square its derivative does not exist. The span of three hardly turns, since no eigenvalue leaves it. The rest of the page puts this into formulas and then
-# into code.
+# Why the span of *three*, when the four are cut in two? A span that holds both vectors that change places, or neither, does not see the change; a span of two
+# holds first one and then the other. What matters is that no eigenvalue crosses the border at $k$. A single eigenvector turns the faster the closer its
+# eigenvalue is to a neighbour's, and at the square its derivative does not exist.
 
 
 # %%
@@ -191,7 +190,7 @@ steps += [report("span, rectangle", span), report("span, crooked", span_crooked)
 assert steps[0] > 89 and span.max() < 1e-5 and steps[1] > 100 * steps[3]
 
 # %% [markdown]
-# The equation behind the picture is as old as perturbation theory; {cite:t}`magnus1985` states it with care. Let $S$ change by $dS$. Keep $k$
+# The equation behind the picture, with its conditions, is in {cite:t}`magnus1985`. Let $S$ change by $dS$. Keep $k$
 # eigenvectors, the columns $u_j$ of $U$ with eigenvalues $\lambda_j$, and call the others $v_m$, with eigenvalues $\mu_m$. Then
 #
 # $$
@@ -203,7 +202,7 @@ assert steps[0] > 89 and span.max() < 1e-5 and steps[1] > 100 * steps[3]
 #
 # The first sum moves the span. Its denominators are never smaller than the eigengap at $k$. The second sum turns the vectors among
 # themselves, and its denominators are as small as two kept eigenvalues are close: this is why differentiating through a decomposition is called
-# unstable {cite:p}`ionescu2015,wang2019`. We shall show for which losses the second sum cancels, and then compute without it.
+# unstable {cite:p}`ionescu2015,wang2019`. We show for which losses the second sum cancels, and then compute without it.
 #
 # ## By hand: three by three
 #
@@ -239,8 +238,7 @@ for delta in (1e-1, 1e-3, 1e-6, 1e-9):
 
 # %% [markdown]
 # The vectors explode like $1/\delta$. In the change of the projector the two exploding entries meet with opposite signs, $dS_{21}/\delta - dS_{12}/\delta$, and
-# cancel, because $dS$ is symmetric. What is left tends to a number that can be written down,
-# $\sqrt{2}\,\lVert (dS_{31}, dS_{32})\rVert / 0.8$. A computer that recomputes the eigenvectors on both sides of $S$ should agree.
+# cancel, because $dS$ is symmetric. What is left tends to $\sqrt{2}\,\lVert (dS_{31}, dS_{32})\rVert / 0.8$. Finite differences should agree.
 
 
 # %%
@@ -258,8 +256,7 @@ assert abs(measured.norm() - limit) < 1e-8
 assert abs(change.norm() - limit) < 1e-6 and dU[:, 0].norm() > 1e8
 
 # %% [markdown]
-# At $\delta = 0$ the derivative of the projector exists. The eigenvectors have none.
-# Autograd works through the eigenvectors. What will it say?
+# At $\delta = 0$ the projector has a derivative, and the eigenvectors have none. Autograd goes through the eigenvectors. **What will it say?**
 
 # %%
 S = torch.diag(torch.tensor([1.0, 1.0, 0.2])).requires_grad_()
@@ -268,13 +265,13 @@ print(S.grad)
 assert S.grad.isnan().all()
 
 # %% [markdown]
-# Nine entries, nine times NaN, for a derivative that exists. Inside `eigh`'s backward pass stands the second sum of {eq}`eigenvector-derivative`:
-# zero, divided by zero, and then multiplied into everything.
+# NaN in all nine entries, for a derivative that exists. In the backward pass of `eigh` stands the second sum of {eq}`eigenvector-derivative`: zero divided by
+# zero, and multiplied into everything.
 #
 # ## Where `eigh` fails on points
 #
-# Now the pipeline that one would write first: weights, normalisation {cite:p}`shi2000`, `eigh`, and the rotation to segments {cite:p}`yu2003`. The
-# [tutorial of channel tracing](../book/originals.md) takes the rotation $R$ as it comes out of an iteration without a gradient, **held fixed**; a switch allows both.
+# Now the pipeline that one would write first: weights, normalisation {cite:p}`shi2000`, `eigh`, and the rotation to segments {cite:p}`yu2003`. The [tutorial of
+# channel tracing](../book/originals.md) takes the rotation $R$ out of an iteration without a gradient, so that it is **held fixed**; a switch allows both.
 
 
 # %%
@@ -293,7 +290,7 @@ def literal_scores(x, sigma, k, frozen=False):
 
 
 # %% [markdown]
-# And the pipeline of `ctrace`, with nothing but finite differences as a judge: move one number, cut again from the beginning, on both sides.
+# And the pipeline of `ctrace`. Finite differences judge both: move one number up and down, and cut again from the beginning each time.
 
 
 # %%
@@ -405,17 +402,20 @@ assert all(grad.isnan().all() for grad in literal["copies, far apart"])
 assert truth["copies, far apart"].abs().max() < 1e-6
 scene = "four-fold symmetry"
 assert not relative(literal[scene][0], truth[scene]) < 1e3
+for name in ("copies", "separate pieces"):  # perfect segments
+    for grad in literal[name]:
+        assert grad.isnan().all() or relative(grad, truth[name]) < 1e-3
 
 # %% [markdown]
-# Read the first row. The 24 points are copies of 3, `eigh` finds eigenvalues that agree in every bit, and all 72 entries are NaN. The right
-# answer is zero.
+# First row: the 24 points are copies of 3, `eigh` finds eigenvalues that agree in every bit, and all 72 entries are NaN. The right answer is zero.
 #
-# Then read the third. *Equal in mathematics* is not *equal to the last bit*: where rounding splits a pair, the division succeeds and
-# returns a number, and with $R$ fixed that number is rounding error divided by rounding error. It is finite, no warning
-# is printed, and it is wrong by many orders of magnitude. Even with $R$ differentiated there is rounding left over in the numerator, and the
-# column on the right shows what becomes of it. (Rows two and four are right either way: their segments are perfect, so to first order a turn changes nothing in this loss.)
+# Third row: *equal in mathematics* is not *equal to the last bit*. Where rounding splits a pair, the division succeeds, and with $R$ fixed the result is rounding
+# error divided by rounding error: finite, without a warning, and wrong by many orders of magnitude. With $R$ differentiated some rounding is left in the
+# numerator, and the column on the right shows what becomes of it.
 #
-# NaN at least is seen. Which of the two you meet is decided by the last bit. The scene with the symmetry again, its rows in another order, two hundred times:
+# (In rows two and four the segments are perfect, so to first order a turn changes nothing in this loss: what is not NaN there is right.)
+#
+# Which of the two you meet is decided by the last bit. The scene with the symmetry again, its rows in another order, two hundred times:
 
 # %%
 x, sigma, k = cases[scene]
@@ -438,13 +438,13 @@ print({what: outcomes.count(what) for what in ("NaN", "wrong", "right")})
 assert "right" not in outcomes
 
 # %% [markdown]
-# Never right: NaN or a wrong number, and nothing but the order of the rows decides which. (How often each comes up depends on the linear algebra library.)
+# Never right: the order of the rows decides between NaN and a wrong number. (How often each comes up depends on the linear algebra library.)
 
 # %% [markdown]
 # ## The rotation held fixed: a finite, wrong number
 #
-# Leave degeneracy aside. Four clouds in general position, every eigenvalue apart, no NaN anywhere. Is a gradient with $R$ fixed right *there*?
-# The published objective is the mean of $|Z_{ij}|$ over a segment. Guess how far off its gradient is.
+# Now four clouds in general position, with no two eigenvalues equal and no NaN. Is a gradient with $R$ fixed right *there*? We take the objective of that
+# tutorial, the mean of $|Z_{ij}|$ over a segment $j$, and call it the *published* one. **How far off is its gradient?**
 
 
 # %%
@@ -478,8 +478,8 @@ print("R differentiated:", "  ".join(f"{e:7.0e}" for e in right))
 assert min(wrong) > 0.05 and max(wrong) > 0.1 and max(right) < 1e-7
 
 # %% [markdown]
-# With the rotation fixed, the gradient is off by a tenth to a half: the points move, the vectors turn, and the rotation that would undo the turn stands still. Differentiated, the
-# error is that of the finite differences.
+# By a tenth to a half: the points move, the vectors turn, and the rotation that would undo the turn stands still. Differentiated, the error is that of the finite
+# differences.
 #
 # ## Why the dangerous terms vanish
 #
@@ -520,11 +520,12 @@ for name, value in twists.items():
 assert min(basis_bound) > 0.1 and invariant < 1e-14
 
 # %% [markdown]
-# The last is zero to rounding. The sum of all eigenvector entries is worse than the fixed rotation: it asks about a basis that the data did not choose.
+# The last is zero to rounding. The sum of all entries of $U$ is worse than the fixed rotation: it depends on a basis that the data did not choose.
 #
 # ### The derivative of the rotation
 #
-# $R$ is the orthogonal factor of a $k \times k$ matrix: $M = Y^\top E = Q_1 \operatorname{diag}(s)\, Q_2^\top$ and $R = Q_1 Q_2^\top$. From
+# Let $Y$ be $U$ with its rows scaled to length 1, and $E$ the one-hot assignment of points to segments. $R$ is the orthogonal factor of a $k \times k$ matrix:
+# $M = Y^\top E = Q_1 \operatorname{diag}(s)\, Q_2^\top$ and $R = Q_1 Q_2^\top$. From
 # $R^\top R = I$ it follows that $dR = Q_1 \Psi\, Q_2^\top$ with $\Psi$ antisymmetric, and from $M = R\,(Q_2 \operatorname{diag}(s)\, Q_2^\top)$ that
 #
 # $$
@@ -534,8 +535,8 @@ assert min(basis_bound) > 0.1 and invariant < 1e-14
 # \end{aligned}
 # $$ (polar-derivative)
 #
-# The denominator is a **sum** of singular values. Equal ones do no harm; only two empty segments would make it zero. Autograd through `torch.linalg.svd` does not know
-# that, and divides by differences. At $M = 2I$ all singular values are equal:
+# The denominator is a **sum** of singular values. Equal ones do no harm; only two empty segments would make it zero. Autograd through `torch.linalg.svd` divides
+# by differences instead. At $M = 2I$ all singular values are equal:
 
 
 # %%
@@ -572,8 +573,8 @@ assert by_svd.isnan().all() and by_formula.isfinite().all()
 assert torch.autograd.gradcheck(Polar.apply, (M.clone().requires_grad_(),))
 
 # %% [markdown]
-# `gradcheck` compares the formula with differences of every output by every input, and accepts. Here is the k-way step by hand on top of it, and
-# the same from `ctrace`. Do the two derivatives agree?
+# `gradcheck` compares the formula with differences of every output by every input, and accepts. Here is the k-way step by hand on top of it. Does its derivative
+# agree with that of `ctrace`?
 
 
 # %%
@@ -590,8 +591,8 @@ print(f"dl/dU by hand against ctrace: relative difference {error:.0e}")
 assert error < 1e-12
 
 # %% [markdown]
-# The one-hot $E$ stays constant: it changes in jumps, and between jumps not at all. This is what the headline means by *decided*: at a point that is tied between
-# two segments $E$ jumps, and where two segments are empty, $s_i + s_j = 0$, {eq}`polar-derivative` has no value.
+# The one-hot $E$ is a constant, since it changes only in jumps. This is what the headline means by *decided*: at a point that is tied between two segments $E$
+# jumps, and where two segments are empty, $s_i + s_j = 0$, {eq}`polar-derivative` has no value.
 #
 # ## The implicit gradient
 #
@@ -675,7 +676,7 @@ print(f"{len(x)} points: {counts} products for the {k} columns, to twelve digits
 assert max(counts) < len(x)
 
 # %% [markdown]
-# In exact arithmetic it could never take more products than there are points. It takes fewer, and for 2,000 points?
+# In exact arithmetic it never takes more products than there are points. **How many for 2,000 points?**
 
 # %%
 many = clouds((700, 500, 400, 400), spread=3.0).to(device)
@@ -699,8 +700,8 @@ print(f"{len(many)} points: {count} products for the last column")
 assert count < 40
 
 # %% [markdown]
-# The number of products follows the eigenvalues, not the number of points. Does the $B$ found for the
-# 36 points give the same derivative? We take the occasion to spell out the last ingredient, the **degrees**. $S$ depends on $W$ twice, directly and through $d = W\mathbf 1$:
+# About as many: their number follows the eigenvalues, not the number of points. Does the $B$ found for the 36 points give the same derivative? One thing is
+# missing, the **degrees**: $S$ depends on $W$ twice, directly and through $d = W\mathbf 1$:
 #
 # $$
 # \begin{aligned}
@@ -726,7 +727,7 @@ print(f"difference to ctrace: {error:.0e}; degrees held fixed: {forgotten:.2f}")
 assert error < 1e-9 and 0.25 < forgotten < 0.4
 
 # %% [markdown]
-# Conjugate gradients and degrees together are the gradient of `ctrace`; with the degrees held fixed it is off by a third.
+# Conjugate gradients and degrees together give the gradient of `ctrace`; with the degrees held fixed it is off by a third.
 #
 # ### Memory
 #
@@ -780,12 +781,12 @@ print(f"W {whole:.0f} MiB, B and U {thin:.1f} MiB, a tile at most {tile:.0f} MiB
 assert tile + thin < whole / 10
 
 # %% [markdown]
-# The tiles trade time for memory, and the answer is the same. A plain `eigh` holds the matrix and all its eigenvectors, which is two tables of that size at the least.
+# The tiles trade time for memory. A plain `eigh` holds the matrix and all its eigenvectors, two tables of that size at the least.
 #
 # ## Every entry
 #
-# Random directions can hide a wrong entry. Here is every entry: 36 points, 4 channels, 144 derivatives, each against its own
-# re-solved pipeline. The orange squares are the same derivatives with $R$ fixed. Where do you expect them?
+# Random directions can hide a wrong entry. Here is every entry: 36 points, 4 channels, 144 derivatives, each against differences of its own, and the same
+# derivatives with $R$ fixed as orange squares. **Where do you expect them?**
 
 # %%
 f = lambda y: loss(scores(y, sigma, k))
@@ -826,14 +827,14 @@ assert worst < 1e-5 and whole < 1e-7
 assert fixed_whole > 0.1 and flipped > len(entries) // 3
 
 # %% [markdown]
-# All circles of {numref}`fig-gradient-every-entry` lie on the line, the worst of them to five digits. With $R$ fixed, more than a third of the signs are wrong. That is
-# for a loss with random weights. Does the published objective fare as badly?
+# All circles of {numref}`fig-gradient-every-entry` lie on the line, the worst of them to five digits or more. With $R$ fixed, more than a third of the signs are
+# wrong. That is for a loss with random weights. Does the published objective fare as badly?
 #
 # ### Four things that are held fixed, side by side
 #
-# So far $\sigma$ was a number. When a *rule* reads it off the points, such as one scale per point, the distance to its seventh neighbour {cite:p}`zelnik2004`, it moves with them: it is part of
-# the function. Vectors, rotation, degrees, bandwidth: all four turn or move when the points do, and each can be held fixed. **What does each cost?** One literal pipeline, in which one
-# thing at a time stands still:
+# So far $\sigma$ was a number. A *rule* reads it off the points, such as one scale per point, the distance to its seventh neighbour {cite:p}`zelnik2004`; then it
+# moves with them and is part of the function. Vectors, rotation, degrees, bandwidth: each can be held fixed. **What does each cost?** One literal pipeline, in
+# which one thing at a time stands still:
 
 
 # %%
@@ -876,11 +877,11 @@ def cost_of_freezing(name, of_Z, rule):
 
 # %%
 costs = {}
-print(f"wrong signs of {x.numel()}".ljust(36), *(f"{f:>9}" for f in frozen_things))
+print(f"wrong signs of {x.numel()}".ljust(36), *(f"{f:>9}" for f in frozen_things[1:]))
 for rule, says in {sigma: "a number", "local": "local scales"}.items():
     for name, of_Z in asked.items():
         costs[says, name] = cost_of_freezing(name, of_Z, rule)
-        signs = [f"{signs:9}" for _, signs in costs[says, name]]
+        signs = [f"{signs:9}" for _, signs in costs[says, name][1:]]
         print(f"{says:12} {name:23}", *signs)
 
 # %% tags=["hide-input"]
@@ -920,11 +921,11 @@ for error, signs in [costs["a number", name][3] for name in asked]:
     assert error < 1e-7 and signs == 0
 
 # %% [markdown]
-# A loss of $Z$ depends on the points through the vectors alone, so with the vectors held fixed nothing is left: an error of 1, and no entry with a sign.
+# With the vectors held fixed nothing is left, since $Z$ depends on the points through them alone: an error of 1, and no entry with a sign.
 #
-# With the bandwidth given as a number, a fixed rotation turns far fewer signs for the published objective than for random weights, and its error is still in the first digit. The bandwidth is a
-# constant there and has no derivative to lose. With local scales the order is another: the rotation costs least, for the random loss it turns fewer signs than for most of the published
-# ones, and degrees and bandwidth cost more than the rotation in every row. Which of the four costs most depends on the loss and on the rule; none is free where it moves.
+# With the bandwidth given as a number, a fixed rotation turns less than half as many signs for the published objective as for random weights, and the bandwidth
+# has no derivative to lose. With local scales the rotation costs less than degrees and bandwidth in every row, and for random weights it turns fewer signs than
+# for most of the published losses. Which of the four costs most depends on the loss and on the rule; none is free where it moves.
 #
 # An attribution averages over the segment. How many signs are left wrong when the published objective is averaged, channel by channel, over its own segment?
 
@@ -940,14 +941,14 @@ print(f"R fixed: {wrong_means} of {4 * k} channel means have the wrong sign")
 assert wrong_means < 4 * k // 4
 
 # %% [markdown]
-# Few: much of what a fixed rotation does to single entries cancels in the average.
+# Few: in the average much of it cancels.
 #
 # `ctrace` differentiates the bandwidth's rule with the rest, and the differences, which apply the rule again at both ends, agree to at least seven digits. A bandwidth given as a number
 # is a constant; `bandwidth_grad=False` holds any bandwidth fixed.
 #
 # ### The degenerate cases, again
 #
-# The four inputs from the beginning, two of which stop `eigh`, and one more: copies in clusters of different size. For each, the gradient of `ctrace` against differences for every entry.
+# The four inputs from the beginning, and one more: copies in clusters of different size. For each, the gradient of `ctrace` against differences for every entry.
 
 
 # %%
@@ -975,8 +976,8 @@ for name, (points, s, m) in cases.items():
 print("\n".join(table))
 
 # %% [markdown]
-# All finite, all equal to the differences. For the first case that means zero, to rounding. `ctrace` looks at line 3 of the derivation, and when it holds to rounding, the
-# dangerous terms are left out.
+# All finite, all equal to the differences; for the first case that means zero, to rounding. `ctrace` looks at line 3 of the derivation, and when it holds to
+# rounding, the dangerous terms are left out.
 #
 # ### Single precision
 #
@@ -1076,9 +1077,8 @@ for name, place in regions.items():
     assert part > 3 * area
 
 # %% [markdown]
-# Is it right here too? Every entry would mean thousands of cuts, so we move all entries at once, along five random directions.
-# And one property needs no differences at all. Weights depend on differences of features, so adding the same number to a channel *everywhere* changes nothing, and each column of the
-# gradient must sum to zero.
+# Is it right here too? Every entry would take thousands of cuts, so we move all entries at once, along five random directions. One property needs no differences:
+# adding the same number to a channel *everywhere* changes no weight, so each column of the gradient must sum to zero.
 
 
 # %%
@@ -1103,13 +1103,13 @@ print(f"largest column sum {everywhere:.0e}, inside the segment {inside:.0e}")
 assert inside > 1e6 * everywhere
 
 # %% [markdown]
-# What a channel gains inside the segment it loses outside. An attribution therefore averages over the *segment*: over all cells the answer is zero, for
-# every channel and every loss.
+# What a channel gains inside the segment it loses outside. So an attribution averages over the *segment*: over all cells the answer is zero, for every channel
+# and every loss.
 #
 # ## A failure on purpose: closing the gap
 #
-# One gap matters, the one at $k$. The rectangle of the beginning lets us close it as slowly as we like: with a stretch $t$ the second and third eigenvalue are apart by
-# an amount that shrinks with $t$. Three losses, each differentiated by `ctrace`:
+# One gap matters, the one at $k$. The rectangle of the beginning lets us close it as slowly as we like, by the stretch $t$. Three losses, each differentiated by
+# `ctrace`:
 #
 # - the projector on **two** vectors: the closing gap is the one at $k = 2$;
 # - the projector on **three**: the closing gap lies inside the block;
@@ -1172,7 +1172,7 @@ show_figure(
     "1e-11; the third is a horizontal line.",
     caption="The same gap, closed in three situations. Where the loss depends on which "
     "vectors are kept, its gradient grows like one over the gap; "
-    "where it depends on the span of both, nothing happens.",
+    "where it depends on the span of both, it stays.",
 )
 
 # %%
@@ -1183,8 +1183,8 @@ for grows in (two, second_alone):
 assert three.max() / three.min() < 2 and gaps.min() < 1e-10
 
 # %% [markdown]
-# {numref}`fig-gradient-gap` is {eq}`eigenvector-derivative`, measured. Two gradients grow like $1/\text{gap}$, over ten
-# orders of magnitude, as the cut in two does become that sensitive. The third stays as it is.
+# {numref}`fig-gradient-gap` is {eq}`eigenvector-derivative`, measured. Two gradients grow like $1/\text{gap}$ over nine orders of magnitude, since those losses
+# do become that sensitive. The third stays.
 #
 # At the square itself the cut in two has no answer, and no gradient. What does `ctrace` say?
 
@@ -1203,7 +1203,7 @@ said = attempt(lambda: gradient(on_the_span(2), corners))
 assert "k=2 falls inside a group of equal eigenvalues" in said
 
 # %% [markdown]
-# It refuses when the gap cannot be told from rounding, and rounding depends on the precision. How wide must the gap be?
+# It refuses when the gap cannot be told from rounding. **How wide must the gap be, in either precision?**
 
 
 # %%
@@ -1224,8 +1224,7 @@ for dtype in (torch.float64, torch.float32):
     assert refused == list(range(first, 17))  # and from there on always
 
 # %% [markdown]
-# One question is left, which has no answer at any precision. Keep three vectors of the square, so that the gap at $k$ is open, and ask about the
-# **second vector by itself**:
+# One question has no answer at any precision. Keep three vectors of the square, so that the gap at $k$ is open, and ask about the **second vector by itself**:
 
 # %%
 said = attempt(lambda: gradient(on_the_second, corners))
@@ -1233,8 +1232,7 @@ assert "which vectors stand for them" in said
 assert gradient(on_the_span(3), corners).isfinite().all()
 
 # %% [markdown]
-# The error names the two eigenvalues, says why, and lists losses that work. It is raised from the loss, not from the data: for the same
-# points the projector has a gradient.
+# The error comes from the loss, not from the data: for the same points the projector has a gradient.
 #
 # ### A trap: the sign of a column
 #
@@ -1251,8 +1249,8 @@ assert abs(second.sum()) < 1e-12 and second.abs().min() > 0.49
 assert second[second.abs().argmax()] > 0
 
 # %% [markdown]
-# The vector is gone. The sum of a balanced cut is zero, or rounding error of either sign. `ctrace` makes the
-# entry of largest magnitude positive, so no column vanishes. This is a convention only: a loss should not depend on the sign at all, and one that ignores rotations does not.
+# The vector is gone: the sum of a balanced cut is zero, or rounding error of either sign. `ctrace` makes the entry of largest magnitude positive, so no column
+# vanishes. A loss should not depend on the sign at all, and one that ignores rotations does not.
 #
 # ## Exercises
 #
@@ -1400,9 +1398,9 @@ assert not check_projector_change(lambda S, dS, k: torch.full_like(S, torch.nan)
 # ```{exercise}
 # :label: ex-jitter
 #
-# *Break it.* The usual first aid for NaN in `eigh` is **jitter**: a little symmetric noise on $S$, so that no two eigenvalues are equal. Break it. Write
-# `jittered(seed, frozen)`: the gradient of the loss on the four-fold scene by `literal_scores`, with noise of size $10^{-9}$ on $S$ drawn from that seed. Show that with $R$
-# fixed two seeds give two unrelated answers, both finite.
+# *Break it.* The usual remedy for NaN in `eigh` is **jitter**: a little symmetric noise on $S$, so that no two eigenvalues are equal. Write
+# `jittered(seed, frozen)`: the gradient of the loss on the four-fold scene by `literal_scores`, with noise of size $10^{-9}$ on $S$ drawn from that seed. Show
+# that with $R$ fixed two seeds give two unrelated answers, both finite.
 # ```
 
 
@@ -1458,7 +1456,8 @@ print(f"with R differentiated, the same jitter: error {error:.0e}")
 assert error < 1e-2
 
 # %% [markdown]
-# The jitter turned a visible failure into a silent one. With a loss that ignores rotations even the jittered path is nearly right, and `ctrace` gets there without jitter.
+# With $R$ fixed the jitter turns a visible failure into a silent one. With a loss that ignores rotations even the jittered path is nearly right, and `ctrace`
+# needs no jitter.
 #
 # ```{solution-end}
 # ```
