@@ -431,8 +431,8 @@ assert all(wrong[alike[part]].sum() < total for part in PARTS if part != "wing")
 # - **Shapley.** Begin with a bird that has no parts and add them one by one. How much does the logit rise when this part is added, on average over all orders
 #   {cite:p}`shapley1953`?
 #
-# With $z$ the logits minus their mean over species (a softmax does not notice the mean), $x$ the bird, $x_{-p}$ the bird without part $p$, $x_{p \to v}$ the bird
-# with the shape $v$ there, and $x_Q$ the bird with only the parts in $Q$,
+# With $z$ the logits minus their mean over species (a softmax does not notice the mean), $y$ the right species, $x$ the bird, $x_{-p}$ the bird without part $p$,
+# $x_{p \to v}$ the bird with the shape $v$ there, and $x_Q$ the bird with only the parts in $Q$,
 #
 # $$
 # \begin{aligned}
@@ -623,9 +623,9 @@ assert counts[plain, plain].sum() > 0.99 * counts[plain].sum()
 assert round(np.trace(counts) / counts.sum(), 3) == 0.867
 
 # %% [markdown]
-# It calls nearly every iris a laurel and about half of the hazels myrtles, their twins; most other hazels become cedars, which have the same wing and tail. It
-# never had to learn the one part that tells twins apart, since in training the toadstool did. It knows the other twelve species, so a model that hardly knows two
-# of fourteen can show 86.7%.
+# It calls nearly every iris a laurel and about half of the hazels myrtles, their twins; most other hazels become cedars, which have the same wing and tail. In
+# training the toadstool told twins apart, so their one different part never had to be learned. It knows the other twelve species: 86.7% can be the score of a
+# model that hardly knows two of fourteen.
 
 # %% [markdown]
 # ## Take a bird apart

@@ -17,9 +17,9 @@ if importlib.util.find_spec("ctrace") is None:
     subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", address])
 
 # %% [markdown]
-# Which channel of its features holds a segment together? One could nudge each number and cut again, thousands of times; one derivative says the same. But the
-# derivative that `torch` offers, back through an eigendecomposition, can be NaN, or worse, a finite wrong number, on inputs as ordinary as a blank background.
-# This page shows why, and derives one that is right.
+# Which channel holds a segment together? One could nudge each number and cut again, thousands of times; one derivative says the same. But the derivative that
+# `torch` offers, back through an eigendecomposition, can be NaN, or worse, a finite wrong number, on inputs as ordinary as a blank background. This page shows
+# why, and derives one that is right.
 #
 # In this notebook you will
 #
@@ -606,8 +606,8 @@ assert error < 1e-12
 # \end{aligned}
 # $$ (implicit)
 #
-# Multiply the first equation by $v_m^\top$ to see that $v_m^\top b_j = v_m^\top g_j / (\lambda_j - \mu_m)$. On the complement of $U$ the matrix
-# $\lambda_j I - S$ is symmetric, and positive definite as long as the eigengap at $k$ is open. First the dense way, all eigenvectors in hand, written to be read:
+# Multiply the first equation by $v_m^\top$ to see that $v_m^\top b_j = v_m^\top g_j / (\lambda_j - \mu_m)$. On the complement of $U$ the matrix $\lambda_j I - S$
+# is symmetric, and positive definite as long as the eigengap at $k$ is open. First the dense way, with all eigenvectors in hand:
 
 
 # %%
@@ -731,8 +731,8 @@ assert error < 1e-9 and 0.25 < forgotten < 0.4
 #
 # ### Memory
 #
-# $B$ and $U$ have $k$ columns each, so $\partial\ell/\partial W$ has low rank and is never formed. Its rows, and those of $W$, are made a tile at a time, used, and
-# dropped. What is the largest tensor that comes to life on the way, forwards and backwards?
+# $B$ and $U$ have $k$ columns each, so $\partial\ell/\partial W$ has low rank and is never formed. Its rows, and those of $W$, are made a tile at a time, used,
+# and dropped. **What is the largest tensor on the way, forwards and backwards?**
 
 
 # %%
@@ -943,8 +943,8 @@ assert wrong_means < 4 * k // 4
 # %% [markdown]
 # Few: in the average much of it cancels.
 #
-# `ctrace` differentiates the bandwidth's rule with the rest, and the differences, which apply the rule again at both ends, agree to at least seven digits. A bandwidth given as a number
-# is a constant; `bandwidth_grad=False` holds any bandwidth fixed.
+# `ctrace` differentiates the bandwidth's rule with the rest, and the differences, which apply the rule again at both ends, agree to seven digits or more.
+# `bandwidth_grad=False` holds any bandwidth fixed.
 #
 # ### The degenerate cases, again
 #
