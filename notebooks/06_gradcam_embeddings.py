@@ -58,16 +58,8 @@ print(f"torch {torch.__version__} on {device}")
 # %% [markdown]
 # ## The idea
 #
-# There is no class. There is an embedding $g(x)$, a reference $r$, and a score that compares them:
-#
-# $$
-# s = \cos(g, r) = \frac{g^\top r}{\lVert g\rVert\,\lVert r\rVert},
-# \qquad
-# \frac{\partial s}{\partial g} = \frac{1}{\lVert g\rVert}\Big(\frac{r}{\lVert r\rVert} - s\,\frac{g}{\lVert g\rVert}\Big) .
-# $$ (cosine-slope)
-#
-# From there on everything is as before: the slope goes back to a layer, its mean over places weighs the channels. Here are three birds of one species, four views each.
-# Each keeps its marks, the dark spots on its body, and the proportions of head and body. Colours, pose and place change.
+# A network that recognises individuals has no classes. It turns a picture $x$ into an embedding $g(x)$, and takes two pictures for the same individual if their embeddings point in nearly the same direction.
+# Here are three birds of one species, four views each. A bird keeps its marks, the dark spots on its body, and the proportions of head and body; colours, pose and place change.
 
 
 # %%
@@ -99,9 +91,20 @@ show_figure(
 )
 
 # %% [markdown]
+# So the score is the cosine between $g$ and a reference $r$, the embedding of another picture. Its gradient is what $g$ lacks of the direction of $r$: the unit vector of $r$ without its part along $g$, divided by the length of $g$.
+#
+# $$
+# s = \cos(g, r) = \frac{g^\top r}{\lVert g\rVert\,\lVert r\rVert},
+# \qquad
+# \frac{\partial s}{\partial g} = \frac{1}{\lVert g\rVert}\Big(\frac{r}{\lVert r\rVert} - s\,\frac{g}{\lVert g\rVert}\Big) .
+# $$ (cosine-slope)
+#
+# From there on everything is as before: the gradient goes back to a layer, and its mean over places weighs the channels.
+#
 # ## By hand
 #
-# Embeddings of two numbers: $g = (3, 4)$ and $r = (1, 0)$. Work out the slope before you run it. In which direction must it point, seen from $g$?
+# Embeddings of two numbers: $g = (3, 4)$ and $r = (1, 0)$. The length of $g$ is 5 and the score $s = 3/5$. The part of $r$ along $g$ is $0.6\,(0.6, 0.8) = (0.36, 0.48)$; without it $(0.64, -0.48)$ is left of $r$, and a fifth of that is the gradient, $(0.128, -0.096)$.
+# In which direction does it point, seen from $g$?
 
 # %%
 g, r = (
@@ -123,7 +126,7 @@ assert (
 )
 
 # %% [markdown]
-# Across $g$, never along it: a longer embedding is not a more similar one. And if $r$ points where $g$ points, the bracket is zero, and there is nothing to find.
+# Across $g$, since $3 \cdot 0.128 = 4 \cdot 0.096$: making an embedding longer makes it no more similar. And where $r$ points in the direction of $g$ the bracket is zero, so there is nothing to find.
 
 # %%
 self_slope = ((g / g.norm() - 1.0 * g / g.norm()) / g.norm()).detach()
@@ -131,7 +134,7 @@ print("slope of a pair of equal embeddings:", self_slope.tolist())
 assert not self_slope.any()
 
 # %% [markdown]
-# Now the whole map, in the open and in double precision, for the first two views of the first bird; and then from `ctrace`.
+# Now a whole map, written out in double precision, for the first two views of the first bird; then the same from `ctrace`.
 
 # %%
 LAYER = "layer3"
@@ -160,8 +163,8 @@ assert (small.raw - literal).abs().max() < 1e-12 * max(1, float(literal.abs().ma
 # %% [markdown]
 # ## Who is this?
 #
-# A *genuine* pair shows one bird twice, an *impostor* pair two birds. Where should the threshold lie? It is chosen on validation birds, as the place where as many genuine pairs
-# are turned away as impostors let in. Two tests: birds of all species, and birds of one species only. **Which will be harder?** Within a species nothing but the individual is left to tell two birds apart.
+# A *genuine* pair shows one bird twice, an *impostor* pair two birds. A threshold on the cosine accepts a pair or turns it away. It is chosen on validation birds, where the share of genuine pairs
+# turned away equals the share of impostors let in, the *equal error rate*. Two tests: birds of all species, and birds of one species only. **Which will be harder?** Within a species nothing but the individual tells two birds apart.
 
 
 # %%
@@ -250,13 +253,13 @@ print(f"all species: {alike:.0%} of the impostor pairs share their species")
 assert alike < 0.1
 
 # %% [markdown]
-# One species is not harder: the two error rates are within two points of each other, and where the curves part most, the one of one species is the higher. That could not be known from the first
-# number alone: over all species most impostors are of another species, and a network that knows species and no individuals could turn those away. Only the second number says how well *individuals* are told apart.
+# One species is hardly harder: its error rate is 0.6 points higher, the curves cross, and where they part most its own is on top. That had to be measured: over all species most impostors are of another species, and a network that knows
+# species and no individuals could turn those away.
 #
-# ## What the likeness rests on
+# ## What the similarity rests on
 #
-# Before any map, the truth: in this world a picture can be drawn again without the marks, or without the beak. How much likeness to another view of the same bird is lost? Predict which
-# line stands out: birds of one species all have the same beak, crest, wing, tail and legs.
+# Before any map, the truth: a bird can be drawn again without its marks, or without its beak. How much of its similarity to another view is lost? Predict where
+# most: birds of one species all have the same beak, crest, wing, tail and legs.
 
 
 # %%
@@ -277,7 +280,7 @@ lost = {}
 for part in ("marks", *PARTS):
     bare = embed([render(data.scene(i).without(part)) for i in probe])
     lost[part] = float((before - F.cosine_similarity(bare, references)).mean())
-    print(f"{part:6s} likeness lost {lost[part]:+.3f}")
+    print(f"{part:6s} similarity lost {lost[part]:+.3f}")
 
 # %%
 assert error["one species"] < 0.25
@@ -286,7 +289,7 @@ assert max(lost, key=lost.get) == "marks" and lost["marks"] > 3 * max(
 )
 
 # %% [markdown]
-# The marks, by far. So a map of likeness should point at the marks: spots of a few pixels, less than a hundredth of the picture. Layer and method are chosen on validation pairs, by the share of
+# The marks, by far. So a map of the similarity should point at the marks: spots of a few pixels, less than a hundredth of the picture. Layer and method are chosen on validation pairs, by the share of
 # positive evidence inside the marks.
 
 
@@ -326,7 +329,7 @@ for (layer, method), value in share.items():
 print(f"chance          {float(marks.mean()):.3f}")
 
 # %% [markdown]
-# Now the test birds, all 120 pictures, against chance (the area) and a centred Gaussian as wide as the validation birds. Intervals are over the 30 birds, not over pictures: four views of one bird are not four birds.
+# Now all 120 pictures of the test birds, against chance (the area) and a centred Gaussian as wide as the validation birds. Intervals are over the 30 birds: four views of one bird are not four birds.
 
 # %%
 centre = (torch.arange(96) + 0.5) / 96 - 0.5
@@ -388,17 +391,17 @@ for name, values in ahead.items():
     assert float(per_bird.mean()) > half
 
 # %% [markdown]
-# The maps point at the marks more often than chance and than a blob, and far from always. On the *whole bird* the blob wins the pointing game, because every bird has a part of itself in the middle. A
-# map can be right about the bird and say nothing about who it is.
+# The maps point at the marks more often than chance and than a blob, but only in about one picture of four. On the *whole bird* the blob wins the pointing game: every bird has a part of itself in the middle, and
+# a map can be right about the bird and say nothing about who it is.
 #
 # ## Both pictures of a pair
 #
-# Each picture is explained by its likeness to the other, in one pass. By this rule, slope times activation at each place, red is where more of what is there would raise the likeness, and blue where it would lower it.
+# Each picture is explained by its similarity to the other, in one pass. Red is where more of what is there would raise the similarity, blue where it would lower it.
 
 
 # %% tags=["hide-input"]
 def pair_figure(a, b):
-    """Two rows: each picture, its signed map, and the map laid over it."""
+    """Each picture, its signed map, and both; the score; the map's largest cell."""
     result = cam.explain_pair(batch_of([a]), batch_of([b]))
     panels = []
     for p, raw, heat in zip((a, b), result.raw, result.heatmap(False, False)):
@@ -410,7 +413,7 @@ def pair_figure(a, b):
         rows=["first", "second"],
         unit="weight x activation",
     )
-    return figure, float(result.score[0])
+    return figure, float(result.score[0]), float(result.raw.abs().max())
 
 
 # %% tags=["hide-input"]
@@ -422,21 +425,27 @@ examples = [
     (same_species, 0, 4, "two birds of one species"),
     (mixed, 8, 20, "two birds of two species"),
 ]
-tabs = Gallery("embedding-pairs")
+tabs, largest = Gallery("embedding-pairs"), []
 for number, (pictures, i, j, what) in enumerate(examples, 1):
-    figure, score = pair_figure(pictures[i], pictures[j])
+    figure, score, most = pair_figure(pictures[i], pictures[j])
+    largest.append(most)
     tabs.add(
         f"Example {number}",
         figure,
-        alt=f"Two pictures ({what}), with the signed map of each for its likeness to "
+        alt=f"Two pictures ({what}), with the signed map of each for its similarity to "
         "the other.",
         caption=f"{what.capitalize()}, cosine {score:.2f}. Each row is explained by "
-        "the other; one scale for both rows.",
+        f"the other; one scale for both rows, largest cell {most:.2f}.",
     )
 tabs.show()
 
+# %%
+print("largest cell, one bird:", [f"{v:.3f}" for v in largest[:3]], end=", ")
+print("two birds:", [f"{v:.3f}" for v in largest[3:]])
+assert max(largest[:3]) < min(largest[3:])
+
 # %% [markdown]
-# The score is one number for both, but each picture has its own places. The maps of a pair must be those of two single questions:
+# In these examples the pairs of two birds have the larger cells: near its top a cosine is nearly flat, and its map small. The score is one number for both pictures, but each has its own map. The maps of a pair must be those of two single questions:
 
 # %%
 a, b = same_species[0], same_species[1]
@@ -451,7 +460,7 @@ assert torch.allclose(both.raw, single.raw, atol=1e-5 * float(both.raw.abs().max
 # %% [markdown]
 # ## Against an impostor
 #
-# *What makes it this bird rather than that one?* Subtract the likeness to an impostor. The map is linear in the score, so the map of the contrast must be the difference
+# *What makes it this bird rather than that one?* Subtract the similarity to an impostor. The map is linear in the score, so the map of the contrast must be the difference
 # of the two maps.
 
 # %%
@@ -482,15 +491,15 @@ show_figure(
         unit="weight x activation",
     ),
     name="embedding-contrast",
-    alt="Three overlays of one picture: likeness to the same bird, to an impostor, "
+    alt="Three overlays of one picture: similarity to the same bird, to an impostor, "
     "and the difference of the two.",
     caption="One picture, three questions, one scale. The contrast is the first map "
     "minus the second.",
 )
 
 # %% [markdown]
-# The first panel is pale: the pair is nearly as alike as it can be, and near the top a cosine is nearly flat. Against an impostor there is something to say. Blue in it is no contradiction to a score above zero:
-# the colours are slopes times activations, where more of a channel would raise or lower the score. A cosine is not the sum of its map. How far apart are the two?
+# The first panel is pale, as the pair is nearly as similar as it can be. Against an impostor there is more to say. Blue does not contradict a score above zero:
+# the colours say where more of a channel would raise or lower the score, and a cosine is not the sum of its map. How far apart are the two?
 
 # %%
 size = [float(r.raw.abs().max()) for r in three]
@@ -506,8 +515,9 @@ assert contrast.score.item() > 0.5 and -blue > 0.4
 # %% [markdown]
 # ## Another reference, another map
 #
-# One fault that such maps can have is to ignore the reference: they show where a bird is, whoever it is compared with. So keep each of the 120 pictures and change the reference: the
+# Such maps can ignore the reference, and show where a bird is whoever it is compared with. So keep each of the 120 pictures and change the reference: the
 # second view of the bird, its third view, and a view of another bird of its species. Do it for the cosine and for the dot product. Which pair of maps should be alike?
+
 
 # %%
 x, g = batch_of(same_species), F.normalize(embed(same_species), dim=1)
@@ -558,14 +568,14 @@ for kind in ("cosine", "dot"):
 assert alike["dot", "third view"].median() > alike["cosine", "third view"].median()
 
 # %% [markdown]
-# Every map changes by more than a quarter of its size when the reference is another bird, and in the median its pattern changes less between two views of one bird than between two birds. The *pattern* need not: for a few of the 120 pictures the
-# map for another bird is the same but for its strength, with a correlation of up to .99. Such a picture shows the same place whoever it is compared with. The dot product is steadier than the cosine. The slope of a cosine
-# {eq}`cosine-slope` is what the embedding still *lacks*: for a close pair, the remainder that this one view happens to leave. For close pairs ask the dot product, or a contrast.
+# Every map changes by more than a quarter of its size when the reference is another bird; in the median its pattern changes less between two views of one bird. But for a few of the 120 pictures only the strength
+# changes, and the pattern stays, with a correlation of up to .99: such a picture shows the same place whoever it is compared with. The dot product is steadier than the cosine. The gradient of a cosine
+# {eq}`cosine-slope` is what the embedding still *lacks*, and for a close pair that is whatever this one view happens to leave. For close pairs ask the dot product, or a contrast.
 
 # %% [markdown]
 # ## Questions without an answer
 #
-# Three questions have a gradient of zero by calculus. The plain recipe turns the rounding that remains into a picture. Here is a picture compared with itself: what is the largest value of the
+# Three questions have a gradient that is zero by calculus; what arithmetic leaves is rounding, and dividing it by its maximum makes a picture of it. Here a picture is compared with itself: what is the largest value of the
 # rescaled map?
 
 
@@ -608,7 +618,7 @@ said(
 )
 
 # %% [markdown]
-# The norm, which some code takes as the score when there is no reference. Many networks end in a normalisation, and then the norm is 1 whatever they see.
+# The second question is the norm, taken as the score where there is no reference. Many networks end in a normalisation, and then it is 1 whatever they see. The third is a contrast whose two sides are the same.
 
 
 # %%
@@ -636,7 +646,7 @@ said(
 )
 
 # %% [markdown]
-# Without the normalisation the norm is an ordinary score, and gets an ordinary map. And where one question of a batch has no answer, `explain` gives the others theirs:
+# Without the normalisation the norm is an ordinary score with an ordinary map. And where one question of a batch has no answer, `explain` gives the others theirs:
 
 # %%
 mixed_batch = cam.explain(
@@ -653,8 +663,8 @@ assert cam.explain(x, target="norm").status == ["ok"]
 # %% [markdown]
 # ## A pair of real photographs
 #
-# Now SqueezeNet, which learned a thousand classes from photographs and was never asked to verify anything. Its last maps before the classes, `fire9`, make an embedding all the same: their mean over all
-# places, minus the mean of that over the twelve photographs of this book. Two of these are views of one motorcycle, from 193 mm apart. **Which photograph is most like the left view, and which comes second?**
+# SqueezeNet learned a thousand classes and was never asked to verify anything. Its maps at `fire9`, before the classifier, make an embedding all the same: their mean over all
+# places, minus the mean of that over the twelve photographs of this book. Two of these are views of one motorcycle. **Which photograph is most similar to the left view, and which comes second?**
 
 # %%
 SHAPE = (240, 320)
@@ -696,7 +706,7 @@ show_figure(
     ),
     name="photo-likeness",
     alt="Twelve photographs: the left view of a red motorcycle, then the other eleven "
-    "in order of their likeness to it.",
+    "in order of their similarity to it.",
     caption="Cosine to the left view of the motorcycle. The right view comes first, "
     "an astronaut before a flag and a shuttle second.",
 )
@@ -713,10 +723,9 @@ assert likeness[second] < 0.4 and without_centre[second] > 0.6
 assert without_centre.min() > 0.2 > 0 > likeness.min()
 
 # %% [markdown]
-# The right view, far before anything else. The centre does part of that: without it the second reaches .74 instead of .28, and no cosine is negative. With a centre taken from so few
-# photographs the cosines are those of this collection; another one would shift them.
+# The right view, far before anything else. The centre does part of that: without it the second reaches .74 instead of .28, and no cosine is negative.
 #
-# What does the likeness rest on? For close pairs this page advised the dot product. Here the advice can be tried. The embedding is a mean over places, so the dot product with a fixed reference *is* a sum
+# What does the similarity rest on? For close pairs this page advised the dot product. The embedding is a mean over places, so the dot product with a fixed reference *is* a sum
 # over places, and its map must add up to the score once each place has paid its part of the centre:
 
 # %%
@@ -735,7 +744,7 @@ print("dot product", pair["dot"].score.tolist(), "sum of its map", total.tolist(
 assert torch.allclose(total, pair["dot"].score.to(total), rtol=1e-4)
 
 # %% [markdown]
-# Which of the two maps says what the likeness rests on? Blur a fifth of the cells of one view and compare it with the other, untouched view. **Predict three numbers: the cosine without the top cells
+# Which map says what the similarity rests on? Blur a fifth of the cells of one view and compare it with the other, untouched view. **Predict three numbers: the cosine without the top cells
 # of each map, and without as many random cells.** Scattered cells hurt in another way than a block does, so the top cells of the dot product are also moved to other places, as one piece.
 
 
@@ -831,13 +840,13 @@ for found in left_over.values():
     assert dot < cosine - 0.1 and cosine < random.mean()
 
 # %% [markdown]
-# The likeness rests where the dot product says: without its top cells less is left than after any of the 20 random draws and at any of the 20 other places, in both views. The cosine's own map removes less.
-# Blurring its top cells costs more than the mean random draw, and far less than the dot product's. It answers what would make the two *more* alike, which is another question.
+# The similarity rests where the dot product says: without its top cells less is left than after any of the 20 random draws and at any of the 20 other places, in both views.
+# The cosine's top cells cost more than the mean random draw, and far less than those of the dot product: its map says what would make the two *more* similar, which is another question.
 #
 # ### Faces, as far as real ones can be had
 #
-# A face model is beyond what this book may carry, and so are identities: the hundred faces that scikit-image ships, 25 by 25 grey pixels cut from *Labeled Faces in the Wild*, have no names, and nobody appears as a known pair. So this is
-# detection, not verification. Half of the faces and half of the hundred patches without one train a linear read-out on SqueezeNet's maps. Two layers compete, `fire5` and `fire7`. **Both will be tested on the other half,
+# This book carries no face model and no identities: the hundred faces that scikit-image ships, 25 by 25 grey pixels of *Labeled Faces in the Wild*, have no names. So this is
+# detection, not verification. Half of the faces and half of a hundred other patches train a linear read-out on SqueezeNet's maps, at `fire5` and at `fire7`. **Both are tested on the other half,
 # and then on photographs. Will the first test say which is better?**
 
 # %%
@@ -908,10 +917,12 @@ for fire, layer in LAYERS.items():
     print("     ", {n: f"{v:.2f}" for n, v in heights[fire].items()})
 
 # %% [markdown]
-# It will not: both read-outs separate the held-out patches without one error, and an interval drawn from a sample without errors has no width. (With 50 faces and no miss, up to 6% of all faces could still be missed, at 95%.)
+# It will not: both read-outs separate the held-out patches without one error, and an interval drawn from a sample without errors has no width.
 # The patches are too easy to choose by. So choose on Hopper's portrait: by how far it stands above the three photographs without a human face. The astronaut is left for the test.
 
 # %%
+missed = 1 - 0.05 ** (1 / 50)  # with this share missed, 50 of 50 happen 1 time in 20
+print(f"no miss among 50 faces: up to {missed:.1%} of all could be missed, at 95%")
 clear = {
     fire: v["hopper"] - max(v[n] for n in ("chelsea", "coffee", "motorcycle_right"))
     for fire, v in heights.items()
@@ -931,7 +942,7 @@ def highest(name, fire):
 
 
 # %% [markdown]
-# Where is her face? Not where the author draws a box: scikit-image ships a detector of frontal faces of another kind, a cascade of local binary patterns. The highest window of the read-out must have its middle inside the box of that cascade.
+# Where is her face? The answer must not be a box of our own: scikit-image ships a detector of frontal faces of another kind, a cascade of local binary patterns. The highest window of the read-out must have its middle inside the cascade's box.
 
 # %%
 detector = Cascade(lbp_frontal_face_cascade_filename())
@@ -992,14 +1003,14 @@ assert chosen == "fire7" and not in_box(highest("astronaut", "fire5"), box)
 assert heights["fire7"]["astronaut"] == max(heights["fire7"].values())
 
 # %% [markdown]
-# The read-out from `fire7` has its highest window of all five photographs on the astronaut's face. The one from `fire5`, with the same perfect score on patches, has it on her suit, at a badge, and on the cat at an eye. A test set can be too easy to tell a detector of faces
+# With `fire7` the highest window of all five photographs is on the astronaut's face. With `fire5`, and the same perfect score on patches, her highest is on her suit, at a badge, and the cat's is at an eye. A test set can be too easy to tell a detector of faces
 # from a detector of something that its other patches lack. And a detector is no verifier: whose face it is, nothing here can say.
 
 # %% [markdown]
 # ## Plug in a face model
 #
-# Any `nn.Module` that returns one embedding per picture will do. From timm: any architecture by name, with `num_classes=0` so that it ends in its features. With a network at hand, say `pretrained=True`.
-# Here its weights are random, so the map shows the path and no more.
+# Any `nn.Module` that returns one embedding per picture will do. From timm: any architecture by name, with `num_classes=0` so that it ends in its features, and `pretrained=True` where there is a network connection.
+# Here the weights are random: the map shows that the path works, and no more.
 
 # %%
 backbone = timm.create_model("resnet18", num_classes=0, pretrained=False).eval()
@@ -1015,7 +1026,7 @@ print(f"layer {result.target_layer}, map {tuple(result.raw.shape)}, {result.stat
 assert result.raw.shape == (2, 4, 4) and result.status == ["ok", "ok"]
 
 # %% [markdown]
-# A vision transformer inside a wrapper does not say how its tokens lie. `to_map` says it:
+# A vision transformer inside a wrapper does not say how its tokens lie. `to_map` does:
 
 # %%
 vit = timm.models.VisionTransformer(
@@ -1037,7 +1048,7 @@ print(
 assert result.raw.shape == (2, 7, 7) and set(result.status) <= {"ok", "no_evidence"}
 
 # %% [markdown]
-# A face model may come as an ONNX file. A session returns numbers, not a graph: no gradient can come back through it. Wrapping it in a module does not help, and the error says why.
+# A face model may come as an ONNX file. Its session returns numbers, not a graph, and no gradient can come back through it. Wrapping it in a module does not help, and the error says why.
 
 
 # %%
@@ -1225,7 +1236,7 @@ assert check_blind(lambda g: (g[:, :4].sum(1) * 10).round())
 # - **explained** pairs: both pictures, against an impostor, with another reference, and two photographs of one thing,
 # - **refused** the questions whose gradient is zero, before somebody rescaled it into a picture.
 #
-# What this does not show: that a face model looks at faces the way this one looks at birds, or that a map of likeness is a reason anyone should accept. Whether a map can be
+# What this does not show: that a face model looks at faces the way this one looks at birds, or that a map of similarity is a reason anyone should accept. Whether a map can be
 # *false*, and how one would know, is the subject of the part on trust. Next: back to classes, and down to the pixels; [ParchGrad](07_parchgrad.ipynb)
 # lets only some channels speak.
 
