@@ -1191,7 +1191,22 @@ assert often.max() >= 15 and often.max() > max(lucky)
 
 # %% [markdown]
 # One does in most of them, more often than the most frequent of 64 channels in a thousand draws by chance. Whether it stands for *bird*, or for *not background*, this does not tell.
+
+# %% [markdown]
+# ## When it cannot work
 #
+# Three pieces that do not touch, and a request for two segments: which two pieces belong together is not in the data, and neither is a gradient.
+
+# %%
+islands = torch.cat([torch.randn(40, 3) + 50 * shift for shift in range(3)])
+try:
+    trace_channels(islands, n_segments=2, sigma=1.0)
+except ArithmeticError as error:
+    print(textwrap.fill(str(error), 84))
+else:
+    raise AssertionError("a closed gap must be refused")
+
+# %% [markdown]
 # ## The quick starts of the tutorial
 #
 # The [tutorial](../book/originals.md) exists in two versions, which differ in the name of a switch. Both run with the import changed: 10,000 points with 300 random channels, exact, no subsampling. **What will a ranking of random channels say?**
@@ -1253,20 +1268,6 @@ by_score = trace_channels(features, 6, objective="score")
 assert torch.allclose(
     grad, by_score.attributions[suit], rtol=1e-2, atol=1e-2 * float(grad.abs().max())
 )
-
-# %% [markdown]
-# ## When it cannot work
-#
-# Three pieces that do not touch, and a request for two segments: which two pieces belong together is not in the data, and neither is a gradient.
-
-# %%
-islands = torch.cat([torch.randn(40, 3) + 50 * shift for shift in range(3)])
-try:
-    trace_channels(islands, n_segments=2, sigma=1.0)
-except ArithmeticError as error:
-    print(error)
-else:
-    raise AssertionError("a closed gap must be refused")
 
 # %% [markdown]
 # ## A network of your own
@@ -1483,7 +1484,7 @@ def contrast(x, mask):
 assert check_contrast(contrast)
 
 # %% [markdown]
-# The shortcut agrees in part. It knows what a segment looks like, but not whether the neighbours it has to be told apart from look different.
+# The shortcut agrees in part. It weighs all points alike, and not by their ties across the border, as in the [example by hand](../book/trace.md).
 #
 # ```{solution-end}
 # ```
