@@ -66,15 +66,8 @@ print(f"torch {torch.__version__} on {device}")
 # %% [markdown]
 # ## The idea
 #
-# A transformer cuts a picture into patches and turns each into a token, $h_i$. Say how alike two patches are, by place $p_i$ and by features:
-#
-# $$
-# W_{ij} = \exp\!\Big(-\frac{\lVert p_i - p_j\rVert^2}{\sigma_s^2}\Big)\exp\!\Big(-\frac{\lVert h_i - h_j\rVert^2}{\sigma_f^2}\Big),
-# \qquad L = I - D^{-1/2} W D^{-1/2},
-# \qquad H' = e^{-tL} H .
-# $$ (carrot-graph)
-#
-# The last step is heat flow: for a time $t$ every token mixes with the tokens it is tied to. Then a *readout* makes one vector of all tokens. Nothing here is learned.
+# A transformer cuts a picture into patches, turns each into a token, and, in the networks used here, averages the tokens in the end. Before the average, let us tie each patch to those that lie near it and look like it, a wing to the wing, the sky to the sky. Then let
+# the tokens flow along the ties, as heat does, so that each becomes more like those it is tied to. Nothing here is learned.
 
 # %% tags=["hide-input"]
 birds = Aviary("test", 84)
@@ -162,9 +155,21 @@ show_figure(
 )
 
 # %% [markdown]
+# In formulas: $h_i$ is the token of a patch and $p_i$ its place, $D$ the diagonal matrix of the degrees $d_i = \sum_j W_{ij}$, and $t$ the time that the heat has.
+#
+# $$
+# W_{ij} = \exp\!\Big(-\frac{\lVert p_i - p_j\rVert^2}{\sigma_s^2}\Big)\exp\!\Big(-\frac{\lVert h_i - h_j\rVert^2}{\sigma_f^2}\Big),
+# $$ (carrot-graph)
+#
+# $$
+# L = I - D^{-1/2} W D^{-1/2}, \qquad H' = e^{-tL} H .
+# $$
+#
+# At last a *readout*, such as the mean, makes one vector $g$ of all tokens.
+#
 # ## By hand
 #
-# Five patches in a row. The first three are grey (feature 0), the last two white (feature 1). Which tie will be the weakest between neighbours?
+# Five patches in a row. The first three are grey (feature 0), the last two white (feature 1). Which tie between neighbours will be the weakest?
 
 # %%
 P5 = torch.tensor(
@@ -217,7 +222,7 @@ show_figure(
 assert W5.diagonal(1).argmin() == 2
 
 # %% [markdown]
-# The Laplacian, and $e^{-tL}$ as the power series it is. Thirty terms are plenty for $t = 1$.
+# The Laplacian, and $e^{-tL}$ as the power series it is; thirty terms are plenty for $t = 1$:
 
 # %%
 d5 = W5.sum(1)
@@ -229,7 +234,7 @@ for k in range(1, 30):
 print("H' =", [f"{v:.3f}" for v in (heat @ H5)[:, 0].tolist()])
 
 # %% [markdown]
-# Grey patches have become a little white, most of all the one at the border; and the white ones darker. Now the same from `ctrace`:
+# Grey patches have become a little white, most of all the one at the border, and white ones darker. The same from `ctrace`, in three ways:
 
 # %%
 row = RegionSet(H5, P5)
@@ -242,7 +247,7 @@ for method in ("matrix_exp", "eigh", "action"):
 assert (graph5.W[0] - W5).abs().max() < 1e-14
 
 # %% [markdown]
-# The third way never forms $e^{-tL}$. It multiplies by $L$ a few times, which is all one can afford when there are thousands of patches. Times add up, as for heat:
+# The third way never forms $e^{-tL}$. It multiplies by $L$ a few times, which is all one can afford with thousands of patches. Times add up, as for heat:
 
 # %%
 step = lambda t, x: DiffusionOperator(t, "action")(x, graph5)
@@ -253,7 +258,7 @@ assert torch.allclose(twice, once, atol=1e-11)
 # %% [markdown]
 # ## The graph of a bird
 #
-# The small transformer that ships with the package cuts 96 pixels into 12 x 12 patches. It pools by the plain mean, so its logits can be read off the mean token:
+# The small transformer that comes with the package cuts 96 pixels into 12 x 12 patches. It pools by the plain mean, so its logits can be read off the mean token:
 
 # %%
 with torch.no_grad():
@@ -268,7 +273,7 @@ print(
 assert torch.allclose(logits, from_tokens, atol=1e-5)
 
 # %% [markdown]
-# Bandwidths are not settings here. Each picture takes the median of its own distances, so that half of all pairs lie within one bandwidth. Ties, degrees and diffusion follow.
+# The bandwidths are not set by hand: each picture takes the median of its own distances, so that half of all pairs lie within one bandwidth.
 
 
 # %% tags=["hide-input"]
@@ -333,8 +338,7 @@ print(f"ground {on_ground.mean():.2f}, over {len(scenes)} birds")
 assert (on_bird < on_ground).all()
 
 # %% [markdown]
-# Four ties are drawn for every patch, so the net itself covers bird and ground alike. The degrees tell them apart: in each of the 84 pictures a patch of the bird has less to be tied to than a patch of the ground. To what, then? Light up
-# what a single patch is tied to.
+# Four ties are drawn for every patch, so the net itself covers bird and ground alike. The degrees tell them apart: in each of the 84 pictures the patches of the bird have less to be tied to than those of the ground. What is a single patch tied to?
 
 
 # %% tags=["hide-input"]
@@ -358,15 +362,15 @@ for number, i in enumerate((8, 0, 20, 11), 1):
         f"Example {number}",
         figure,
         alt="Four times the same bird in the dark. In each, one framed patch and a few "
-        "more are lit: the beak, the wing, the tail, the ground.",
-        caption="The framed patch is tied to what is lit. In this bird a patch of the "
-        "beak is tied to the beak, one of the ground to the ground nearby.",
+        "more are lit: at the beak, at the wing, at the tail, and, over a larger area, "
+        "on the ground.",
+        caption="The framed patch is tied to what is lit.",
     )
 spots.show()
 
 # %% [markdown]
-# One picture may please by chance. So: every patch of 84 test birds is named by the part that covers it, and the likeness of two patches, the second factor of {eq}`carrot-graph`, is averaged over
-# pairs within a picture. Place is left out. If the graph ties *birds* together, all rows but the last will look alike. Do they?
+# And over all 84 birds? Name every patch by the part that covers it, and average the likeness of two patches, the second factor of {eq}`carrot-graph`, over pairs within a picture. If the graph ties *birds* together,
+# all rows but the last will look alike. Do they?
 
 # %%
 names = [*PARTS, "body", "ground"]
@@ -417,12 +421,13 @@ assert table[6, 6] == table.max() and table[:5, 6].min() > between.mean()
 assert (kind == 6).sum() > (kind != 6).sum()
 
 # %% [markdown]
-# They do not. The graph has found the *parts*, which is what the species differ in, without having been told of any; it has not found the bird. Two parts of one bird are on average even less alike than a part and the ground. And
-# the most alike of all, and the most numerous, are the patches of the ground.
+# They do not. The graph has found the *parts*, without having been told of any; it has not found the bird. Two parts of one bird are on average even less alike than a part and the ground. The most alike, and the most numerous, are the
+# patches of the ground.
 #
 # ## Larger regions
 #
-# A node need not be a single patch. Blocks of patches, or the segments of a [normalised cut](01_normalized_cuts.ipynb) of the tokens, make a smaller graph: a region's token is the mean of its patches. The mean over *patches* is kept as long as each region counts by its size. **Is the plain mean over regions kept too?**
+# A node need not be a single patch. Blocks of patches, or the segments of a [normalised cut](01_normalized_cuts.ipynb) of the tokens, make a smaller graph: a region's token is the mean of its patches. The mean over *patches* is kept
+# as long as each region counts by its size. **Is the plain mean over regions kept too?**
 
 # %%
 coarse = {
@@ -462,7 +467,7 @@ show_figure(
 )
 
 # %% [markdown]
-# It is, for blocks, and it is not, for segments: small ones count as much as large ones, and so the large ones, the ground, count for less than their area.
+# For blocks it is, for segments it is not: a small segment counts as much as a large one, so the ground counts for less than its area.
 #
 # ## What diffusion does
 #
@@ -497,7 +502,7 @@ for t in TIMES:
 # \operatorname{tr}(H^\top L H) = \sum_{i < j} W_{ij}\,\Big\lVert \frac{h_i}{\sqrt{d_i}} - \frac{h_j}{\sqrt{d_j}} \Big\rVert^2 ,
 # $$ (carrot-roughness)
 #
-# the sum over all ties of weight times squared difference, of tokens that are first divided by the root of their degree. It falls at every step of the time:
+# the sum over all ties of weight times squared difference, of tokens divided by the root of their degree. It falls at every step of the time:
 
 # %%
 rough = [float(node_energy(graph, moments[t]).sum(1).mean()) for t in TIMES]
@@ -509,7 +514,7 @@ for total in (by_ties, node_energy(graph, H).sum(1)):
     assert torch.allclose(total, trace, rtol=1e-10)
 
 # %% [markdown]
-# And one tie at a time? Patches that are alike differ by little, patches that are quite unlike have next to no weight; a term of {eq}`carrot-roughness` is large in between. **Where do the ties with the largest terms end?**
+# Patches that are alike differ by little, patches that are quite unlike have next to no weight; a term of {eq}`carrot-roughness` is large in between. **Where do the ties with the largest terms end?**
 
 # %% tags=["hide-input"]
 energy = edge_energy(graph, H)[iris].cpu()  # (n, n)
@@ -543,8 +548,8 @@ print(f"{at_bird:.0%} of their ends touch the bird, {touched.mean():.0%} of patc
 assert at_bird > 2 * touched.mean()
 
 # %% [markdown]
-# What is left at the end? Not one token for all, but one *direction*, with lengths $\sqrt{d_i}$: the only pattern on which the Laplacian of a connected graph is zero. It is what the last column shows: no parts any more, only
-# patches of large and of small degree, and so the outline of the bird.
+# What is left at the end? Not one token for all, but one *direction*, with lengths $\sqrt{d_i}$: the only pattern on which the Laplacian of a connected graph is zero. The last column of {numref}`fig-carrot-clock` shows it: no parts any
+# more, only patches of large and of small degree, and so the outline of the bird.
 
 # %%
 root = (graph.d / graph.d.sum(1, keepdim=True)).sqrt()
@@ -556,9 +561,8 @@ assert distance < 0.01
 # %% [markdown]
 # ## A photograph, and 4,096 patches
 #
-# The same in a picture whose features you can see: every pixel of a 64 x 64 photograph is a patch, and its token is its colour. The matrix $e^{-tL}$ would be 4,096 x 4,096; its action on three columns takes two dozen products with three
-# columns at $t = 8$, as counted below. $W$ as a product of place and likeness is also the kernel of a bilateral filter {cite:p}`tomasi1998`, so expect smoothing that stops at edges. The lower row diffuses by the *random walk* $I - D^{-1}W$ instead, which
-# leaves a constant constant. Look for dark lines in the upper one.
+# Now every pixel of a 64 x 64 photograph is a patch, and its token is its colour. The matrix $e^{-tL}$ would be 4,096 x 4,096; its action on three columns takes two dozen products at $t = 8$. $W$ as a product of place and likeness is also the
+# kernel of a bilateral filter {cite:p}`tomasi1998`, so expect smoothing that stops at edges. The lower row diffuses by the *random walk* $I - D^{-1}W$ instead, which keeps a picture of one colour as it is. Look for dark lines in the upper one.
 
 # %%
 whole = load_photo("coffee")
@@ -610,14 +614,14 @@ print(f"                               {many:.2f} at the 400 with the largest")
 assert few < 0.75 < 1 < many and 20 <= products[8] <= 26
 
 # %% [markdown]
-# The dark contours are $\sqrt{d}$ showing through. Diffusion with this Laplacian is not only a blur: it fades what is rare in its neighbourhood, such as the rim of the cup.
+# The dark contours are $\sqrt{d}$. Diffusion with this Laplacian is not only a blur: it fades what is rare in its neighbourhood, such as the rim of the cup.
 
 # %% [markdown]
 # ## Heat from a face
 #
-# A photograph of something larger than its colours: the astronaut, and Grace Hopper. Their tokens are the cells of a layer of SqueezeNet {cite:p}`iandola2016`, 512 channels for every 8 pixels, and *face* is not among the thousand classes it has learned. Put one unit of heat into
-# a single cell, in the middle of a face, and let it walk: after a time $t$ the random walk has spread it over the picture, and it still sums to 1. **Does it stay on the face?** The faces are marked by hand, as boxes from hairline to chin and ear to ear; the graph never sees them. Beside them
-# an iris, with heat in the middle of its wing. The control ties by place alone.
+# Two photographs of people: tokens are the cells of a layer of SqueezeNet {cite:p}`iandola2016`, 512 channels for every 8 pixels; *face* is not among the thousand classes it has learned. Put one unit of heat into a single cell of a face and
+# let it walk: after a time $t$ the random walk has spread it over the picture. **Does it stay on the face?** The faces are marked by hand, as boxes from hairline to chin and ear to ear; the graph never sees them. Beside them an iris, with heat
+# in its wing. The control ties by place alone.
 
 # %%
 WING = cover(scenes[iris].masks["wing"]) > 0.4
@@ -705,7 +709,7 @@ for name in BOXES:
     assert stays[name, "0.35 of it"] > 3 * stays[name, "place alone"]
 
 # %% [markdown]
-# **With the rule of this page, no.** The median bandwidth, which holds the heat of a wing, holds that of a face hardly better than place alone. The tokens say why: measure how wide the distances within a picture are spread.
+# **With the rule of this page, no.** The median bandwidth, which holds the heat of a wing, holds that of a face hardly better than place alone. Why? Measure how wide the distances within a picture are spread.
 
 # %%
 quantiles = torch.tensor([0.05, 0.5, 0.95], dtype=torch.double)
@@ -726,18 +730,16 @@ assert far["iris"][0] < 0.5 and far["iris"][1] > 2
 assert all(far[name][0] > 0.7 and far[name][1] < 1.2 for name in BOXES)
 
 # %% [markdown]
-# Between the patches of the bird's picture distances differ almost sixfold. The cells of a photograph, with their 512 channels, are nearly all about equally far apart, so a bandwidth of one median gives nearly all pairs a likeness between .3 and .55, and what is left to tell them apart is place.
-# At 0.35 of the median the heat stays on both faces. That factor was chosen on the astronaut, after looking; on Hopper it was tried once. So look at the distances before you rely on a rule for bandwidths.
+# Between the patches of the bird distances differ almost sixfold. The cells of a photograph are nearly all about equally far apart, so a bandwidth of one median gives nearly all pairs a likeness between .3 and .55, and what is left to
+# tell them apart is place. At 0.35 of the median the heat stays on both faces. That factor was chosen on the astronaut, after looking; on Hopper it was tried once. So look at the distances before you rely on a rule for bandwidths.
 #
 # ## What counts
 #
-# A mean over patches is linear, and so is diffusion. So the embedding is a weighted sum of the *original* tokens:
+# A mean over patches is linear, and so is diffusion. So the embedding is a weighted sum of the *original* tokens, with weights $\omega$, the *centrality* of every patch:
 #
 # $$
 # g = \tfrac1n \mathbf 1^\top e^{-tL} H = \omega^\top H, \qquad \omega = e^{-tL}\,\tfrac1n \mathbf 1 .
 # $$ (centrality)
-#
-# One diffusion of one vector gives $\omega$, the *centrality* of every patch, and it is exact.
 
 # %%
 operator, mean = DiffusionOperator(2.0), GraphReadout("mean")
@@ -747,7 +749,11 @@ print(f"omega^T H against the readout: {float((weighted - g).abs().max()):.0e}")
 assert torch.allclose(weighted, g, atol=1e-10)
 
 # %% [markdown]
-# What raises a patch? For a short time, as in {eq}`relate-slope`, $n\,\omega_i \approx 1 + t \sum_j \frac{W_{ij}}{d_i}\Big(\sqrt{d_i/d_j} - 1\Big)$: it gains from neighbours whose degree is lower than its own, and loses to those whose degree is higher.
+# What raises a patch? For a short time, as in {eq}`relate-slope`, it gains from neighbours whose degree is lower than its own, and loses to those whose degree is higher:
+#
+# $$
+# n\,\omega_i \approx 1 + t \sum_j \frac{W_{ij}}{d_i}\Big(\sqrt{d_i/d_j} - 1\Big) .
+# $$
 
 # %%
 short_time, ratio = 1e-4, (graph.d[:, :, None] / graph.d[:, None]).sqrt()
@@ -819,9 +825,8 @@ for seed in range(3):
         )
 
 # %% [markdown]
-# The ground, on all three models. It is large and alike, so its patches are well tied, have high degrees, and collect weight; a beak has two or three patches to be tied to. Weighting by degree favours it
-# even more. For telling species apart the central regions are the wrong ones. Turned around, is *unlike the rest of the picture* a detector of birds that no one trained? Two controls: how near a patch is to the *centre* of the picture, where every bird
-# stands, and its degree alone, without any diffusion.
+# The ground, on all three models. It is large and alike, so its patches have high degrees and collect weight. The degree readout favours it even more. Turned around, is *unlike the rest of the picture* a detector of birds that no one
+# trained? Two controls: how near a patch is to the *centre* of the picture, where every bird stands, and its degree alone, without any diffusion.
 
 
 # %%
@@ -855,12 +860,12 @@ assert abs(gain["centrality"][0]) < gain["centrality"][1]
 assert gain["degree"][0] > gain["degree"][1]
 
 # %% [markdown]
-# Centrality finds the bird, and no better than *near the centre* does, which needs no picture at all. Its high AUC says nothing by itself. The degree alone is better than both: as a detector the diffusion loses something.
+# Centrality finds the bird, and no better than *near the centre* does, which needs no picture at all. The degree alone is better than both: as a detector the diffusion loses something.
 
 # %% [markdown]
 # ## What a token knows
 #
-# Because $\omega$ is exact, so is the split of a logit over patches, $\text{logit}_k = \sum_i \omega_i\, h_i^\top \Theta_k$. At $t = 0$, with the transformer's own head for $\Theta$, it splits the transformer's own logits. Where will the evidence lie?
+# Because $\omega$ is exact, so is the split of a logit over patches, $\text{logit}_k = \sum_i \omega_i\, h_i^\top \Theta_k$. Take $t = 0$ and the transformer's own head for $\Theta$: it splits the transformer's own logits. Where will the evidence lie?
 
 # %%
 theta = backbone.model.head.weight.detach().T
@@ -882,7 +887,7 @@ print(
 assert torch.allclose(split.float(), logits, atol=1e-4)
 
 # %% [markdown]
-# And a check that a drawn world allows: draw each bird again without its five parts, everything else the same, pixel for pixel. The ground has not changed; what do its patches say now?
+# A drawn world allows a check: draw each bird again without its five parts, everything else the same, pixel for pixel. The ground has not changed; what do its patches say now?
 
 # %%
 bare_scenes = [render(birds.scene(i).without(*PARTS)) for i in range(84)]
@@ -907,10 +912,10 @@ show_figure(
     name="carrot-shares",
     alt="Above, four birds under an almost uniform red, on the bird and on the ground "
     "alike. Below, the same pictures without beaks, crests, wings, tails and legs: "
-    "pale all over.",
+    "pale, with a faint tint on some bodies.",
     caption="Each patch's share in the logit of the bird's own species, less the mean "
-    "over species. The ground speaks for the species as loudly as the bird, and falls "
-    "silent when the parts are taken from the bird.",
+    "over species. The ground speaks for the species at least as loudly as the bird, "
+    "and falls silent when the parts are taken from the bird.",
 )
 
 # %%
@@ -930,10 +935,10 @@ print(f"without the parts, the ground keeps {left:.0%} of its evidence")
 assert ground.mean() > bird.mean() and unseen.mean() > 0.95 and left < 0.5
 
 # %% [markdown]
-# The split is exact, and it says *ground*. It is right about the tokens and tells nothing about the places: after four layers of attention a token of the ground names the species, and it stops when the parts are gone from other patches. **A token is not its patch.** What a region's
-# token contributes and what the region's *pixels* contribute are two questions, and the second is answered by changing pixels.
+# The split is exact, and it says *ground*. It is right about the tokens and tells nothing about the places: after four layers of attention a token of the ground names the species, and stops when the parts are gone from other patches.
+# **A token is not its patch.** What the *pixels* of a region contribute is answered by changing pixels.
 #
-# This also limits what any graph can do. Diffusion mixes the tokens of one picture; it can only act on what they do not share.
+# This also limits any graph. Diffusion mixes the tokens of one picture; it can only act on what they do not share.
 
 # %%
 overall = (H - H.mean((0, 1))).square().sum()
@@ -947,8 +952,8 @@ assert inside < 0.3
 # %% [markdown]
 # ## When nothing comes of it
 #
-# Diffusion can be switched on and change nothing in an answer, for any $t$. The reasons are three. *The graph ties nothing to anything.* *All degrees are equal and the readout is linear.* *The tokens agree already*, as they largely did just now; for that there is no cure in the graph.
-# Reproduce the first two with {eq}`carrot-graph` written out in single precision, with fixed bandwidths. A third row shows the opposite, an effect without any diffusion.
+# Diffusion can change nothing in an answer, for any $t$. The reasons are three. *The graph ties nothing to anything.* *All degrees are equal and the readout is linear.* *The tokens agree already*, as they largely did just now; for that
+# there is no cure in the graph. Here are the first two, with {eq}`carrot-graph` written out in single precision and fixed bandwidths. A third row shows the opposite, an effect without any diffusion.
 
 
 # %%
@@ -981,21 +986,12 @@ regimes = {
 
 # %% tags=["hide-input"]
 results = {name: outcome(W, L, tokens) for name, (W, L) in regimes.items()}
-off = ~torch.eye(n, dtype=torch.bool, device=device)
-notes = {
-    "too narrow": "No ties: diffusion\nis the identity.",
-    "too wide": "All ties equal:\nevery token becomes\nthe mean, and\nthe mean stays.",
-    "narrower than rounding": "A patch not quite 0\nfrom itself loses\nits own tie.",
-    "adapted": "The median distance\nof this picture.",
-}
 panels, rows = [], []
 for name, (W, L) in regimes.items():
     moved, tokens_change, mean_change = results[name]
     panels += [W, *(on_grid(colours) for colours in token_colours(tokens, moved))]
     rows.append(
-        f"{name}\n{notes[name]}\n"
-        f"$H$ moved by {tokens_change:.1%}\nmean moved by {mean_change:.2%}\n"
-        f"mean tie {float(W[off].mean()):.0e}\nown tie {float(W.diagonal().mean()):.2f}"
+        f"{name}\n$H$ moved by {tokens_change:.1%}\nmean moved by {mean_change:.2%}"
     )
 titles = ["weights $W$", "tokens $H$", "diffused tokens $H'$"]
 look = {"scale": "unsigned", "limit": 1, "unit": "weight", "tallest": 1.6}
@@ -1011,25 +1007,21 @@ show_figure(
 )
 
 # %%
-for name in regimes:
-    print(
-        f"{name:23s} tokens moved by {results[name][1]:9.2e}, their mean by "
-        f"{results[name][2]:9.2e}"
-    )
 assert results["too narrow"][1] < 1e-4
 assert results["too wide"][1] > 0.2 and results["too wide"][2] < 1e-3
 assert results["narrower than rounding"][2] > 0.1  # an effect, but none of diffusion
 own_ties = regimes["narrower than rounding"][0].diagonal()
 lost, faded = own_ties < 0.5, results["narrower than rounding"][0]
+print(f"narrower than rounding: {int(lost.sum())} of {n} patches lose their own tie")
 assert lost.any() and torch.allclose(faded[lost], np.exp(-2) * tokens[lost], atol=0.05)
 
 # %% [markdown]
 # **Too narrow.** All weights but the diagonal are next to 0, so $W \approx I$ and $e^{-tL} \approx I$ for every $t$. A fixed bandwidth runs into this as soon as tokens are longer than those it was chosen for.
 #
-# **Narrower than rounding.** `cdist` in single precision does not give exactly 0 from a token to itself. Patches whose own tie is lost have degree 0; the small constant turns that into $L_{ii} = 1$, and the token is multiplied by $e^{-t}$. Tokens move, their mean moves by a third, and
-# nothing has diffused. `ctrace` sets the distance of a patch to itself to 0, so this becomes the first case.
+# **Narrower than rounding.** `cdist` in single precision does not give exactly 0 from a token to itself. Patches whose own tie is lost have degree 0; the small constant turns that into $L_{ii} = 1$, and the token is multiplied by $e^{-t}$. The
+# mean moves by a third, and nothing has been diffused. `ctrace` sets that distance to 0.
 #
-# **Too wide.** All tokens become their mean, and the mean of means is the mean. Bandwidth is not to blame. Any graph of *equal degrees* does this to the mean at every $t$, because then $\mathbf 1$ is an eigenvector: $\mathbf 1^\top e^{-tL} = \mathbf 1^\top$. On a ring:
+# **Too wide.** All tokens become their mean, and the mean of means is the mean. Any graph of *equal degrees* keeps the mean at every $t$, because then $\mathbf 1$ is an eigenvector: $\mathbf 1^\top e^{-tL} = \mathbf 1^\top$. On a ring:
 
 # %%
 ring = RegionGraph.from_weights(
@@ -1042,7 +1034,7 @@ print(f"their mean by   {float((y.mean(1) - x.mean(1)).norm() / x.mean(1).norm()
 assert (y - x).norm() > 0.3 * x.norm() and (y.mean(1) - x.mean(1)).norm() < 1e-11
 
 # %% [markdown]
-# So the readout matters as much as the bandwidth. These are the nine of `GraphReadout`, of diffused tokens $h'_i$:
+# So the readout matters too. These are the nine of `GraphReadout`, of diffused tokens $h'_i$:
 #
 # | name | embedding | linear in $H$ |
 # |---|---|---|
@@ -1108,9 +1100,9 @@ assert peak["mean"] < 0.05 and peak["degree"] < 0.05 and sweep["mean"][-1] < 1e-
 assert min(sweep["max"][-1], sweep["mean_var"][-1]) > 0.1
 
 # %% [markdown]
-# ## Cured
+# ## What helps
 #
-# On the birds the bandwidth is cured by adapting it, the readout by choosing one that is not linear. All nine at $t = 1$, on every bird:
+# On the birds: adapt the bandwidth, and choose a readout that is not linear. All nine at $t = 1$, on every bird:
 
 # %%
 at_one = changes(READOUTS, graph, H, 1.0)
@@ -1131,8 +1123,8 @@ assert all(at_one[kind_of].min() > 0.06 for kind_of in SEEING)
 assert all(at_one[kind_of].median() < 0.02 for kind_of in linear)
 
 # %% [markdown]
-# The five that are not linear change by more than 6% on every bird, the four linear ones by less than 2% on half of them. `residual` carries the change in a part of its own, so a head can amplify it, but it is as linear as the mean. And `topk` jumps at
-# a small step, for a reason of its own: a layer norm leaves all tokens nearly equally long, and a small change reorders nearly equal lengths.
+# The five that are not linear change by more than 6% on every bird, the four linear ones by less than 2% on half of them. `topk` jumps at a small step already, for a reason of its own: all tokens are nearly equally long here, and a small
+# change reorders nearly equal lengths.
 
 # %%
 length = H.norm(dim=2)
@@ -1147,11 +1139,11 @@ print(
 assert tiny["topk"].median() > 5 * tiny["max"].median()
 
 # %% [markdown]
-# To *see* the graph is not yet to gain from it. Whether a readout that moves also classifies better is a question for held-out birds, and the next chapter asks it.
+# Whether a readout that moves also classifies better is a question for held-out birds, and the next chapter asks it.
 #
 # ## A failure on purpose
 #
-# A bandwidth of 0.05 on these tokens ties nothing to anything, and the result would be the plain transformer. So there is a warning; and a blank picture, whose patches all coincide, has no distances to adapt to.
+# A bandwidth of 0.05 on these tokens ties nothing to anything, and the result would be the plain transformer, so there is a warning. And a blank picture, whose patches all coincide, has no distances to adapt to.
 
 # %%
 with warnings.catch_warnings(record=True) as said:
@@ -1212,8 +1204,7 @@ print(check_predict(my_answer))
 # ```{solution} ex-carrot-predict
 # :class: dropdown
 #
-# Exactly 1. Its degree is its own tie, so $S_{ii} = 1$, its row of $L$ is zero, and nothing flows. Being cut off is not what lowers the weight of a bird's patch. Being tied, even weakly, to
-# regions of higher degree does: each such tie adds a negative $\sqrt{d_i / d_j} - 1$ to its slope.
+# Exactly 1. Its degree is its own tie, so $S_{ii} = 1$, its row of $L$ is zero, and nothing flows. A weight is lowered by ties, even weak ones, to regions of higher degree: each adds a negative $\sqrt{d_i / d_j} - 1$ to the slope.
 # ```
 
 # %%
@@ -1276,8 +1267,8 @@ assert check_action(series_action) == "Right." and check_action(my_action).start
 )
 
 # %% [markdown]
-# For large $t$ this series needs more than $t$ terms, which grow up to about $e^t$ before they fall, beyond what a double can hold from $t = 710$ on. `ctrace` uses Chebyshev polynomials {cite:p}`hammond2011`, whose coefficients are positive and sum to 1: about eight times $\sqrt{t}$ terms here, and the sum of what is left out bounds the
-# error. Terms to $10^{-12}$:
+# For large $t$ this series needs more than $t$ terms, which grow up to about $e^t$ before they fall, beyond what a double can hold from $t = 710$ on. `ctrace` uses Chebyshev polynomials {cite:p}`hammond2011`, whose coefficients are positive and sum
+# to 1: about eight times $\sqrt{t}$ terms here, and the sum of those left out bounds the error. Terms to $10^{-12}$:
 
 # %%
 for t in (10, 100, 1000):
