@@ -21,7 +21,7 @@ if importlib.util.find_spec("ctrace") is None:
 #
 # - **build** Grad-CAM from one convolution and ten numbers, and find the same numbers, and the same defect, in a network that knows a thousand things,
 # - **measure** how often the maps point at the right photograph, and at the part of a bird that decided,
-# - **catch** six silent failures, each beside the right map of the same photograph.
+# - **catch** six silent failures, each beside the right map of the same photograph ({numref}`fig-gradcam-six-lies`).
 #
 # You need tensors, gradients, and [the toy aviary](00_aviary.ipynb), whose birds these are. The last cell prints how long this page took to run.
 
@@ -58,18 +58,18 @@ print(f"torch {torch.__version__} on {device}")
 # %% [markdown]
 # ## The idea
 #
-# Stop a network half-way, at a layer whose activations $A_{c}$ still have places. Ask how the score $s$ would move if channel $c$ were raised everywhere:
-# that is its weight. The map is the weighted sum of the channels {cite:p}`selvaraju2017`:
+# A network says *Egyptian cat*. Stop it half-way, at a layer whose channels $A_c$ are still maps with places $i$. How much would the score $s$ rise if a channel were raised a little at every
+# place? That, per place, is the channel's weight $\alpha_c$, and the map is the weighted sum of the channels {cite:p}`selvaraju2017`:
 #
 # $$
 # \alpha_c = \frac{1}{hw}\sum_{i} \frac{\partial s}{\partial A_{ci}},
 # \qquad \text{cam}_i = \sum_c \alpha_c A_{ci} .
 # $$ (gradcam)
 #
-# What is usually shown is $\max(\text{cam}, 0)$ divided by its maximum. That throws away the sign and the scale, so we keep both until the last moment.
+# What is usually shown is $\max(\text{cam}, 0)$ divided by its maximum. That throws away the sign and the scale; here both are kept until the drawing.
 #
-# The network is SqueezeNet with its published ImageNet weights, which know a thousand classes. It takes the whole photograph, squeezed to 227 x 227, and its map is stretched
-# back over the photograph. `features.12`, called *fire9*, is the last layer in front of its classifier.
+# The network is SqueezeNet {cite:p}`iandola2016` with its published ImageNet weights and their thousand classes. The photograph is squeezed to 227 x 227, and the map stretched back over it.
+# `features.12`, called *fire9*, is the last layer before the classifier.
 
 # %%
 FIRE5, FIRE8, FIRE9 = "features.7", "features.10", "features.12"
@@ -111,15 +111,15 @@ show_figure(
     name="gradcam-idea",
     alt="A cat, a grid of red and blue cells, and the same colours laid over the cat.",
     caption="A photograph, the signed Grad-CAM map of *Egyptian cat* at fire9, and "
-    "the map laid over it. Red is positive, blue negative. What blue means is "
-    "a question of its own, below.",
+    "the map laid over it. Red is positive, blue negative; what blue means is "
+    "tested below.",
 )
 
 # %% [markdown]
 # ## By hand
 #
-# One image of 4 x 5 numbers, one convolution with two filters, ReLU, mean over places, and a head that wants the first channel and dislikes the second.
-# The first filter answers to a left edge, the second to a lower edge. Before you run it: where will the map be positive, where negative?
+# One image of 4 x 5 numbers, one convolution with two filters, a ReLU, a mean over places, and a head that weighs the first channel 2 and the second -3.
+# The first filter responds to a left edge, the second to a lower edge. Before you run it: where will the map be positive, where negative?
 
 # %%
 tiny = torch.zeros(1, 1, 4, 5, dtype=torch.double)
@@ -140,7 +140,7 @@ print(A)
 
 # %% [markdown]
 # The score is $s = \sum_c w_c \operatorname{mean}_i \max(A_{ci}, 0)$. Its slope at a place is $w_c/12$ where the ReLU is open and 0 where it is shut, so
-# $\alpha_c = w_c / 12$ times the share of open places. No backward pass is needed.
+# $\alpha_c$ is $w_c / 12$ times the share of open places. No backward pass is needed.
 
 # %%
 w = head.weight[0].detach()
@@ -156,8 +156,8 @@ print(
 print((144 * by_hand).round().int())
 
 # %% [markdown]
-# Positive along the left edge; negative in the last row, where the second channel fires, which the head dislikes; and -12 at the right edge, in the
-# rows above. There the first channel is -2 and the second 0. Now the same from `ctrace`.
+# The map is positive along the left edge, and negative in the last row, where the second channel fires, which the head dislikes. Above that row it is -12 at the right edge,
+# where the first channel is -2 and the second 0. Now the same from `ctrace`.
 
 # %%
 small = GradCAM(net).explain(tiny, target=0)
@@ -168,7 +168,7 @@ assert (small.raw[0] - by_hand).abs().max() < 1e-12 and (
 assert small.target_layer == "0" and abs(small.score.item() - net(tiny).item()) < 1e-12
 
 # %% [markdown]
-# Does the right edge lower the score, as its blue says? Make both of its -2 twice as negative, then half as negative, and look at the score.
+# Does the right edge lower the score, as its blue says? Double both of its -2, then halve them, and look at the score.
 
 # %%
 for factor in (1, 2, 0.5):
@@ -179,8 +179,8 @@ for factor in (1, 2, 0.5):
     assert abs(score - small.score.item()) < 1e-12
 
 # %% [markdown]
-# It does not move. Those places lie under a shut ReLU: their slope is exactly zero. Grad-CAM gave them the mean slope of their channel, which comes from other places. **This is its central
-# defect**: a weight belongs to a channel, so a place where the channel is switched off is coloured all the same. HiResCAM {cite:p}`draelos2020` multiplies the slope and the activation *of
+# It does not move. Those places lie under a shut ReLU, so their slope is exactly zero; Grad-CAM gave them the mean slope of their channel, which comes from other places. **This is its central
+# defect**: a weight belongs to a whole channel, so a place where the channel is switched off is coloured all the same. HiResCAM {cite:p}`draelos2020` multiplies slope and activation *at
 # the same place*, and only then sums over channels. By hand that is $w_c A_{ci}/12$ where the ReLU is open, and 0 where it is shut:
 
 # %%
@@ -191,11 +191,11 @@ assert (fine.raw[0] - open_only).abs().max() < 1e-12
 assert abs(open_only.sum() - small.score[0]) < 1e-12 and not open_only[:2, 3].any()
 
 # %% [markdown]
-# The right edge is blank now, and the cells sum to the score: nothing is left over, because what follows the ReLU is linear.
+# The right edge is blank now. Because everything behind the ReLU is linear, the cells sum to the score.
 #
 # ## Photographs
 #
-# What does the network say about the photographs of this book? One view of the motorcycle is enough.
+# What does the network say about the photographs of this book? Of the motorcycle's two views one is enough.
 
 # %%
 names = [name for name in photos if name != "motorcycle_right"]
@@ -208,7 +208,8 @@ for name, row in zip(names, chances):
     print(f"{name:11s}", ", ".join(said))
 
 # %% [markdown]
-# Good answers for the cat, the coffee and the motorcycle, near ones for Hopper's neckwear and the Chinese tower, a confident wrong one for the dahlia, and no firm one for the other five. From here on we ask about the photographs whose first answer has at least one half of the probability, right or wrong: what the network *says* is what a map explains.
+# The cat, the coffee and the motorcycle are answered well, Hopper's neckwear and the Chinese tower nearly. The dahlia is wrong with confidence, and the other five get no firm answer.
+# We keep the six photographs whose first answer has at least half of the probability, right or wrong: a map explains what the network *says*.
 
 # %%
 sure = [name for name, row in zip(names, chances) if row.max() >= 0.5]
@@ -220,9 +221,9 @@ assert words[answer["flower"]] == "brain coral"
 # %% [markdown]
 # ### The siblings
 #
-# Four rules turn the same gradient into a map. HiResCAM you have met. LayerCAM {cite:p}`jiang2021` takes only the positive slopes, place by place too. Grad-CAM++
-# {cite:p}`chattopadhay2018` averages positive slopes with weights of their own. Each is a function of a few lines in `ctrace.look.gradcam`. Two layers: fire9, in front of the classifier, and fire8, one before it, with more than four
-# times as many places. Which of the five maps would you believe? One backward pass serves all rules and layers:
+# Four rules turn one gradient into a map. LayerCAM {cite:p}`jiang2021` goes place by place like HiResCAM, but takes positive slopes only; Grad-CAM++
+# {cite:p}`chattopadhay2018` averages positive slopes with weights of its own. Each is a few lines in `ctrace.look.gradcam`. `capture` keeps what a layer puts out and the gradient that comes back
+# to it, so one backward pass serves all rules and layers. Shown are fire9, and fire8 before it, with more than four times as many places. Which of the five maps would you believe?
 
 
 # %%
@@ -275,19 +276,24 @@ tabs.show()
 
 # %%
 siblings = {method: of_cat[FIRE8, method] for method in WEIGHTS}
+reds = {method: raw.relu().cpu().ravel() for method, raw in siblings.items()}
+print("at fire8: share of blue, and correlation of the red with that of HiResCAM")
 for method, raw in siblings.items():
     blue = float(raw.clamp_max(0).abs().sum() / raw.abs().sum())
-    print(f"{method:10s} share of negative evidence at fire8 {blue:.2f}")
+    alike = np.corrcoef(reds[method], reds["hirescam"])[0, 1]
+    print(f"{method:10s} {blue:.2f}  {alike:.2f}")
+    assert alike < 0.5 or method in ("layercam", "hirescam") and alike > 0.7
 assert float(siblings["layercam"].min()) >= 0 > float(siblings["hirescam"].min())
 assert float(siblings["gradcam++"].min()) >= 0
 
 # %% [markdown]
-# Behind ReLUs no activation is negative, so LayerCAM and Grad-CAM++, which keep positive slopes only, have no blue at all.
+# At fire8 the rules disagree: the red of LayerCAM is much like that of HiResCAM, and Grad-CAM's is not. Which is right is counted below, on pictures with a known truth.
+# Behind a ReLU no activation is negative, so LayerCAM and Grad-CAM++, which keep positive slopes only, have no blue.
 #
 # ### What blue is made of
 #
-# Behind fire9 there is a 1 x 1 convolution, a ReLU and a mean over places: the by-hand example, with 512 channels. So the blue of Grad-CAM at fire9 can be tested as before. Take the blue cells,
-# double **everything** the network saw there, all 512 channels, and read the logit again. Then do the same with the red cells.
+# Behind fire9 come a 1 x 1 convolution, a ReLU and a mean over places: the example by hand with more channels, so the test is the same. Double **everything** the network saw in the blue cells, in every channel,
+# and read the logit again. Then do the same with the red cells.
 
 # %%
 print("                 blue  shut   logit  blue doubled  red doubled")
@@ -312,7 +318,7 @@ print(f"{in_both} of {in_blue} blue cells lie under a shut ReLU")
 assert in_both == in_blue
 
 # %% [markdown]
-# Every blue cell is a place whose ReLU is shut, and doubling what is there leaves the logit where it was. The red cells do what red promises. So at this layer blue does not mean *lowers the score*; it means *says nothing*,
+# Every blue cell lies under a shut ReLU, and doubling what is there leaves the logit where it was; doubling the red cells nearly doubles it. So at this layer blue does not mean *lowers the score*; it means *says nothing*,
 # and HiResCAM leaves it blank. Of the red both rules say the same, up to a factor:
 
 # %%
@@ -324,9 +330,9 @@ print(f"correlation of the positive parts at fire9: {agree:.6f}")
 assert agree > 0.999
 
 # %% [markdown]
-# ### A map of a network that knows nothing
+# ### Networks that have never seen a cat
 #
-# Grad-CAM explains whatever a network says, and so it will for a network with random weights, or for one that has seen nothing but drawn birds. Both give the cat a class:
+# Grad-CAM explains whatever a network says: also one with random weights, or one that has seen nothing but drawn birds. Both give the cat a class:
 
 # %%
 stranger = load_model("squeezenet", weights="random", device=device)
@@ -360,8 +366,8 @@ show_figure(
 # %% [markdown]
 # ## Change the question
 #
-# A map of *the cat* should go elsewhere when the question is *the dog*: that is the picture with which Grad-CAM became known {cite:p}`selvaraju2017`. First one photograph with two things
-# in it, by HiResCAM at fire9. Where does the network see a moped, where a disk brake? Where a bow tie, where a suit? The last column asks for the *margin*, the one logit minus the other: what speaks for the first answer
+# The picture with which Grad-CAM became known shows a dog and a cat, and the map goes to the one that is asked for {cite:p}`selvaraju2017`. First one photograph with two things
+# in it, by HiResCAM at fire9: moped or disk brake, bow tie or suit? The last column asks for the *margin*, the one logit minus the other: what speaks for the first answer
 # rather than the second?
 
 # %%
@@ -401,12 +407,12 @@ for name, maps in moved.items():
 
 
 # %% [markdown]
-# The map moves, but not far: two answers about one thing share most of their evidence, and only the margin tells them apart. And nobody knows where the evidence for *suit* really is.
+# The map moves, but not far: the two maps of a photograph correlate, their largest cells are neighbours, and it takes the margin to separate them. And where the evidence for *suit* really is, nobody knows.
 #
 # ### Two photographs side by side
 #
-# So make a picture whose truth is known: put two photographs beside each other, and ask for the answer to each. The evidence for *Egyptian cat* has to be in the half that shows the cat. (Behind fire9 a logit is a mean over
-# places, so that can be checked: which share of it comes from the right half?)
+# So make a picture whose truth is known: put two photographs beside each other, and ask for each answer in turn. The evidence for *Egyptian cat* has to be in its own half, the one with the cat.
+# (Behind fire9 a logit is a mean over places, so the share that comes from its own half can be computed.)
 
 # %% tags=["hide-input"]
 half = {n: squeezenet.info.preprocess(photos[n]).to(device) for n in sure}  # 227 x 227
@@ -431,10 +437,9 @@ show_figure(
 )
 
 # %% [markdown]
-# One example proves little. Six photographs make 30 ordered pairs, and each picture gets two questions.
+# One example proves little. Six photographs make 30 ordered pairs, with two questions each. The pointing game {cite:p}`zhang2018` asks whether the largest value is in the own half, the *mass* which share of the positive values is.
 #
-# Opponents: the edges of the picture, and a Gaussian in its middle. Whatever they look like, they cannot know the question. In each picture they are right for one question exactly as far as they are wrong for the other, so a map
-# that does not listen gets **one half**, by construction, in the pointing game {cite:p}`zhang2018` (is the largest value in the right half?) and in the mass (which share of the positive values is in it?).
+# The opponents are the edges of the picture and a Gaussian in its middle. They cannot know the question: in each picture they are right for the one exactly as far as they are wrong for the other, so they get **one half**, by construction.
 
 # %%
 n = len(sure)
@@ -474,8 +479,8 @@ print(f"smallest {np.min(own_share):.2f}, over {len(own_share)} questions")
 assert min(own_share) > 0.5 and round(np.mean(own_share), 2) == 0.87
 
 # %% [markdown]
-# The halves are the truth: of every logit the larger part comes from its own half, on average 87%. And how sure can one be with six photographs? The 30 pairs share them, so the photographs are what is drawn again, not the
-# pairs.
+# The larger part of every logit comes from its own half, on average 87%, so the halves can serve as the truth. How sure can one be with six photographs? The 30 pairs share them, so the intervals
+# draw photographs again, not pairs.
 
 
 # %%
@@ -515,20 +520,13 @@ show_figure(
         panels, list(layers), "share", reference=0.5, quiet=("edges", "centre")
     ),
     name="gradcam-montage-pointing",
-    alt="Intervals of pointing game and mass for four rules at three layers, and for "
-    "edges and centre, against one half.",
+    alt="Intervals of pointing game and mass for four rules at three layers. HiResCAM "
+    "and LayerCAM stand far to the right of one half at every layer, Grad-CAM at "
+    "fire8 and fire9, Grad-CAM++ at fire9 only; edges and centre are at one half.",
     caption="30 pictures of two photographs, two questions each. Points are means, "
     "lines 95% intervals when the six photographs are drawn again; dashed, "
-    "one half: a map that does not hear the question.",
+    "one half: a map that ignores the question.",
 )
-
-# %%
-print("                   pointing game       positive mass inside")
-for rule, label in titles.items():
-    for short, layer in layers.items():
-        rows = [by_photograph(table[layer, rule]) for table in (points, mass)]
-        print(f"{label:10s} {short}", end="")
-        print("".join(f"   {m:.2f} [{low:.2f}, {high:.2f}]" for m, low, high in rows))
 
 # %%
 for short, layer in layers.items():
@@ -540,8 +538,8 @@ for short, layer in layers.items():
     assert (ahead[1] > 0.2) if short == "fire5" else (ahead[0] >= 0 >= ahead[1] - 0.05)
 
 # %% [markdown]
-# HiResCAM and LayerCAM point at the right half nearly always, at all three layers. Grad-CAM does so at fire9, where its red is that of HiResCAM; at fire8 it is right in about four of five questions, and at fire5 its interval
-# holds one half: there it cannot be told from a map that does not hear the question, and the mass in the right half is little more than one half. Grad-CAM++ points at the right half at fire9 only. For Grad-CAM the difference to HiResCAM is clear at fire5; at fire8 the interval begins at zero.
+# HiResCAM and LayerCAM point at the own half nearly always, at all three layers. Grad-CAM does so at fire9, where its red is that of HiResCAM, and in about four questions of five at fire8. At fire5 its interval
+# holds one half: it cannot be told from a map that ignores the question, and its mass is little above one half. Grad-CAM++ points at the own half at fire9 only. HiResCAM's lead over Grad-CAM is clear at fire5, and begins at zero at fire8.
 
 # %%
 pointed = {key: by_photograph(score) for key, score in points.items()}
@@ -555,26 +553,27 @@ assert 0.5 < by_photograph(mass[FIRE5, "gradcam"])[1] < 0.6
 assert pointed[FIRE9, "gradcam++"][1] > 0.7
 
 # %% [markdown]
-# **What six photographs allow.** Resampling six things gives intervals that are too short rather than too long, and it cannot invent a seventh photograph. The plainest test is a count: for how many of the six is the score, over the questions about it, above one half?
+# **What six photographs allow.** Intervals from six things are rather too short than too long. The plainest test is a count: for how many of the six is the score, over the questions about it, above one half?
 # Six of six happen by chance in one case of 64, and no count of six can say more.
 
 # %%
-for key in ((FIRE9, "gradcam"), (FIRE8, "gradcam"), (FIRE5, "gradcam")):
-    each = points[key].sum(1) / (n - 1)  # over the five pictures with each photograph
-    print(f"{key[0]:12s} above one half: {(each > 0.5).sum()} of {n}", end="; ")
+for short, layer in reversed(layers.items()):
+    each = points[layer, "gradcam"].sum(1) / (n - 1)  # over its five pictures
+    print(f"{short} above one half: {(each > 0.5).sum()} of {n}", end="; ")
     print({name: round(float(value), 2) for name, value in zip(sure, each)})
+    assert (each > 0.5).all() or short == "fire5"
 print(f"six of six by chance: {0.5**n:.3f}")
 assert (points[FIRE9, "gradcam"].sum(1) / (n - 1) > 0.5).all()
 
 # %% [markdown]
-# That is enough to say that these maps listen to the question, and too little to rank LayerCAM against HiResCAM. Ranking takes many pictures with a known truth; further down there are hundreds.
+# That is enough to say that Grad-CAM depends on the question at fire9 and fire8, and too little to rank LayerCAM against HiResCAM. Ranking takes many pictures with a known truth: the birds, further down.
 
 
 # %% [markdown]
 # ## Six silent failures
 #
-# Five of these run without an error, and the sixth goes on after one as if nothing had been. First the plain code, then what `ctrace` says in the same place. All are about the same photograph, and {numref}`fig-gradcam-six-lies` at the end
-# shows the six right maps beside the six wrong ones.
+# Five of these run without an error. The sixth raises one, and what it leaves behind is silent. Each begins with the plain code and goes on with what `ctrace` says in the same place. All are about the cat; {numref}`fig-gradcam-six-lies` at the end
+# shows the six wrong maps beside the right ones.
 
 # %%
 batch = ("coffee", "chelsea", "hopper", "motorcycle")
@@ -593,7 +592,7 @@ def likeness(a, b):
 
 
 # %% [markdown]
-# **1. Overwritten.** A hook keeps the output of a convolution. The next layer is an in-place ReLU. What is the smallest value that was kept?
+# **1. Overwritten.** A hook keeps the output of a convolution; the next layer is an in-place ReLU. What is the smallest value that was kept?
 
 # %%
 fire, name = squeezenet.features[12], f"{FIRE9}.expand3x3"
@@ -622,7 +621,7 @@ print(f"correlation of the two maps {likeness(right[1], wrong[1]):+.2f}")
 assert likeness(right[1], wrong[1]) < 0.9
 
 # %% [markdown]
-# `detach` does not copy: hook and network shared their memory, and the ReLU wrote into it. `capture` clones when it sees.
+# `detach` does not copy: hook and network share their memory, and the ReLU wrote into it. `capture` keeps a copy.
 #
 # **2. One target for four images.** `zip` stops at the shorter list. The cat is the second of the four.
 
@@ -661,7 +660,7 @@ right[2] = GradCAM(squeezenet, FIRE9).explain(four, target=targets).raw[1]
 assert not wrong[2].any() and likeness(right[2], right["fire9"]) > 0.999
 
 # %% [markdown]
-# **3. A dead end.** This network ends in a ReLU. Is there a class that no place of the photograph speaks for? Its logit is exactly 0, and so is its gradient at every place.
+# **3. A dead end.** This network ends in a ReLU. A class that no place of the photograph speaks for has a logit of exactly 0, and a gradient of 0 everywhere. Is there one?
 
 # %%
 with capture(squeezenet, FIRE9) as seen:
@@ -675,7 +674,7 @@ print(f"{words[absent]}: {dead.status[0]} - {dead.explanation[0]}")
 assert dead.status == ["dead_layer"] and not record.gradient.any()
 
 # %% [markdown]
-# In front of that ReLU the answer exists: the network's vote at each place, and all of them are against it.
+# In front of that ReLU the question has an answer: the network's vote at each place, and all of them are against it.
 
 # %%
 right[3] = squeezenet.classifier[1](record.activation)[0, absent, 1:-1, 1:-1]
@@ -683,7 +682,7 @@ print(f"votes for {words[absent]}: from {right[3].min():.1f} to {right[3].max():
 assert right[3].max() < 0 and not wrong[3].any()
 
 # %% [markdown]
-# The same happens by construction in many vision transformers, which classify by their class token. What gradient reaches the patches of their last block?
+# The same happens by construction in vision transformers that classify by their class token. What gradient reaches the patches of the last block?
 
 # %%
 by_token = timm.models.VisionTransformer(
@@ -714,7 +713,7 @@ alive = GradCAM(by_token, "blocks.2.norm1").explain(patches, target=0)
 assert alive.status == ["ok"]
 
 # %% [markdown]
-# **4. The wrong axis.** Tokens are rows, channels are columns. A `reshape` to (channels, h, w) has the right shape and mixes the two up: of the photograph's features as rows, and of the bird transformer's tokens.
+# **4. The wrong axis.** Tokens are rows, channels are columns. A `reshape` to (channels, h, w) has the right shape and mixes the two up: here with the photograph's features as rows, and with the bird transformer's tokens.
 
 
 # %%
@@ -753,7 +752,7 @@ said(
 )
 
 # %% [markdown]
-# **5. Nothing, rescaled.** The norm of a normalised output is 1 for every image. Its gradient is rounding. Subtract the minimum, divide by the maximum:
+# **5. Nothing, rescaled.** The norm of a normalised output is 1 for every image, and its gradient is rounding. Subtract the minimum, divide by the maximum:
 
 
 # %%
@@ -789,8 +788,8 @@ assert (
 )
 
 # %% [markdown]
-# **6. Leaked hooks.** A class that registers its hook when it is made, and removes it when it has explained. An exception in between is no silent failure: here class 1000 of 1000 classes is asked for, and that raises. What it leaves behind
-# is silent. How many hooks does the model carry after three attempts?
+# **6. Leaked hooks.** This class registers its hook when it is made, and removes it when it has explained. An error in between, here the question for class 1000 of 1000, leaves the hook
+# in the model. How many are there after three attempts?
 
 
 # %%
@@ -821,7 +820,7 @@ print("hooks left behind:", len(hooks))
 assert len(hooks) == 3
 
 # %% [markdown]
-# Use the object again, as a notebook cell does that is run a second time, now for the cat and with a class that exists. The first activations it kept are those of the coffee:
+# Use the object again, as a notebook cell does that is run twice, now for the cat and with a class that exists. The first activations it kept are the coffee's:
 
 # %%
 wrong[6] = leaky.explain(x, k)
@@ -874,7 +873,7 @@ show_figure(
 # %% [markdown]
 # ## Birds whose parts are known
 #
-# On photographs the truth stops at the halves of a montage. [The aviary](00_aviary.ipynb) draws birds part by part, and its bundled networks were trained on them.
+# On photographs the truth ends at the halves of a montage. [The aviary](00_aviary.ipynb) draws birds part by part, and its bundled networks were trained on them.
 
 # %%
 data = Aviary("test", 210)
@@ -900,8 +899,7 @@ def picture_of(result, images, i, title, limit=None):
 
 
 # %% [markdown]
-# First, five questions that any implementation should be asked: the shapes; a range of exactly [0, 1]; twice the same; different for different images; and no number that
-# was typed in instead of computed.
+# First, five things that any implementation must pass: shapes; a range of exactly [0, 1]; the same map twice; different maps for different images; and a map that depends on the weights.
 
 # %%
 with capture(resnet, "layer1") as seen:
@@ -926,8 +924,7 @@ print(f"4. correlation between maps of different birds: {spread}")
 assert alike.max() < 0.95
 
 # %% [markdown]
-# A typed-in number survives a change of weights. So the fifth check changes them: the same network with random weights must give another map and another score. (Where
-# the random network finds no evidence at all, there is no map to compare.)
+# For the fifth, the same network with random weights must give another map and another score. (Where it finds no evidence at all, there is no map to compare.)
 
 # %%
 blank = load_model("aviary-resnet-0", weights="random", device=device)
@@ -944,7 +941,7 @@ assert not torch.allclose(first.score, other.score) and max(change) < 0.95
 # %% [markdown]
 # ### Which layer?
 #
-# The usual choice is the last convolution, as {cite:t}`selvaraju2017` advise. Go through the tabs: where would you say the map stops showing a bird?
+# The usual choice is the last convolution, as {cite:t}`selvaraju2017` advise. Go through the tabs: where does the map stop showing a bird?
 
 # %% tags=["hide-input"]
 tabs = Gallery("gradcam-layers")
@@ -961,7 +958,7 @@ for name in layers:
 tabs.show()
 
 # %% [markdown]
-# And the vision transformer. Tokens are laid on their grid, the prefix token dropped. The last tab is the layer that `ctrace` takes when none is named: the deepest one whose patches reach the score however the network pools its tokens.
+# And the vision transformer, its tokens laid on their grid without the prefix token. The last tab is the layer that `ctrace` takes when none is named: the deepest one whose patches reach the score however the network pools its tokens.
 
 # %% tags=["hide-input"]
 tabs = Gallery("gradcam-vit")
@@ -978,7 +975,7 @@ for name in ("blocks.0", "blocks.1", "blocks.2.norm1", None):
 tabs.show()
 
 # %% [markdown]
-# At the default layer of the ViT the wing of this bird is blue and the background red. That is a failure, and it deserves numbers. In how many of the 14 birds is the map at this layer higher on the bird than beside it, on average? And
+# At the ViT's default layer the wing of this bird is blue and the background red. How common is this failure? In how many of the 14 birds is the map higher on the bird than beside it, on average? And
 # which share of the positive map lies on the bird? A map that knows nothing gets the bird's share of the picture.
 
 # %%
@@ -1012,13 +1009,13 @@ assert on_bird["aviary-resnet-0", "layer4", "hirescam"] < 0.25
 
 # %% [markdown]
 # **At the default layer of this ViT three quarters of Grad-CAM's red lie beside the bird**; from the same gradient HiResCAM has seven tenths of its red on it. At the last layer of the ResNet neither rule does much better than a map that knows
-# nothing. The default is a layer at which there is a map under any pooling, and promises no more. How a picture looks is no way to choose a layer: further down it is chosen by a measurement, on birds that are not the test birds.
+# nothing. The default is a layer at which there is a map under any pooling, and promises no more. Further down the layer is chosen by a measurement, on birds that are not the test birds.
 
 # %% [markdown]
 # ### Which channels?
 #
-# The weights $\alpha_c$ rank channels, in the words of [channel tracing](04_channel_tracing.ipynb): a channel that *supports* raises the score when it is raised. That sentence
-# can be tested without a gradient: raise each channel everywhere by a small step, and look at the logit.
+# The weights $\alpha_c$ rank channels, in the words of [channel tracing](04_channel_tracing.ipynb): a channel *supports* a score that rises when the channel is raised. Test that
+# without a gradient: raise each channel everywhere by a small step, and look at the logit.
 
 # %%
 net64, x64 = (
@@ -1059,7 +1056,7 @@ print(
 assert error < 1e-5
 
 # %% [markdown]
-# A weight is a slope. The channels have numbers only; what each one looks at can be asked of the truth: with which part does its activation go together, over 42 validation birds?
+# A weight is a slope. What does each channel respond to? Ask the truth: with which part does its activation correlate, over 42 validation birds?
 
 
 # %%
@@ -1131,18 +1128,35 @@ for channel, label, weight in first.table(8, "support", 5, part_names):
 show_figure(
     viz.show_grid(panels, titles, unit="activation"),
     name="gradcam-channels",
-    alt="The bird, its true outline, and the maps of five channels with their weights.",
-    caption="The five channels that support the species most, with the part each goes "
-    "with and how closely. The outline is the true bird, not a segment the "
-    "network made.",
+    alt="The bird, its true outline, and the maps of the five channels that support it "
+    "most, with their weights. The two named after the wing are largest at the wing.",
+    caption="The five channels that support the species most. Named is the part that "
+    "each goes with over 42 other birds, and how closely. The outline is the true "
+    "bird, not a segment the network made.",
 )
 
+# %%
+cells = nn.functional.adaptive_avg_pool2d(
+    torch.stack([pictures[8].masks[part] for part in PARTS]), acts.shape[2:]
+)  # (parts, h, w): the share of each cell that a part covers
+peaks = {}
+for channel, label, _ in first.table(8, "support", 5, part_names):
+    at = int(first.activations[8, channel].argmax())
+    cover, part = cells.flatten(1)[:, at].max(0)
+    peaks[label] = PARTS[part] if cover > 0.5 else "no part"
+    print(f"ch {channel:2d}, named {label:15s} is largest here at: {peaks[label]}")
+assert all(at == "wing" for label, at in peaks.items() if label.startswith("wing"))
+assert [at for label, at in peaks.items() if label[:4] in ("beak", "legs")] == [
+    "wing",
+    "no part",
+]
+
 # %% [markdown]
-# One weight for a whole channel: a channel that fires at the wing and in the sky counts in both.
+# The names come from other birds, by correlations between .25 and .54: on this bird the channel named *beak* is largest at the wing, and the one named *legs* at no part. And one weight serves a whole channel: a channel that fires at the wing and in the sky counts in both.
 #
 # ### A batch
 #
-# Fourteen birds, fourteen classes, one backward pass. It must be the same as one by one, or a batch would explain each bird by its neighbours. In double precision, where rounding cannot hide a difference:
+# Fourteen birds, fourteen classes, one backward pass: it must give what they give one by one. In double precision, where rounding cannot hide a difference:
 
 # %%
 together = explain(net64, images, labels, "layer1")
@@ -1159,12 +1173,11 @@ last = [
 assert torch.allclose(*last, atol=1e-5 * float(last[0].abs().max()))
 
 # %% [markdown]
-# In the last layer of this ResNet, in front of the mean over places and with no ReLU in between, the gradient is the same everywhere, and Grad-CAM and HiResCAM agree to rounding, blue included.
+# At the last layer of this ResNet, before the mean over places and with no ReLU in between, the gradient is the same everywhere, and Grad-CAM and HiResCAM agree to rounding, blue included.
 #
 # ## Does it point at the right place?
 #
-# The aviary has two pairs of *twins*, species that differ in exactly one part. Ask for the margin, the logit of the true twin minus that of the other, and only that part
-# can be the reason: the truth is known by construction.
+# The aviary has two pairs of *twins*, species that differ in exactly one part. Ask for the margin, the logit of the true twin minus that of the other: only that part can tell them apart, so the truth is known by construction.
 
 # %%
 species = [s.name for s in SPECIES]
@@ -1189,7 +1202,7 @@ def twin_birds(split, count, offset=5000):
 
 
 # %% [markdown]
-# Two measures. The **pointing game** {cite:p}`zhang2018`: is the largest value of the map inside the part? The **mass**: which share of the positive evidence is inside?
+# The two scores again, now for the deciding part. The **pointing game**: is the largest value of the map inside the part? The **mass**: which share of the positive evidence is?
 # And two opponents. **Chance** is the area of the part. The **centred Gaussian** knows where these pictures have their birds and nothing else; its width is fitted to the validation birds.
 
 
@@ -1216,7 +1229,7 @@ gaussian = torch.exp(-radius2 / sigma**2)[None]
 print(f"centred Gaussian: sigma {sigma:.3f} image widths")
 
 # %% [markdown]
-# Layer and method are chosen on 48 validation twins, by the sum of the two measures. Predict: will the last layer win?
+# Layer and method are chosen on 48 validation twins, by the sum of the two scores. Predict: will the last layer win?
 
 
 # %%
@@ -1244,16 +1257,20 @@ for family, (model, names_) in candidates.items():
             validation[family, layer, method] = hits_and_mass(heat, tune_mask).mean(1)
 
 # %%
-for (family, layer, method), (hit, mass) in validation.items():
-    print(f"{family:6s} {layer:14s} {method:8s} pointing {hit:.2f}  mass {mass:.2f}")
+print(f"{'pointing / mass':23s}{'Grad-CAM':>13s}{'LayerCAM':>13s}{'HiResCAM':>13s}")
+for row in dict.fromkeys(key[:2] for key in validation):
+    three = (validation[*row, m] for m in ("gradcam", "layercam", "hirescam"))
+    print("{:6s} {:16s}".format(*row), end="")
+    print("".join(f"  {hit:.2f} / {mass:.2f}" for hit, mass in three))
 
 
 # %% [markdown]
 # ### .90 and .01 from one gradient
 #
-# Two numbers stand out. At `blocks.2` of the ViT Grad-CAM points at the deciding part in nine birds of ten, HiResCAM in hardly any, and both come from the same gradient. On SqueezeNet it was the other way round. The reason is
-# LayerNorm: it forgets how long a token is. Behind the last block every path leads through one, so making a token longer changes nothing, the slope is at right angles to the token, and slope times activation is zero **whatever the token
-# says**. Test it by doubling, as before: all patch tokens twice as long, behind the last block and behind the one before.
+# Two numbers stand out. At `blocks.2` of the ViT Grad-CAM points at the deciding part in nine birds of ten, HiResCAM in hardly any, from the same gradient. On SqueezeNet it was the other way round.
+#
+# Behind the last block of this transformer every path leads through a LayerNorm, which forgets how long a token is. There a longer token changes nothing, so the slope is at right angles to it, and slope times activation is zero
+# **whatever the token says**. Test it: double all patch tokens, behind the last block and behind the one before.
 
 
 # %%
@@ -1278,6 +1295,8 @@ with capture(vit, ["blocks.2", "blocks.3"]) as seen:
 # %%
 fallen, below_zero = {}, {}
 on_part = nn.functional.adaptive_avg_pool2d(tune_mask.float(), 12)  # (48, 12, 12)
+print(f"{'':10s}|cosine| of a token and    all tokens doubled: margin  HiResCAM on")
+print(f"{'':10s}its slope   mean slope            moves   falls in  the part < 0")
 for layer, got in seen.items():
     a, g = got.activation[:, 1:], got.gradient[:, 1:]
     cosine = nn.functional.cosine_similarity(a, g, dim=2, eps=1e-12)
@@ -1285,18 +1304,12 @@ for layer, got in seen.items():
     fallen[layer] = plainly - lengthened(layer, 2)
     inside = rearrange((a * g).sum(2), "b (h w) -> b h w", h=12).cpu() * on_part
     below_zero[layer] = below = (inside.sum((1, 2)) < 0).sum()
-    print(f"{layer}: |cosine| of token and slope {cosine.abs().mean():.1e}", end=", ")
-    print(
-        f"token and mean slope {pooled.abs().mean():.1e}; tokens doubled: margin moves"
-    )
-    print(
-        f"by up to {fallen[layer].abs().max():.1e}, falls in "
-        f"{(fallen[layer] > 0.01).sum()}",
-        end="",
-    )
-    print(f" of 48 birds; HiResCAM on the part below zero in {below}")
+    print(f"{layer:10s}{cosine.abs().mean():9.1e}{pooled.abs().mean():13.1e}", end="")
+    print(f"    up to {fallen[layer].abs().max():.1e}", end="")
+    print(f"{(fallen[layer] > 0.01).sum():5d} of 48 {below:6d} of 48")
     if layer == "blocks.3":
         assert cosine.abs().max() < 1e-4 and fallen[layer].abs().max() < 1e-3
+        assert pooled.abs().mean() > 0.01
 
 # %%
 got = seen["blocks.3"]
@@ -1320,12 +1333,12 @@ assert validation["ViT", "blocks.2", "gradcam"][0] > 0.8
 assert validation["ViT", "blocks.2", "hirescam"][0] < 0.1
 
 # %% [markdown]
-# Behind the last block HiResCAM is rounding: the products at a place cancel to less than a hundred thousandth of what they add up to without their signs. Divided by its own maximum such a map would look like any other, and
-# the gradient gives no warning, since it does not vanish, it only stands at right angles. So `ctrace` compares what is left of the products with the products themselves, says `no_evidence`, and returns a map of zeros.
-# A layer behind the norm has an answer.
+# At `blocks.3`, behind the last block, HiResCAM is rounding: the products at a place cancel to less than a hundred thousandth of what they add up to without their signs. Divided by its own maximum such a map would look like any other,
+# and the gradient gives no warning: it is not zero, only at right angles to the token. So `ctrace` compares the sum of the products with their sizes, says `no_evidence`, and returns zeros. Grad-CAM has a map there,
+# because the mean slope of all places is not at right angles to the single tokens.
 #
-# One block earlier no status helps, because the map there is no rounding. Longer tokens *lower* the margin in most birds: block 3 still adds its part, and beside a longer token that part counts less. So in most birds HiResCAM is negative on the very part that decides. Grad-CAM escapes
-# because the mean slope of all places is not at right angles to the single tokens. No rule is right at every layer, and it depends on what stands behind the layer: a ReLU spoils the one, a LayerNorm the other.
+# At `blocks.2` nothing cancels, and no status helps: longer tokens *lower* the margin in most birds, and in most HiResCAM is negative on the very part that decides. (A possible cause, not tested here: beside a longer token,
+# what block 3 adds counts less.) No rule is right at every layer; what stands behind it decides. A ReLU spoils the one, a LayerNorm the other.
 
 
 # %%
@@ -1349,7 +1362,7 @@ for row, (_, layer, method) in chosen.items():
     print(f"{row:22s} {method} at {layer}")
 
 # %% [markdown]
-# In neither network is it the last layer. At the ResNet's last layer Grad-CAM points at the part less than half as often as the best sibling does at its own.
+# In neither network does the last layer win. At the ResNet's last layer Grad-CAM points at the part less than half as often as the best sibling does at its own.
 
 # %%
 assert all(layer not in ("layer4", "blocks.3.norm1") for _, layer, _ in chosen.values())
@@ -1374,15 +1387,6 @@ for row, (family, layer, method) in chosen.items():
         test_mask,
     )
 
-# %%
-print(f"{'':24s} pointing game        mass inside the part")
-for row, values in scored.items():
-    (hit, hit_low, hit_high), (mass, mass_low, mass_high) = mean_intervals(
-        values
-    )  # over birds, by bootstrap
-    print(f"{row:24s} {hit:.2f} [{hit_low:.2f}, {hit_high:.2f}]", end="   ")
-    print(f"{mass:.3f} [{mass_low:.3f}, {mass_high:.3f}]")
-
 # %% tags=["hide-input"]
 panels = {
     name: {row: mean_intervals(values)[i : i + 1] for row, values in scored.items()}
@@ -1391,8 +1395,9 @@ panels = {
 show_figure(
     viz.show_intervals(panels, ["mean over birds"], "share"),
     name="gradcam-pointing",
-    alt="Intervals of pointing game and mass for chance, Gaussian, Grad-CAM and best "
-    "sibling of both networks.",
+    alt="Intervals of pointing game and mass. Chance is near zero. In the pointing game "
+    "Grad-CAM on the ResNet is level with the Gaussian; both best siblings and "
+    "Grad-CAM on the ViT are far above it.",
     caption="208 held-out twins, the part that decides. Points are means over birds, "
     "lines their 95% bootstrap intervals.",
 )
@@ -1421,11 +1426,10 @@ for (row, opponent), low in ahead.items():
         )  # mass: both networks; pointing: the ViT only
 
 # %% [markdown]
-# The best sibling beats chance and the Gaussian, in both networks and by both measures, and none of these intervals reaches zero. Plain Grad-CAM beats chance by both and
-# the Gaussian by mass. In the pointing game it beats the Gaussian on the ViT only: on the ResNet it points no better than a blob in the middle of the picture.
+# The best sibling beats chance and the Gaussian, in both networks and by both scores. Plain Grad-CAM beats chance by both and the Gaussian by mass; in the pointing game it beats the Gaussian on the ViT only.
+# On the ResNet it points no better than a blob in the middle of the picture.
 #
-# Why is the blob so good? The birds may simply stand in the middle of their pictures. Ask the easier question: the species' own
-# logit, all five parts counted as true, on 210 ordinary birds. Then move each bird by up to an eighth of the picture, and ask again.
+# Why is the blob so good? The birds may simply stand in the middle. Ask for the bird's own species, with all five parts counted as true, on 210 ordinary birds. Then move each bird by up to an eighth of the picture, and ask again.
 
 # %%
 scenes = [data.scene(i) for i in range(210)]
@@ -1474,19 +1478,18 @@ for what in sets:
         )  # better pointing only where the bird is not always in the middle
 
 # %% [markdown]
-# As the birds come, pointing at the middle hits *some* part in nearly nine of ten, and neither network does better: no interval of the first two lines lies above zero.
+# As the birds come, pointing at the middle hits *some* part in nearly nine of ten, and neither network does better: neither interval lies above zero.
 # A pointing game on centred pictures says little about a map. When the birds are moved, the Gaussian stays where it was, and both networks point better than it by far.
-#
 
 
 # %% [markdown]
 # ## A network of your own
 #
-# Every network that timm knows can stand here. `make book MODEL=resnet50` fetches its published weights once and renders this section with it; where this notebook runs alone, the environment variable
-# `CTRACE_MODEL` does the same. Without a network connection `CTRACE_WEIGHTS_DIR` names a folder that holds the weights as `resnet50.safetensors` or `resnet50.pth`. Where no network is named, one line below says so, and nothing else happens.
+# Every network that timm knows can stand here: `make book MODEL=resnet50` fetches its published weights once and renders this section with it; where this notebook runs alone, the environment variable
+# `CTRACE_MODEL` does the same. Without a connection `CTRACE_WEIGHTS_DIR` names a folder that holds the weights as `resnet50.safetensors` or `resnet50.pth`.
 #
-# A classifier is asked about the two classes it finds most likely, by name. A network without classes, `vit_small_patch14_dinov2.lvd142m` for one, is asked what makes a photograph resemble the left view of the motorcycle.
-# A network whose layer keeps no grid of places gets no map, and one sentence with the reason.
+# A classifier is asked about its two most likely classes; a network without classes, `vit_small_patch14_dinov2.lvd142m` for one, about what makes a photograph resemble the left view of the motorcycle.
+# A layer that keeps no grid of places gets no map, and one sentence with the reason.
 
 # %%
 network = chosen_model()
@@ -1583,7 +1586,7 @@ answered = check_twice(*my_words)
 # :class: dropdown
 # ```
 #
-# The logit doubles, so every slope does, and with it the signed map. Dividing by the maximum hides that: two networks of which one is twice as sure look the same. The order of
+# The logit doubles, so every slope does, and with it the signed map. Dividing by the maximum hides that: two networks of which one has logits twice as large look the same. The order of
 # the channels does not change.
 
 # %%
@@ -1690,7 +1693,7 @@ answered = check_silence(my_network.append(nn.Linear(800, 5)).eval())
 # :class: dropdown
 # ```
 #
-# A normalisation over the places of each channel subtracts their mean: raising the channel everywhere changes nothing behind it, so its slope is zero. The status says so and names the cure.
+# A normalisation over the places of each channel subtracts their mean: raising the channel everywhere changes nothing behind it, so its mean slope is zero. The status says so and names the cure.
 
 # %%
 silent = nn.Sequential(
@@ -1710,7 +1713,7 @@ assert check_silence(silent)
 # - **caught** six silent failures, each beside the right map of the same photograph.
 #
 # What this does not show: that the network would change its mind if the red place were different. A map inside the true part can still miss what inside it counts.
-# Next: when there is no class to explain but a likeness, [Grad-CAM for embeddings](06_gradcam_embeddings.ipynb).
+# Next: when there is no class to explain but a similarity, [Grad-CAM for embeddings](06_gradcam_embeddings.ipynb).
 
 # %%
 print(
