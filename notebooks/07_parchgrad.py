@@ -217,7 +217,7 @@ show_figure(
 )
 
 # %% [markdown]
-# Speckle. The slope went back through every channel of every layer, those that know something about hazels and those that do not, and their contributions add up at the pixels. ParchGrad {cite:p}`park2023`
+# Speckle. The slope went back through every channel of every layer, those that know something about hazels and those that do not, and their contributions add up at the pixels. ParchGrad {cite:ps}`park2023`
 # splits the channels of a convolution into two parts, $H$ to keep and the rest $L$. At the output of that convolution it multiplies the gradient $g$ by two numbers:
 #
 # $$
@@ -490,7 +490,7 @@ alone = parch.attribute("grad", some[1:2], HAZEL, quantile=0.1)
 assert torch.allclose(edited[1:2], alone, atol=1e-4 * float(alone.abs().max()))
 
 # %% [markdown]
-# How many channels to keep? Here is the sweep, from all of them to one in twenty. {cite:t}`park2023` choose one in ten.
+# How many channels to keep? Here is the sweep, from all of them to one in twenty. {cite:ts}`park2023` choose one in ten.
 
 # %%
 SHARES = (1.0, 0.5, 0.3, 0.1, 0.08, 0.05)

@@ -781,7 +781,7 @@ assert (
 # ## Do the explanations hold?
 #
 # **Training pictures.** Fit again on random subsets, sixty times each with half, a quarter and a tenth of the pictures gone. Does the sum of the scores of the pictures kept predict the logit that comes out? The rank correlation over
-# subsets is called the linear datamodeling score (LDS) {cite:p}`trak2023`, after the datamodels of {cite:t}`ilyas2022`.
+# subsets is called the linear datamodeling score (LDS) {cite:ps}`trak2023`, after the datamodels of {cite:t}`ilyas2022`.
 
 # %%
 lds = {

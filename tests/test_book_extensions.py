@@ -22,19 +22,25 @@ def entry(key, authors, year):
     return f"@misc{{{key}, author = {{{authors}}}, title = {{T}}, year = {{{year}}}}}"
 
 
-def test_labels_are_author_and_year_with_letters_where_two_are_alike():
+def test_labels_name_all_authors_and_then_letters_where_two_are_alike():
     works = [
         entry("a", "Park, Bumjin and Jeon, Giyeong and Choi, Jaesik", 2023),
         entry("b", "Park, Sung Min and Georgiev, Kristian and Ilyas, Andrew", 2023),
         entry("c", r"Meil{\u{a}}, Marina and Shi, Jianbo", 2001),
         entry("d", "von Luxburg, Ulrike", 2007),
+        entry("e", "Park, A. and Jeon, B. and Choi, C.", 2024),
+        entry("f", "Shi, Jianbo", 2000),
+        entry("g", "Shi, Jianbo", 2000),
     ]
     entries = parse_string("\n".join(works), "bibtex").entries.values()
     labels = [e.label for e in load("author_year").Style().format_entries(entries)]
     assert sorted(labels) == [
         "Meilă and Shi, 2001",
-        "Park et al., 2023a",
-        "Park et al., 2023b",
+        "Park et al., 2024",
+        "Park, Georgiev, and Ilyas, 2023",
+        "Park, Jeon, and Choi, 2023",
+        "Shi, 2000a",
+        "Shi, 2000b",
         "von Luxburg, 2007",
     ]
 

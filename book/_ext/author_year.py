@@ -9,22 +9,27 @@ from pybtex.style.labels import BaseLabelStyle
 
 
 class AuthorYearLabels(BaseLabelStyle):
-    """One label for each entry; those of one author and year get letters."""
+    """One label for each entry. Where two would be alike all authors are named, as by the roles
+    ``cite:ps`` and ``cite:ts`` in the text; letters tell apart what is alike even so.
+    """
 
     def format_labels(self, sorted_entries):
-        labels = [label_of(entry) for entry in sorted_entries]
+        entries = list(sorted_entries)
+        short = Counter(map(label_of, entries))
+        labels = [label_of(entry, short[label_of(entry)] > 1) for entry in entries]
         times, seen = Counter(labels), Counter()
         for label in labels:
             yield label + ("abcdefgh"[seen[label]] if times[label] > 1 else "")
             seen[label] += 1
 
 
-def label_of(entry) -> str:
-    """Up to two authors are named, more are "et al."."""
+def label_of(entry, everyone: bool = False) -> str:
+    """Up to two authors are named, or all; more are "et al."."""
     people = entry.persons.get("author") or entry.persons.get("editor") or []
     names = [last_name(person) for person in people]
-    who = names[0] if len(names) == 1 else " and ".join(names[:2])
-    who = f"{names[0]} et al." if len(names) > 2 else who
+    who = " and ".join(names)
+    if len(names) > 2:
+        who = f"{', '.join(names[:-1])}, and {names[-1]}" if everyone else f"{names[0]} et al."
     return f"{who}, {entry.fields['year']}"
 
 

@@ -254,7 +254,8 @@ def cosine_to_training(G: Tensor, g: Tensor) -> Tensor:
 def linear_datamodeling_scores(
     scores, head: RidgeHead, g: Tensor, target: Tensor, removed: float, subsets=100, seed=0
 ) -> dict[str, Tensor]:
-    """How well sums of scores foretell logits of heads fitted again on subsets (Park et al. 2023):
+    """How well sums of scores foretell logits of heads fitted again on subsets (TRAK:
+    Park, Georgiev, Ilyas, Leclerc and Madry 2023):
     ``(m,)`` rank correlations by method, 0 where a sum never changes; one for each test image and
     never a mean alone, for `ctrace.stats.bootstrap`.
 
