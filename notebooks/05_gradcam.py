@@ -208,7 +208,7 @@ for name, row in zip(names, chances):
     print(f"{name:11s}", ", ".join(said))
 
 # %% [markdown]
-# The cat, the coffee and the motorcycle are answered well, Hopper's neckwear and the Chinese tower nearly. The dahlia is wrong with confidence, and the other five get no firm answer.
+# Five answers are good or near, five are not firm, and the dahlia is called a brain coral with confidence.
 # We keep the six photographs whose first answer has at least half of the probability, right or wrong: a map explains what the network *says*.
 
 # %%
@@ -553,8 +553,7 @@ assert 0.5 < by_photograph(mass[FIRE5, "gradcam"])[1] < 0.6
 assert pointed[FIRE9, "gradcam++"][1] > 0.7
 
 # %% [markdown]
-# **What six photographs allow.** Intervals from six things are rather too short than too long. The plainest test is a count: for how many of the six is the score, over the questions about it, above one half?
-# Six of six happen by chance in one case of 64, and no count of six can say more.
+# **What six photographs allow.** Intervals from six things are rather too short than too long. A count is plainer: for how many of the six is the score above one half? Six of six happen by chance in one case of 64.
 
 # %%
 for short, layer in reversed(layers.items()):
@@ -566,14 +565,13 @@ print(f"six of six by chance: {0.5**n:.3f}")
 assert (points[FIRE9, "gradcam"].sum(1) / (n - 1) > 0.5).all()
 
 # %% [markdown]
-# That is enough to say that Grad-CAM depends on the question at fire9 and fire8, and too little to rank LayerCAM against HiResCAM. Ranking takes many pictures with a known truth: the birds, further down.
+# That is enough to say that Grad-CAM depends on the question at fire9 and fire8, and too little to rank LayerCAM against HiResCAM.
 
 
 # %% [markdown]
 # ## Six silent failures
 #
-# Five of these run without an error. The sixth raises one, and what it leaves behind is silent. Each begins with the plain code and goes on with what `ctrace` says in the same place. All are about the cat; {numref}`fig-gradcam-six-lies` at the end
-# shows the six wrong maps beside the right ones.
+# Five of these run without an error. The sixth raises one, and what it leaves behind is silent. Each shows the plain code, then `ctrace`, on the photograph of the cat; {numref}`fig-gradcam-six-lies` has the six wrong maps beside the right ones.
 
 # %%
 batch = ("coffee", "chelsea", "hopper", "motorcycle")
@@ -674,7 +672,7 @@ print(f"{words[absent]}: {dead.status[0]} - {dead.explanation[0]}")
 assert dead.status == ["dead_layer"] and not record.gradient.any()
 
 # %% [markdown]
-# In front of that ReLU the question has an answer: the network's vote at each place, and all of them are against it.
+# In front of that ReLU the question has an answer: the votes of all places, and all are against it.
 
 # %%
 right[3] = squeezenet.classifier[1](record.activation)[0, absent, 1:-1, 1:-1]
@@ -975,8 +973,8 @@ for name in ("blocks.0", "blocks.1", "blocks.2.norm1", None):
 tabs.show()
 
 # %% [markdown]
-# At the ViT's default layer the wing of this bird is blue and the background red. How common is this failure? In how many of the 14 birds is the map higher on the bird than beside it, on average? And
-# which share of the positive map lies on the bird? A map that knows nothing gets the bird's share of the picture.
+# At the ViT's default layer the wing of this bird is blue and the background red. How common is this failure? Count the birds on which the map is higher than beside them,
+# and the share of the positive map that lies on the bird. A map that knows nothing gets the bird's share of the picture.
 
 # %%
 birds = torch.stack([p.bird for p in pictures]) > 0.5
@@ -1009,7 +1007,7 @@ assert on_bird["aviary-resnet-0", "layer4", "hirescam"] < 0.25
 
 # %% [markdown]
 # **At the default layer of this ViT three quarters of Grad-CAM's red lie beside the bird**; from the same gradient HiResCAM has seven tenths of its red on it. At the last layer of the ResNet neither rule does much better than a map that knows
-# nothing. The default is a layer at which there is a map under any pooling, and promises no more. Further down the layer is chosen by a measurement, on birds that are not the test birds.
+# nothing. The default promises that there is a map under any pooling, and no more; further down the layer is chosen by a measurement.
 
 # %% [markdown]
 # ### Which channels?
@@ -1152,7 +1150,7 @@ assert [at for label, at in peaks.items() if label[:4] in ("beak", "legs")] == [
 ]
 
 # %% [markdown]
-# The names come from other birds, by correlations between .25 and .54: on this bird the channel named *beak* is largest at the wing, and the one named *legs* at no part. And one weight serves a whole channel: a channel that fires at the wing and in the sky counts in both.
+# The names come from other birds, by correlations between .25 and .54: on this bird the channel named *beak* is largest at the wing, and the one named *legs* at no part.
 #
 # ### A batch
 #
@@ -1173,7 +1171,7 @@ last = [
 assert torch.allclose(*last, atol=1e-5 * float(last[0].abs().max()))
 
 # %% [markdown]
-# At the last layer of this ResNet, before the mean over places and with no ReLU in between, the gradient is the same everywhere, and Grad-CAM and HiResCAM agree to rounding, blue included.
+# At the last layer of this ResNet, with no ReLU before the mean over places, the gradient is the same everywhere, and Grad-CAM and HiResCAM agree to rounding, blue included.
 #
 # ## Does it point at the right place?
 #
@@ -1337,8 +1335,8 @@ assert validation["ViT", "blocks.2", "hirescam"][0] < 0.1
 # and the gradient gives no warning: it is not zero, only at right angles to the token. So `ctrace` compares the sum of the products with their sizes, says `no_evidence`, and returns zeros. Grad-CAM has a map there,
 # because the mean slope of all places is not at right angles to the single tokens.
 #
-# At `blocks.2` nothing cancels, and no status helps: longer tokens *lower* the margin in most birds, and in most HiResCAM is negative on the very part that decides. (A possible cause, not tested here: beside a longer token,
-# what block 3 adds counts less.) No rule is right at every layer; what stands behind it decides. A ReLU spoils the one, a LayerNorm the other.
+# At `blocks.2` nothing cancels, and no status helps: longer tokens *lower* the margin in most birds, and in most HiResCAM is negative on the very part that decides.
+# Why they lower it is not tested here. No rule is right at every layer; what stands behind it decides. A ReLU spoils the one, a LayerNorm the other.
 
 
 # %%
@@ -1403,7 +1401,7 @@ show_figure(
 )
 
 # %% [markdown]
-# The comparison is paired: bird by bird, how much better than the opponent?
+# Bird by bird, how much better than the opponent?
 
 # %%
 ahead = {}

@@ -460,8 +460,7 @@ assert torch.allclose(both.raw, single.raw, atol=1e-5 * float(both.raw.abs().max
 # %% [markdown]
 # ## Against an impostor
 #
-# *What makes it this bird rather than that one?* Subtract the similarity to an impostor. The map is linear in the score, so the map of the contrast must be the difference
-# of the two maps.
+# *What makes it this bird rather than that one?* Subtract the similarity to an impostor. The map is linear in the score, so the map of this *contrast* must be the difference of the two.
 
 # %%
 impostor = same_species[4]
@@ -515,8 +514,8 @@ assert contrast.score.item() > 0.5 and -blue > 0.4
 # %% [markdown]
 # ## Another reference, another map
 #
-# Such maps can ignore the reference, and show where a bird is whoever it is compared with. So keep each of the 120 pictures and change the reference: the
-# second view of the bird, its third view, and a view of another bird of its species. Do it for the cosine and for the dot product. Which pair of maps should be alike?
+# A map can ignore the reference, and show where a bird is whoever it is compared with. So keep each of the 120 pictures and change the reference: the
+# second view of the bird, its third view, a view of another bird of its species. Which maps should be alike, for the cosine and for the dot product?
 
 
 # %%
@@ -570,7 +569,7 @@ assert alike["dot", "third view"].median() > alike["cosine", "third view"].media
 # %% [markdown]
 # Every map changes by more than a quarter of its size when the reference is another bird; in the median its pattern changes less between two views of one bird. But for a few of the 120 pictures only the strength
 # changes, and the pattern stays, with a correlation of up to .99: such a picture shows the same place whoever it is compared with. The dot product is steadier than the cosine. The gradient of a cosine
-# {eq}`cosine-slope` is what the embedding still *lacks*, and for a close pair that is whatever this one view happens to leave. For close pairs ask the dot product, or a contrast.
+# is what the embedding still *lacks* {eq}`cosine-slope`: for a close pair, whatever this one view happens to leave. For close pairs ask the dot product, or a contrast.
 
 # %% [markdown]
 # ## Questions without an answer
@@ -918,7 +917,7 @@ for fire, layer in LAYERS.items():
 
 # %% [markdown]
 # It will not: both read-outs separate the held-out patches without one error, and an interval drawn from a sample without errors has no width.
-# The patches are too easy to choose by. So choose on Hopper's portrait: by how far it stands above the three photographs without a human face. The astronaut is left for the test.
+# So choose by how far Hopper's portrait stands above the three photographs without a human face. The astronaut is left for the test.
 
 # %%
 missed = 1 - 0.05 ** (1 / 50)  # with this share missed, 50 of 50 happen 1 time in 20
@@ -942,7 +941,7 @@ def highest(name, fire):
 
 
 # %% [markdown]
-# Where is her face? The answer must not be a box of our own: scikit-image ships a detector of frontal faces of another kind, a cascade of local binary patterns. The highest window of the read-out must have its middle inside the cascade's box.
+# Where is her face? scikit-image ships a detector of another kind, a cascade of local binary patterns. The middle of the read-out's highest window must lie inside its box.
 
 # %%
 detector = Cascade(lbp_frontal_face_cascade_filename())
@@ -1009,7 +1008,7 @@ assert heights["fire7"]["astronaut"] == max(heights["fire7"].values())
 # %% [markdown]
 # ## Plug in a face model
 #
-# Any `nn.Module` that returns one embedding per picture will do. From timm: any architecture by name, with `num_classes=0` so that it ends in its features, and `pretrained=True` where there is a network connection.
+# Any `nn.Module` that returns one embedding per picture will do, for one any architecture of timm with `num_classes=0` and, where there is a network connection, `pretrained=True`.
 # Here the weights are random: the map shows that the path works, and no more.
 
 # %%
@@ -1048,7 +1047,7 @@ print(
 assert result.raw.shape == (2, 7, 7) and set(result.status) <= {"ok", "no_evidence"}
 
 # %% [markdown]
-# A face model may come as an ONNX file. Its session returns numbers, not a graph, and no gradient can come back through it. Wrapping it in a module does not help, and the error says why.
+# A face model may come as an ONNX file. Its session returns numbers, and no gradient can come back through it, wrapped in a module or not:
 
 
 # %%
