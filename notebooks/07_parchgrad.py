@@ -2,7 +2,7 @@
 # # ParchGrad: partition the channels, then attribute
 #
 # **A gradient reaches the pixels through all channels at once. What if it may pass only through those that fire for the class? It moves onto the object of that class, in drawings and in photographs. It does not become a better account of all
-# parts, and through the channels of another class the same score lights up another object.**
+# parts, and through the channels of another class about half of the same map lies on another object.**
 
 # %% [markdown] tags=["remove-cell"]
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/ctrace-book/ctrace/blob/main/notebooks/07_parchgrad.ipynb)
@@ -52,7 +52,7 @@ from ctrace.trust.localize import mass_inside
 from ctrace.viz.gallery import Gallery, show_figure
 from ctrace.world.models import load_model
 from ctrace.world.photos import as_pixels, load_photo, photo_names
-from einops import rearrange
+from einops import einsum, rearrange
 from PIL import Image
 from scipy import stats
 from torch import nn
@@ -164,10 +164,8 @@ assert all(stays[n, "partition"] > stays[n, "plain"] for n in ("cat", "espresso"
 assert stays["cat", "partition"] > 0.99
 
 # %% [markdown]
-# The network is the same and so is the picture. On the right, the gradient was let through one channel in ten, chosen beforehand on other photographs: those that fire more for cats, or for food, than for everything else. Which
-# channels, how they are chosen, what else changes, and whether the map is now *true*, is what this page is about. Nobody can look up what is true of a photograph, so we begin with drawn birds, where it can be measured.
-#
-# Here is the slope of a logit at every pixel, for a drawn bird the network recognises. The outlined parts are what makes it a hazel.
+# Network and picture are the same. On the right, the gradient passed through one channel in ten of some layers, chosen on other photographs because they fire more for cats, or for food, than for everything else. Is that map now *true*?
+# Nobody can look it up in a photograph, so we begin with drawn birds. Here is the slope of a logit at every pixel of one; the outlined parts make it a hazel.
 
 # %%
 names = [s.name for s in SPECIES]
@@ -217,21 +215,24 @@ show_figure(
 )
 
 # %% [markdown]
-# Speckle. The slope went back through every channel of every layer, those that know something about hazels and those that do not, and their contributions add up at the pixels. ParchGrad {cite:ps}`park2023`
-# splits the channels of a convolution into two parts, $H$ to keep and the rest $L$. At the output of that convolution it multiplies the gradient $g$ by two numbers:
+# Speckle: the slope came back through every channel of every layer. ParchGrad {cite:p}`park2023` splits the channels of a convolution into those to keep, $H$, and the rest, $L$. On the way back it stops the gradient of the rest and
+# enlarges that of the kept ones, so that the sum over channels keeps its variance. With a finite weight $\gamma$ in place of the stop, the gradient $g$ at the output of that convolution becomes
 #
 # $$
 # g_c \leftarrow \beta\,\hat\gamma\, g_c \ \ (c \in H), \qquad g_c \leftarrow \beta\, g_c \ \ (c \in L),
-# \qquad \hat\gamma = \gamma\sqrt{N/M}, \qquad \beta = \sqrt{\frac{M + N}{M \hat\gamma^2 + N}} ,
 # $$ (parchgrad)
 #
-# where $M$ and $N$ are the variances over the places of $\sum_{c\in H} g_c$ and of $\sum_{c \in L} g_c$. Then the gradient travels on, to the next chosen convolution and to the pixels. With $\gamma = \infty$, the usual
-# choice, the other channels are stopped and the kept ones are multiplied by $\sqrt{(M+N)/M}$. So there are two questions: which channels, and what the factor is for.
+# $$
+# \hat\gamma = \gamma\sqrt{N/M}, \qquad \beta = \sqrt{\frac{M + N}{M \hat\gamma^2 + N}} ,
+# $$
+#
+# where $M$ and $N$ are the variances over the places of $\sum_{c\in H} g_c$ and of $\sum_{c \in L} g_c$. With $\gamma = \infty$, as on this page, the factor of the kept ones is $\sqrt{(M+N)/M}$. Then the gradient travels on, to the next chosen
+# convolution and to the pixels. Which channels are kept, and what does the factor do?
 #
 # ## By hand
 #
-# One keeps a channel if it fires more for the class than for all other classes. Firing is one number per picture: the mean over places of the convolution's output after a ReLU. Suppose a channel gave
-# these numbers. Is the class ahead by more than chance? Welch's test {cite:p}`welch1947` divides the difference of the means by its standard error, without assuming equal variances.
+# A channel is kept if it fires more for the class than for all other classes. Firing is one number per picture: the mean over places of the convolution's output after a ReLU. Suppose a channel gave the numbers below. Is the class
+# ahead by more than chance? Welch's test {cite:p}`welch1947` divides the difference of the means by its standard error, without assuming equal variances.
 
 # %%
 inside, outside = np.array([0.9, 1.3, 1.1]), np.array([0.2, 1.0, 0.4, 0.6, 0.3])
@@ -245,7 +246,7 @@ print(
 assert abs(t - theirs.statistic) < 1e-12
 
 # %% [markdown]
-# Now the gradient. Two channels on a map of $2 \times 2$ places; keep the first. Work out $M$, $N$ and the factor before you run the cell.
+# Now the gradient: two channels on a map of $2 \times 2$ places, of which we keep the first. Work out $M$, $N$ and the factor before you run the cell.
 
 # %%
 g = torch.tensor(
@@ -265,12 +266,11 @@ assert torch.allclose(edited, by_hand, atol=1e-15) and torch.allclose(
 )
 
 # %% [markdown]
-# The other channel is gone and the variance of the sum is as before. That is what the factor is for.
+# The other channel is gone, and the variance of the sum is what it was.
 #
 # ## What the statistics of a channel look like
 #
-# The statistics come from *training* birds, 20 of each species. The birds above are test birds: a channel chosen by a test on the picture it explains would explain the test. One pass, whatever the
-# number of pictures, keeps the mean and variance of every channel for every class.
+# The statistics come from *training* birds, 20 of each species, never from the pictures to be explained. One pass over any number of pictures keeps the mean and the variance of every channel for every class.
 
 # %%
 train = Cached(Aviary("train", 14 * 20))
@@ -295,7 +295,7 @@ print(
 assert statistics.count.tolist() == [20] * 14
 
 # %% [markdown]
-# Every channel of every layer is tested against every class at once. It must be the same as asking scipy, here for one class and one layer:
+# Every channel of every layer is tested against every class at once. For one class and one layer we ask scipy too:
 
 # %%
 LAYER = "layer4.0.conv1"
@@ -340,15 +340,14 @@ show_figure(
     alt="Histograms of three channels for hazels and for all others: clearly apart, "
     "slightly apart, and on top of each other.",
     caption="Three channels of one layer, on training birds. The lines are the means. "
-    "Left, the smallest p-value of the layer; right, one that knows nothing about "
-    "hazels.",
+    "Left, the smallest p-value of the layer; right, one whose means coincide.",
 )
 
 # %% [markdown]
 # ## What the kept channels respond to
 #
-# Keep the tenth of the channels with the smallest p-values. What are they? In this world we can ask by experiment: draw the hazels again without a part, and see by how much the channel's activation falls. Guess
-# first which part will show up most. The hazel's twin, the myrtle, differs from it by the wing alone.
+# Keep the tenth of the channels with the smallest p-values, draw the hazels again without a part, and see by how much a channel's activation falls. Guess first which part will show up most: the hazel's twin, the myrtle, differs from it
+# by the wing alone.
 
 # %%
 parch = ParchGrad(model, statistics)
@@ -403,7 +402,7 @@ print(
     f"channel {top} fires most for "
     f"{', '.join(names[i] for i in means.argsort(descending=True)[:3])}"
 )
-print(f"spotted wings: {', '.join(spotted)}")
+print(f"spotted wings: {', '.join(spotted)}; the myrtle's: {SPECIES[MYRTLE].wing}")
 
 # %%
 assert PARTS[int(loss[top].argmax())] == "wing" and loss[top].max() > 0.8
@@ -413,9 +412,8 @@ assert (
 )  # the twin, without spots, does not keep it
 
 # %% [markdown]
-# The first channel loses most of its activation with the wing, it fires most for the three species with spotted wings, and the myrtle, whose wing has an eye instead, does not keep it. The others are less pure: a channel
-# kept for a class need not be a detector of anything. Below, for the four of the nine that depend most on one part alone, the six test birds that excite it most, in colour where it fires.
-# Do they wear what the hazel wears? And is it the bird that is in colour?
+# The first channel loses most of its activation with the wing, fires most for the three species with spotted wings, and is not kept for the myrtle, whose wing has an eye. The others are less pure. For each of the four, here are the six
+# test birds that excite it most, in colour where it fires. Do they wear what the hazel wears? Is it the bird that is in colour?
 
 # %% tags=["hide-input"]
 with capture(model, LAYER) as seen:
@@ -461,14 +459,14 @@ assert SPECIES[HAZEL].beak not in worn[BEAKED]
 assert max(on_bird.values()) < 0.5
 
 # %% [markdown]
-# No, to both questions. Channel 68 falls by three quarters when hazels lose their beaks, which are hooked; yet not one of the six birds that excite it most has a hooked beak. What a channel *loses* with a part of one species says what it
-# needs there, not what it detects. And the larger part of each channel's activation lies beside the bird: these maps have 12 x 12 cells, and each cell sees its surroundings.
+# No, to both. Channel 68 falls by three quarters when hazels lose their hooked beaks; yet not one of its six birds has a hooked beak. What a channel *loses* with a part of one species is what it needs there, not what it detects. And most
+# of each channel's activation lies beside the bird: these maps have 12 x 12 cells, and each cell sees its surroundings.
 
 # %% [markdown]
 # ## Edit the gradient
 #
-# `parch.partition` is a context. Inside it, every backward pass through the model is edited, and any attribution that follows gradients follows the edited one. Outside, the model is as before. Two checks
-# before looking: keeping all channels must give the plain gradient bit by bit, and a batch must equal its pictures one by one.
+# Inside the context `parch.partition`, every backward pass through the model is edited, and so is any attribution made from gradients. Two checks first: keeping all channels must give the plain gradient bit by bit, and a batch must equal
+# its pictures one by one.
 
 # %%
 some, their = images[hazels[:3]], labels[hazels[:3]]
@@ -490,7 +488,7 @@ alone = parch.attribute("grad", some[1:2], HAZEL, quantile=0.1)
 assert torch.allclose(edited[1:2], alone, atol=1e-4 * float(alone.abs().max()))
 
 # %% [markdown]
-# How many channels to keep? Here is the sweep, from all of them to one in twenty. {cite:ts}`park2023` choose one in ten.
+# How many channels to keep? {cite:t}`park2023` choose one in ten. From all of them to one in twenty:
 
 # %%
 SHARES = (1.0, 0.5, 0.3, 0.1, 0.08, 0.05)
@@ -528,7 +526,7 @@ assert max(five_parts, key=five_parts.get) == max(bird_, key=bird_.get) == 0.3
 assert bird_[0.05] - bird_[1.0] > 0.5 * (bird_[0.3] - bird_[1.0])
 
 # %% [markdown]
-# Fewer is not better. On this bird the share of the five parts is highest when three channels in ten are kept, and with one in twenty it lies *below* that of the plain gradient; the whole bird, body included, keeps more than half of
+# Fewer is not better. The share of the five parts is highest when three channels in ten are kept, and with one in twenty it lies *below* that of the plain gradient; the whole bird, body included, keeps more than half of
 # its gain. From all channels to one in ten, beak, crest and tail fade; wing and body fill up:
 
 # %%
@@ -553,12 +551,10 @@ assert {part for part, (before, after) in by_part.items() if after > before + 0.
 
 # %% [markdown]
 # One picture proves little; many come [below](parchgrad-numbers).
-
-# %% [markdown]
+#
 # ## Of the class, or of the picture
 #
-# The class partition is the same for every picture of a class. The instance partition asks another question: which channels fire more on *this* picture than they usually do? It needs no label. How alike
-# are the two?
+# The class partition is the same for every picture of a class. The *instance* partition needs no label: which channels fire more on *this* picture than they usually do? How alike are the two?
 
 # %%
 with parch.partition("ins", quantile=0.1) as seen:
@@ -600,13 +596,11 @@ assert (
 )
 
 # %% [markdown]
-# Less than half, five times what chance would give. And two pictures of one species share more of their instance channels than pictures of two species do: without a label, the instance partition also finds something of the class.
-
-# %% [markdown]
+# Less than half, five times what chance would give. And pictures of one species share more of their instance channels than pictures of two: without a label, the instance partition also finds something of the class.
+#
 # ## What conserving the variance does
 #
-# The factor makes up for the channels that are gone, so that the variance of the sum stays. It does so exactly only where the two parts do not covary, because $\operatorname{var}(a + b)$ is $M + N$ only then.
-# Take the gradients at a real layer and see how far off it is. `exact_variance` divides by what the variance has really grown by.
+# The factor keeps the variance of the sum exactly only where the two parts do not covary. How far off is it at a real layer? `exact_variance` scales by the variance that is really left.
 
 # %%
 with capture(model, LAYER) as seen:
@@ -636,8 +630,8 @@ assert (drift["exact"] - 1).abs().max() < 1e-4 and (
 ).abs().median() > 0.02
 
 # %% [markdown]
-# And what does it do to the map? The factor is one number per picture and layer. In a *purely sequential* network all gradient passes through that layer, so the whole map is multiplied by that number, and no
-# measure that ignores the scale of a map can tell the difference. Where there are shortcuts, a part of the gradient goes around the layer, and the sum changes shape. Here is a chain of convolutions; predict the ratio of the two maps.
+# And the map? The factor is one number per picture and layer. In a *purely sequential* network all gradient passes through that layer, so it multiplies the whole map, and no measure that ignores the scale of a map can tell. With shortcuts,
+# a part of the gradient goes around the layer. Predict the ratio of the maps with and without the factor, for a chain of convolutions and for our network.
 
 # %%
 chain = (
@@ -699,14 +693,12 @@ assert all(float(r.std() / r.mean().abs()) > 0.05 for r in in_resnet)
 # ## The numbers, against controls
 #
 # Does it work? Three networks that differ in their random seed alone, 140 birds that neither they nor their statistics have seen, one channel in ten, nothing tuned. Two bases: the magnitude of the gradient, and the
-# positive part of signed input times gradient {cite:p}`shrikumar2017`. Two opponents: the same map without a partition, and through a *random* partition of the same size, averaged over three draws. Four questions:
+# positive part of signed input times gradient {cite:p}`shrikumar2017`. Two opponents: the same map without a partition, and through a *random* partition of the same size, averaged over two draws. Four questions:
 #
 # - *five parts*: how much of the mass lies on beak, crest, wing, tail and legs, which define the species?
-# - *needed part*: how much lies on the one part whose removal costs this network most?
+# - *needed part*: how much lies on the one part whose removal, drawn again, costs this network's logit most?
 # - *body*: how much lies on the body, which says nothing about the species?
 # - *order*: does the mass rank the five parts as their removal does? Rank correlation, picture by picture.
-#
-# What is needed is measured on each network: draw the bird again without the part, and see how far the logit falls.
 
 # %%
 removed = torch.stack(
@@ -715,6 +707,7 @@ removed = torch.stack(
 part_masks = torch.stack(
     [torch.stack([p.masks[part] for part in PARTS]) for p in pictures]
 )  # (n, 5, height, width)
+all_parts = part_masks.sum(1).clamp(0, 1)
 bodies = torch.stack([p.masks["body"] for p in pictures])
 
 
@@ -740,11 +733,9 @@ def answers(signed, need, sign):
     mass = signed.clamp_min(0) if sign else signed
     share = lambda mask: mass_inside(mass, mask)
     needed = part_masks[torch.arange(len(scenes)), need.argmax(1)]
-    on_parts = (signed[:, None] * part_masks).sum((2, 3))  # (n, 5)
+    on_parts = einsum(signed, part_masks, "n y x, n part y x -> n part")
     order = torch.from_numpy(spearman(on_parts, need))  # of the parts
-    return torch.stack(
-        [share(part_masks.sum(1).clamp(0, 1)), share(needed), share(bodies), order]
-    )
+    return torch.stack([share(all_parts), share(needed), share(bodies), order])
 
 
 # %%
@@ -759,7 +750,7 @@ def study(name):
     }
     slopes |= {
         f"random {i}": parch.attribute("grad", images, labels, quantile=0.1, shuffle=i)
-        for i in range(3)
+        for i in range(2)
     }
     result = {}
     for base, sign, make in (
@@ -767,7 +758,7 @@ def study(name):
         ("input x gradient", True, lambda s: (images * s).detach().cpu().sum(1)),
     ):
         each = {key: answers(make(s), need, sign) for key, s in slopes.items()}
-        drawn = torch.stack([each.pop(f"random {i}") for i in range(3)])
+        drawn = torch.stack([each.pop(f"random {i}") for i in range(2)])
         result[base] = each | {"random": drawn.mean(0)}
     return result
 
@@ -777,18 +768,15 @@ results = [study(name) for name in networks]
 
 # %%
 QUESTIONS = ("five parts", "needed part", "body", "order")
-print(f"{'':35s}" + "".join(f"{q:>13s}" for q in QUESTIONS))
-for seed, result in enumerate(results):
-    for base, rows in result.items():
-        for key, values in rows.items():
-            print(
-                f"seed {seed}  {base:17s} {key:9s}"
-                + "".join(f"{v:13.3f}" for v in values.mean(1))
-            )
+print(f"{'mean of three networks':28s}" + "".join(f"{q:>13s}" for q in QUESTIONS))
+for base, rows in results[0].items():
+    for key in rows:
+        row = torch.stack([result[base][key].mean(1) for result in results]).mean(0)
+        print(f"{base:18s}{key:10s}" + "".join(f"{v:13.3f}" for v in row))
 
 # %% [markdown]
-# Now the differences, bird by bird, with 95% intervals from a bootstrap over birds. The last line asks whether the partition makes up for the step from a gradient to input times gradient. These are sixty intervals, of
-# which about three miss the truth by chance alone; one that barely excludes zero says little.
+# Now the differences, bird by bird, with 95% intervals from a bootstrap over birds. The last line asks whether the partition makes up for the step from a gradient to input times gradient. Of sixty such intervals about three
+# miss the truth by chance, so one that barely excludes zero says little.
 
 # %%
 LINES = {
@@ -838,21 +826,17 @@ assert all(
 assert (middle[to_plain][..., needed] > middle[to_plain][..., five]).all()
 
 # %% [markdown]
-# **More mass on the true parts than the plain map, and than a random partition: yes**, for both bases and all three networks, with every interval above zero. A random partition of the same size is worse than none. So the
-# test finds channels that matter; it is not the mere thinning that helps.
+# **More mass on the true parts than the plain map, and than a random partition: yes**, for both bases and all three networks, with every interval above zero. A random partition is worse than none, so it is the choice of channels that
+# helps and not their number. But the *needed* part gains more than the five together, so the other four lose; and the body, which says nothing about the species, gains too.
 #
-# But look at the second and third panel. The *needed* part gains more than the five together, so the other four lose. And the body, which says nothing about the species, gains too. What leaves the background goes
-# to one part and to the body.
-#
-# **More than input times gradient: no.** The gradient through the partition has less of its mass on the five parts than the *plain* input times gradient has, on every network. Multiplying by the input is the larger step, and
-# the partition can be had on top of it.
+# **More than input times gradient: no.** The gradient through the partition has less of its mass on the five parts than the *plain* input times gradient has, on every network, and more on the body.
 
 # %%
 assert (high[to_input, :, five] < 0).all() and (middle[to_input, :, body] > 0).all()
 
 # %% [markdown]
-# **A better account of what the network needs: no.** For the gradient, the order of the parts moves either way: up in one network, down in another. For signed input times gradient it falls in two networks of three. Against a
-# random partition it is better every time. A possible reason: a map that gathers on one part has little left to rank the other four with.
+# **A better account of what the network needs: no.** For the gradient, the order of the parts moves either way: up in one network, down in another. For signed input times gradient it falls in two networks of three. Only against a
+# random partition is it better every time.
 
 # %%
 assert (low[to_random][..., order] > 0).all()
@@ -864,8 +848,8 @@ print(
 )
 
 # %% [markdown]
-# The paper's own measure needs no parts. Hide the pixels a map calls most important (*morf*) and see how fast the answer goes; hide the least important (*lerf*) and see how long it stays. A good map loses much under the
-# first and little under the second. A patchwork of hidden pixels is not a picture this network was trained on, so this says less than drawing the bird again.
+# The paper's own measure needs no parts. Hide the pixels a map calls most important (*morf*) and see how fast the answer goes; hide the least important (*lerf*) and see how long it stays. This says less than drawing the bird again: the
+# network was not trained on patchworks of hidden pixels.
 
 # %%
 every = slice(0, 70)
@@ -933,8 +917,8 @@ for (rule, other), (m, lo, hi) in drop.items():
 
 # %%
 at_40 = {key: float(curve.accuracy[-1]) for key, curve in masked.items()}
-for (way, rule), v in at_40.items():
-    print(f"{rule}, {way}: {v:.2f} still recognised with 40% hidden")
+at_end = {way: f"{at_40[way, 'lerf']:.2f}" for way in ways}
+print("still recognised with the least important 40% hidden:", at_end)
 
 # %%
 assert drop["morf", "random"][1] > 0
@@ -949,9 +933,8 @@ assert all(
 )
 
 # %% [markdown]
-# Against the plain gradient the mean drops cannot be told apart, neither with the most important pixels hidden nor with the least. Against a random partition the difference is clear for the most important only; for the least
-# important its interval includes zero. And the end of the curves speaks against the partition: with the least important 40% of the pixels hidden, fewer birds are recognised than in the order of the plain map, and no more than in that of a random partition. With the most
-# important hidden, the log-odds fall *less* than under the plain map.
+# Against the plain gradient the mean drops cannot be told apart, in either order. Against a random partition the difference is clear for the most important pixels only. And the end of the curves speaks against the
+# partition: with the least important 40% hidden, fewer birds are recognised than in the order of the plain map, and no more than in that of a random partition. With the most important hidden, the log-odds fall *less* than under the plain map.
 
 # %% [markdown]
 # (parchgrad-photographs)=
@@ -960,20 +943,18 @@ assert all(
 # Nobody can draw a photographed cat again without its ears. Three things can still be asked. Does the map keep to the half of a montage that holds the answer? Does the answer go when the pixels of the map are hidden? And do a *random*
 # partition and the partition of *another* class do as well?
 #
-# The statistics are those of 500 photographs, one of every second class of ImageNet. They are not part of this book; what was computed from them is, and the script that did it, `benchmarks/parchgrad_photos.py`. One
-# photograph of a class is no sample, so classes are tested in groups. With 59 photographs of dogs and 6 of cats, which group has the smaller p-values?
+# The statistics are those of 500 photographs, one of every second class of ImageNet, computed by `benchmarks/parchgrad_photos.py`; the photographs themselves are not part of this book. One photograph of a class is no sample, so classes are
+# tested in groups. Which group will have the smaller p-values, 59 photographs of dogs or 6 of cats?
 
 # %%
 LATE = through.layers[-1]
 p = of_groups.welch_pvalues(LATE, range(7))[LATE].cpu()  # (c, groups)
 tenths = through.kept_for(range(7), quantile=0.1)[LATE].cpu()  # (groups, c)
 with_cats = overlap(tenths, tenths[groups.index("cats")])
+print(f"{'group':10s}photographs  p < 1e-4, of {len(p)} channels  of its tenth, cats'")
 for g, group in enumerate(groups[:7]):
-    print(
-        f"{group:10s}{about['counts'][group]:3d} photographs, p < 1e-4 at "
-        f"{(p[:, g] < 1e-4).float().mean():4.0%} of {len(p)} channels, "
-        f"{with_cats[g]:4.0%} of its tenth is kept for cats too"
-    )
+    below = (p[:, g] < 1e-4).float().mean()
+    print(f"{group:10s}{about['counts'][group]:11d}{below:27.0%}{with_cats[g]:22.0%}")
 
 # %%
 passing_ = (p < 1e-4).float().mean(0)
@@ -983,7 +964,7 @@ assert with_cats[groups.index("dogs")] == with_cats.sort().values[-2]
 assert 0.28 < with_cats[groups.index("dogs")] < 0.38
 
 # %% [markdown]
-# The dogs, the largest group; the cats, the smallest, have the fewest. With fewer pictures fewer channels pass a level, whatever the network does (the [appendix](parchgrad-appendix) measures that on birds), so here we keep a share. A third of the channels
+# The dogs, the largest group; the cats, the smallest, have the fewest. With fewer pictures fewer channels pass a level, whatever the network does (see the [appendix](parchgrad-appendix)), so here we keep a share. A third of the channels
 # kept for dogs are kept for cats too, more than of any other group's.
 #
 # ### The picture of two things
@@ -1003,8 +984,8 @@ for name in photo_names():
 assert set(shown) == {"chelsea", "coffee", "motorcycle", "hopper"}
 
 # %% [markdown]
-# Each stands beside each of the others, in half of the montages on the left, and the network is asked for its class. The share of the map in its half is .5 for a map that knows nothing. The ways: the plain gradient, the partitions of the class, of the instance and at random, and as a control the
-# same score through the partition of the *neighbour's* group. Where will that map lie?
+# Each stands beside each of the others, in half of the montages on the left, and the network is asked for its class. The share of the map in its half is .5 for a map that knows nothing. As a control, the same score is also sent through
+# the partition of the *neighbour's* group. Where will that map lie?
 
 
 # %%
@@ -1033,6 +1014,7 @@ def five_ways(name, other, left):
 square = {name: load_pixels(name) for name in shown}
 on_left = {pair: i % 2 == 0 for i, pair in enumerate(permutations(shown, 2))}
 ways_of = {pair: five_ways(*pair, left) for pair, left in on_left.items()}
+WAYS = ("plain", "class", "instance", "random", "neighbour's")
 own_half = {
     pair: {way: float(in_half(m, on_left[pair])) for way, m in maps_.items()}
     for pair, maps_ in ways_of.items()
@@ -1060,13 +1042,13 @@ for name, (target, group) in shown.items():
         alt=f"The photographs {name} and {pair[1]} side by side, and five maps of the "
         f"score of {word} over them: plain, through the partition of its group, of "
         "the instance, at random, and of the neighbour's group.",
-        caption=f"Asked for {word}. The partition of the neighbour's group answers for "
-        "the neighbour, although the score is the same.",
+        caption=f"Asked for {word}. Through the partition of the neighbour's group "
+        f"{1 - own_half[pair][WAYS[-1]]:.0%} of the map of the same score lies on the "
+        "neighbour.",
     )
 tabs.show()
 
 # %%
-WAYS = ("plain", "class", "instance", "random", "neighbour's")
 print(f"{'':12s}" + "".join(f"{way:>13s}" for way in WAYS))
 mean_of = {
     name: [
@@ -1080,15 +1062,16 @@ for name, row in mean_of.items():
 
 # %%
 assert own_half["motorcycle", "chelsea"]["neighbour's"] < 0.2
+assert own_half["chelsea", "coffee"]["neighbour's"] > 0.5
 table_ = np.array(list(mean_of.values()))  # (photographs, ways)
 assert (table_[:, 1] > table_[:, 0]).all() and (table_[:, 4] == table_.min(1)).all()
 assert table_.mean(0).argmax() == 1
 assert table_[:, 4].mean() < 0.45
 
 # %% [markdown]
-# For each of the four photographs the partition of the class has a larger share in the right half than the plain gradient, and that of the neighbour has the smallest of all, on average less than half: asked for *moped*, through the channels of cats,
-# the map lies on the face of the cat. The score was the same all the time. So the edited map does not only say what the score depends on. It also says where the kept channels fire, and **whoever chooses the class of the partition chooses the place.**
-# Choose it by the score that is asked, and look at the plain gradient beside it.
+# For each of the four photographs the partition of the class has a larger share in the right half than the plain gradient, and that of the neighbour has the smallest of all, on average less than half. Asked for *moped*, through the channels of
+# cats, more than four fifths of the map lie on the cat; asked for the cat, through those of food, most of it stays on the cat. The score was the same all the time: **the class of the partition is an input to the map.** Choose it by
+# the score that is asked, and look at the plain gradient beside it.
 #
 # And the sweep, for the cat beside the coffee:
 
@@ -1136,8 +1119,8 @@ show_figure(
 #
 # ### With intervals
 #
-# Four photographs are a demonstration. The committed table holds held-out photographs, at most 16 of each group, of those that the network places in their group. Each was explained with the statistics of the half of the photographs
-# that it is *not* in, for the class the network gives it: in one montage beside a photograph of another group, and alone, where the most or the least important .1, .3 and .5 of its pixels were replaced by blur.
+# Four photographs are a demonstration. The table that comes with the package holds at most 16 held-out photographs of each group, of those that the network places in it. Each was explained with the statistics of the half of the photographs that it is *not* in, for the class the
+# network gives it: in one montage beside a photograph of another group, and alone, where the most or the least important .1, .3 and .5 of its pixels were replaced by blur.
 
 # %%
 lines = list(csv.DictReader((tables / "squeezenet.csv").read_text().splitlines()))
@@ -1164,8 +1147,10 @@ difference = {
     for other in OTHERS
     if f"{key} {other}" in column
 }
-for (key, other), (m, lo, hi) in difference.items():
-    print(f"{key:9s} class {OTHERS[other]:18s}{m:+.3f} [{lo:+.3f}, {hi:+.3f}]")
+in_words = {
+    (key, other): f"{OTHERS[other]} {m:+.3f} [{lo:+.3f}, {hi:+.3f}]"
+    for (key, other), (m, lo, hi) in difference.items()
+}
 
 # %% tags=["hide-input"]
 held_out = Gallery("parchgrad-held-out")
@@ -1190,16 +1175,19 @@ for label, titles, unit, how in (
     held_out.add(
         label,
         viz.show_intervals(panels, [f"{len(lines)} photographs"], unit),
-        alt=f"Two panels of intervals, {' and '.join(titles.values())}: the partition "
-        "of the class minus each opponent, as printed above.",
+        alt="Two panels of intervals, the partition of the class minus each opponent. "
+        + " ".join(
+            f"{title}: {', '.join(v for (k, _), v in in_words.items() if k == key)}."
+            for key, title in titles.items()
+        ),
         caption=f"Partition of the class minus each opponent, mean over {len(lines)} "
         f"held-out photographs with 95% bootstrap intervals over photographs. {how}",
     )
 held_out.show()
 
 # %% [markdown]
-# **In the right half: yes.** Plain gradient, random partition of the same size, partition of the instance: the partition of the class has more of its map in the right half than any of them, for both bases, with every interval above zero. In
-# the mean it is ahead of the plain gradient in each of the seven groups. A random partition has a little less than the plain gradient, and that of the instance, which needs no label, cannot be told from it.
+# **In the right half: yes.** The partition of the class has more of its map in the right half than the plain gradient, a random partition or that of the instance, for both bases, with every interval above zero; and more than the plain
+# gradient in the mean of each of the seven groups. A random partition has a little less than the plain gradient, and that of the instance cannot be told from it.
 
 # %%
 by_group = {}
@@ -1209,11 +1197,9 @@ for g, group in enumerate(groups[:7]):
         (column[f"{key} class"] - column[f"{key} plain"])[of].mean()
         for key in ("gradient", *HIDDEN)
     ]
-    half_, most, least = by_group[group]
-    print(
-        f"{group:10s}{of.sum():3d} photographs, class minus plain: half {half_:+.3f}, "
-        f"most hidden {most:+.3f}, least hidden {least:+.3f}"
-    )
+print("class minus plain: right half, most hidden, least hidden")
+for group, row in by_group.items():
+    print(f"{group:10s}" + "".join(f"{v:+9.3f}" for v in row))
 unchosen = {w: minus("gradient", w, "plain") for w in ("random", "instance", "other")}
 for w, (m, lo, hi) in unchosen.items():
     print(f"{w:9s} minus plain {m:+.3f} [{lo:+.3f}, {hi:+.3f}]")
@@ -1226,13 +1212,12 @@ assert (
 )
 
 # %% [markdown]
-# **Which pixels the answer hangs on: no.** Hide the pixels the map calls most important, and the probability falls *less* than in the order of the plain gradient; this interval lies below zero. Hide the least important, and no difference can be told
-# from zero; nor can the difference from a random partition of the same size, in either order. The map gathers on the right object, but there it ranks the pixels no better, and at the top worse. The drawn birds have shown the same: more mass on the
-# right thing, no better account of its parts.
+# **Which pixels the answer depends on: no.** Hide the pixels the map calls most important, and the probability falls *less* than in the order of the plain gradient. Hide the least important, and no difference can be told from zero; nor can
+# the difference from a random partition, in either order. As with the drawn birds: more mass on the right thing, no better account of its parts.
 #
-# More than half of this loss comes from one of the seven groups, the photographed birds. Without them the loss is smaller, and with the least important pixels hidden the partition is ahead. That split was made after looking: a hint, and no result.
+# More than half of this loss comes from one group, the photographed birds. Without them the loss is smaller, and with the least important pixels hidden the partition is ahead. That split was made after looking: a hint, and no result.
 #
-# **The place follows the partition.** Through the neighbour's partition, the same score has about half of its map on the neighbour.
+# **The place follows the partition.** Through the neighbour's partition, about half of the map of the same score lies on the neighbour.
 
 # %%
 loss = column["morf class"] - column["morf plain"]
@@ -1250,8 +1235,7 @@ assert all(lo < 0 < hi for m, lo, hi in same_[1:]) and len(same_) == 6
 assert unchosen["other"][2] < 0 and 0.4 < column["gradient other"].mean() < 0.6
 
 # %% [markdown]
-# What limits this. The intervals resample the photographs explained and take their neighbours as given. One collection gave both halves. A montage is a picture the network was not trained on, and so is one with blurred pixels. And the groups are
-# coarse: with one photograph of a class, nothing finer can be tested.
+# What limits this: the intervals take the neighbours as given; one collection gave both halves; the network was trained on neither montages nor blurred pixels; and the groups are coarse.
 
 # %% [markdown]
 # ## A failure on purpose
@@ -1398,7 +1382,7 @@ def others(count, mean, m2, k):
 assert check_others(others)
 
 # %% [markdown]
-# The variance within the classes and that between their means. Leave out the second and every difference looks significant.
+# The variance within the classes and that between their means. Leave out the second and the variance comes out too small.
 #
 # ```{solution-end}
 # ```
@@ -1442,7 +1426,7 @@ solved = check_labels(my_labels)
 # :class: dropdown
 # ```
 #
-# Shuffle them. The nine channels with the smallest p-values are kept although all of them are due to chance: the smallest of 96 p-values is small by itself. Look at the p-values before you look at the map.
+# Shuffle them. Nine channels are kept although all of them are due to chance: the smallest of 96 p-values is small by itself. Look at the p-values before you look at the map.
 
 # %%
 assert check_labels(
@@ -1459,8 +1443,7 @@ assert check_labels(
 #
 # ### A level in place of a share
 #
-# Instead of a share one can set a level `alpha` for the p-value. Then every layer keeps as many channels as pass, and some class may keep none; there all are kept, and a warning says so. How many pass,
-# out of all channels of the four layers, when `alpha` falls from one half to $10^{-20}$?
+# Instead of a share one can set a level `alpha` for the p-value. Then every layer keeps as many channels as pass. Some class may keep none; there all are kept, and a warning says so. How many pass when `alpha` falls from one half to $10^{-20}$?
 
 # %%
 ALPHAS = (0.5, 1e-2, 1e-4, 1e-7, 1e-10, 1e-20)
@@ -1503,8 +1486,7 @@ print(textwrap.fill(str(heard[-1].message), 95))
 assert torch.equal(unsigned(nothing_kept), plain)
 
 # %% [markdown]
-# A share of the channels means the same everywhere. An `alpha` does not: at $10^{-10}$ one layer keeps more than twice as much as another, and with half of the training pictures fewer channels pass, although
-# nothing about the network has changed.
+# At $10^{-10}$ one layer keeps more than twice as much as another, and with half of the training pictures fewer channels pass, although nothing about the network has changed:
 
 # %%
 half = collect(model, torch.utils.data.Subset(train, range(140)), layers=parch.layers)
@@ -1528,7 +1510,7 @@ assert max(shares) > 2 * min(shares) and all(
 # %% [markdown]
 # ### The published code, step by step
 #
-# The authors' code works on a wrapper. `ctrace.published` has the same calls, so that a reader of their code finds every step; each does what the comment says.
+# The authors' code works on a wrapper. `ctrace.published` has the same calls; each does what the comment says.
 
 # %%
 import tempfile
@@ -1598,8 +1580,7 @@ for layer in parch.layers[:-1]:
     assert overlap(own, borrowed).mean() < 0.2
 
 # %% [markdown]
-# At most one in five, in one layer fewer than by chance and in one nearly twice as many. The second: ten pictures of a class with three times the spread of the 490 others, and *no* difference of the
-# means. How often is $p \le 0.05$?
+# At most one in five; in one layer fewer than by chance. The second: ten pictures of a class with three times the spread of the 490 others, and *no* difference of the means. How often is $p \le 0.05$?
 
 # %%
 rng = np.random.default_rng(0)
@@ -1619,12 +1600,11 @@ print(false)
 assert abs(false["Welch"] - 0.05) < 0.015 and false["pooled"] > 0.2
 
 # %% [markdown]
-# And the probabilities. Integrated gradients owe their meaning to completeness {cite:p}`sundararajan2017`: they sum to the change of the score. If every step is weighed by that step's own probability they sum to
-# the change of nothing in particular.
+# The third: integrated gradients owe their meaning to completeness {cite:p}`sundararajan2017`: they sum to the change of the score. Weighed by the probability of each step, to what do they sum?
 
 
 # %%
-def summed(weigh, steps=128):
+def summed(weigh, steps=64):
     """Sum of integrated gradients from the mean image, steps weighed or not."""
     points = (
         torch.linspace(0, 1, steps + 1, device=device)[:, None, None, None]
@@ -1653,10 +1633,11 @@ assert abs(by_step / by_logit - 1) < 0.02
 assert min(abs(weighed / v - 1) for v in (by_logit, by_probability)) > 0.05
 
 # %% [markdown]
+# Neither to the change of the logit nor to that of the probability.
+#
 # ### Your own model
 #
-# *Which layers?* For the families of the paper there are published defaults. For any other network name the convolutions, or pass `layer_ratio`, the last share of them. Late layers are where classes
-# part; a partition of an early one, where channels are edges and colours, has little to go by.
+# *Which layers?* For the families of the paper there are published defaults. For any other network name the convolutions, or pass `layer_ratio`, the last share of them. In early layers fewer channels differ between the classes:
 
 # %%
 import timm
@@ -1667,12 +1648,9 @@ with torch.device("meta"):  # the architecture without its weights
         for name in ("resnet18", "vgg16_bn", "efficientnet_b0")
     }
 for name, net in families.items():
-    print(name, *default_convs(net), sep="\n   ")
-print(
-    "efficientnet_b0, the last tenth",
-    *default_convs(families["efficientnet_b0"], layer_ratio=0.1),
-    sep="\n   ",
-)
+    print(textwrap.fill(f"{name}: {', '.join(default_convs(net))}", 86))
+last_tenth = default_convs(families["efficientnet_b0"], layer_ratio=0.1)
+print(textwrap.fill(f"efficientnet_b0, the last tenth: {', '.join(last_tenth)}", 86))
 
 # %%
 early = {
@@ -1691,8 +1669,8 @@ for layer in (
 assert early["layer4.0.conv1"] > 3 * early["conv1.0"]
 
 # %% [markdown]
-# *How are the p-values computed?* By `ChannelStatistics.collect(model, loader)`, where the loader yields pictures, prepared as the network wants them, and class numbers. Memory does not grow with the data. Save
-# them; a file of statistics holds no code. Statistics of two halves of a data set merge into those of the whole.
+# *How are the p-values computed?* By `ChannelStatistics.collect(model, loader)`, where the loader yields pictures, prepared as the network wants them, and class numbers. Save them; a file of statistics holds no code. Memory does not
+# grow with the data, and statistics of two halves of a data set merge into those of the whole.
 
 # %%
 other_half = collect(
@@ -1717,7 +1695,7 @@ print(
 assert worst < 1e-5 and torch.equal(merged.count, statistics.count)
 
 # %% [markdown]
-# On several processes the merging happens by itself. Each sees its share of the data, and all end with the statistics of the whole. This is `collect.py`, to be started with `torchrun --nproc-per-node 4 collect.py`:
+# On several processes the merging happens by itself; all end with the statistics of the whole. This is `collect.py`, to be started with `torchrun --nproc-per-node 4 collect.py`:
 #
 # ```python
 # import torch.distributed as dist
@@ -1726,21 +1704,15 @@ assert worst < 1e-5 and torch.equal(merged.count, statistics.count)
 #
 # dist.init_process_group()
 # model, dataset = ...  # yours, in eval mode; pictures prepared as for training
-# sampler = DistributedSampler(dataset, shuffle=False, drop_last=True)  # without drop_last some pictures count twice
-# statistics = ChannelStatistics.collect(model, DataLoader(dataset, 64, sampler=sampler))
+# # without drop_last some pictures count twice
+# sampler = DistributedSampler(dataset, shuffle=False, drop_last=True)
+# loader = DataLoader(dataset, 64, sampler=sampler)
+# statistics = ChannelStatistics.collect(model, loader)
 # if dist.get_rank() == 0:
 #     statistics.save("statistics.safetensors")
 # ```
 #
-# The published method also asks that a channel's activations are *not* normal (Shapiro and Wilk's test; `parchgrad/cls.py`: 38), and keeps no channel that fails. With many pictures that test rejects nearly every channel, so the gate stands
-# open, and `ctrace` has none. Here it is with 20 pictures and with 280: which share passes $p < 0.05$?
-
-# %%
-with torch.no_grad(), channel_means(model, parch.layers) as run:
-    fired_late = torch.cat(
-        [run(model.info.preprocess(x.to(device)))[1] for x, _ in DataLoader(train, 56)]
-    ).cpu()  # (n, channels of the edited layers)
-some_pictures = torch.randperm(280, generator=torch.Generator().manual_seed(0))
+# The published method also keeps no channel whose activations pass as normal (Shapiro and Wilk's test; `parchgrad/cls.py`: 38). `ctrace` has no such gate. Which share of a layer's channels has $p < 0.05$, with 20 pictures and with 280?
 
 
 # %%
@@ -1751,15 +1723,19 @@ def normality(values):
 
 # %%
 open_ = {}
+some_pictures = torch.randperm(280, generator=torch.Generator().manual_seed(0))
 for n in (20, 280):
-    p_normal = [normality(values) for values in fired_late[some_pictures[:n]].T.numpy()]
+    p_normal = [normality(values) for values in fired[some_pictures[:n]].T.numpy()]
     open_[n] = float((np.array(p_normal) < 0.05).mean())
 print(
-    "share of channels that pass the gate:", {n: f"{v:.0%}" for n, v in open_.items()}
+    f"share of the channels of {LAYER} that pass:",
+    {n: f"{v:.0%}" for n, v in open_.items()},
 )
 assert open_[280] > 0.9 and open_[280] > open_[20] + 0.1
 
 # %% [markdown]
+# With many pictures nearly every channel passes the gate, so it selects little.
+#
 # In this notebook we have
 #
 # - **chosen** the channels of a class by a statistical test, and seen what they respond to,
