@@ -1147,10 +1147,10 @@ difference = {
     for other in OTHERS
     if f"{key} {other}" in column
 }
-in_words = {
-    (key, other): f"{OTHERS[other]} {m:+.3f} [{lo:+.3f}, {hi:+.3f}]"
-    for (key, other), (m, lo, hi) in difference.items()
-}
+said_of = {}  # the figure in words, for those who cannot see it
+for (key, other), (m, lo, hi) in difference.items():
+    said_of.setdefault(key, {**RIGHT_HALF, **HIDDEN}[key] + ":")
+    said_of[key] += f" {OTHERS[other]} {m:+.3f} [{lo:+.3f}, {hi:+.3f}]"
 
 # %% tags=["hide-input"]
 held_out = Gallery("parchgrad-held-out")
@@ -1176,10 +1176,7 @@ for label, titles, unit, how in (
         label,
         viz.show_intervals(panels, [f"{len(lines)} photographs"], unit),
         alt="Two panels of intervals, the partition of the class minus each opponent. "
-        + " ".join(
-            f"{title}: {', '.join(v for (k, _), v in in_words.items() if k == key)}."
-            for key, title in titles.items()
-        ),
+        + ". ".join(said_of[key] for key in titles),
         caption=f"Partition of the class minus each opponent, mean over {len(lines)} "
         f"held-out photographs with 95% bootstrap intervals over photographs. {how}",
     )
@@ -1704,8 +1701,9 @@ assert worst < 1e-5 and torch.equal(merged.count, statistics.count)
 #
 # dist.init_process_group()
 # model, dataset = ...  # yours, in eval mode; pictures prepared as for training
-# # without drop_last some pictures count twice
-# sampler = DistributedSampler(dataset, shuffle=False, drop_last=True)
+# sampler = DistributedSampler(
+#     dataset, shuffle=False, drop_last=True  # else some pictures count twice
+# )
 # loader = DataLoader(dataset, 64, sampler=sampler)
 # statistics = ChannelStatistics.collect(model, loader)
 # if dist.get_rank() == 0:
