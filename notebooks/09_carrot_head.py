@@ -81,14 +81,20 @@ model = load_model("aviary-vit-0", device=device)
 # %% [markdown]
 # ## The idea
 #
-# Rows of $G$ are the embeddings $g_i$ of $n$ training pictures, rows of $Y$ their classes, a 1 and zeros. Least squares with a penalty $r$ on the weights has a solution one can write down:
+# A network turns pictures into embeddings, and a linear head turns embeddings into classes. Solve for the head instead of training it, and every answer becomes a weighted sum over the training pictures. And since nothing was trained, taking
+# one of them away needs no training either.
+#
+# Rows of $G$ are the embeddings $g_i$ of $n$ training pictures, rows of $Y$ their classes, a 1 and zeros. Least squares with a penalty $r$ on the weights has the solution
 #
 # $$
-# \Theta = (G^\top G + r I)^{-1} G^\top Y, \qquad \text{so} \qquad
+# \Theta = (G^\top G + r I)^{-1} G^\top Y, \qquad \text{so}
+# $$
+#
+# $$
 # \text{logits}(g) = \sum_i S_i(g)\, Y_i, \quad S_i(g) = g^\top (G^\top G + r I)^{-1} g_i .
 # $$ (head-solution)
 #
-# Every answer is a weighted sum over training pictures. And since nothing was trained, taking picture $i$ away needs no training either. One line of algebra gives the head without it, the one behind the PRESS statistic {cite:p}`allen1974`:
+# Without picture $i$ the logits change by one line of algebra, the one behind the PRESS statistic {cite:p}`allen1974`:
 #
 # $$
 # \Delta_i(g) = -\,\frac{S_i(g)\,\big(Y_i - \text{logits}(g_i)\big)}{1 - S_i(g_i)} .
@@ -208,13 +214,12 @@ assert max(range(6), key=turned.__getitem__) == 4
 assert max(strongest, key=turned.__getitem__) == 1 and abs(effect[4, 1]) < 0.01
 
 # %% [markdown]
-# Point 5, which is near the star *and* contradicts its neighbours. Without it the star's logit of class 1 falls below zero.
-# The border itself turns most without point 4, which the star hardly feels, and of the three that are drawn without point 1. Both are effects of removal, on different things: on the border, and on the answer for one star. What follows is about answers.
+# Point 5, which is near the star *and* contradicts its neighbours. Without it the star's logit of class 1 falls below zero. The border itself turns most without point 4, which the star hardly feels. What follows is about answers and
+# not about borders.
 #
 # ## Real pictures, and room to be wrong
 #
-# The bundled transformer names all test birds rightly, and an explanation of a head that is never wrong shows less. So we cut the network after its **first block** of four, and give the head ten pictures of a
-# species. The tokens have been through one round of attention then.
+# The bundled transformer names all test birds rightly, and an explanation of a head that is never wrong shows less. So we cut the network after its **first block** of four, and give the head ten pictures of a species.
 
 # %%
 pictures = torch.stack([image for image, _ in test])
@@ -235,11 +240,10 @@ print(
 )
 
 # %% [markdown]
-# `Carrot` is the whole line, patches, graph, heat, readout, head, and only the head was fitted. Nothing in it uses a gradient. We take the degree readout, although it is not the best one (we come to that), because its logits
-# are sums over patches, and because it errs often enough.
+# `Carrot` is the whole line, patches, graph, heat, readout, head; only the head was fitted. We take the degree readout, although it is not the best one (we come to that), because its logits are sums over patches, and because it errs often enough.
 #
-# Where did $\lambda$ come from? From the training pictures. Equation {eq}`head-loo` with $g = g_i$ predicts every training picture from all others, and one singular value decomposition does this for a whole grid of penalties. Compare its choice
-# with what the test birds would have chosen, had we asked them.
+# Where did the penalty $r = n \lambda$ come from? Equation {eq}`head-loo` with $g = g_i$ predicts every training picture from all others, and one singular value decomposition does this for a whole grid of penalties. What would the test birds have chosen, had
+# we asked them?
 
 # %%
 lams = [10.0 ** (e / 2) for e in range(-14, 3)]
@@ -281,7 +285,7 @@ assert not path.at_edge and price < 0.1
 # ## Exact, exact, and exact
 #
 # Take one answer. Equation {eq}`head-solution` splits it over training pictures: picture $i$ gives $S_i Y_i$. That is the **weight view**. But the weights are also a sum over training pictures, $\Theta = G^\top\alpha$, and this splits the
-# same answer into $\alpha_i \langle g_i, g\rangle$: the **dual view**, the *representer points* of {cite:t}`yeh2018`. Both sums are exact. And there is leave-one-out, which is exact too. Will they agree on which pictures matter?
+# same answer into $\alpha_i \langle g_i, g\rangle$: the **dual view**, the *representer points* of {cite:t}`yeh2018`. Both sums are exact, and so is leave-one-out. Will they agree on which pictures matter?
 
 # %%
 bird = int((said == labels).nonzero()[5])
@@ -340,8 +344,8 @@ show_figure(
 )
 
 # %% [markdown]
-# Three clouds. Look at the scales, too: the shares of the dual view are thousands of times the logit that they add up to. A sum can be right because large wrongs cancel. And the weight view gives pictures of other classes
-# exactly nothing, although taking one away changes the answer. Over many birds:
+# Three clouds. Look at the scales, too: the shares of the dual view are thousands of times the logit that they add up to, and cancel. And the weight view gives pictures of other classes exactly nothing, although taking one away changes
+# the answer. Over many birds:
 
 # %%
 some = torch.arange(0, len(test), 3)
@@ -374,8 +378,8 @@ assert (
 )
 
 # %% [markdown]
-# The weight view comes nearer to the effects than the dual view. On [the scoreboard](11_scoreboard.ipynb), with the whole network and more pictures of a species, their intervals overlap for one picture, and for groups of pictures the dual view leads. We do not take the differences apart one by one, but one thing can turn the order by itself: the penalty. When it is large beside the embeddings, no picture decides its
-# own logit, $1 - S_i(g_i) \to 1$ and $S_i(g) \to 1/n + \langle g_i, g\rangle / r$ about the mean: what is left of equation {eq}`head-loo` is, but for terms that all pictures share, the dual view with its sign turned. So the dual view should win under a large penalty.
+# The weight view comes nearer to the effects than the dual view. One thing can turn that order: the penalty. When it is large, no picture decides its own logit, $1 - S_i(g_i) \to 1$ and $S_i(g) \to 1/n + \langle g_i, g\rangle / r$ about the
+# mean: what is left of equation {eq}`head-loo` is, but for terms that all pictures share, the dual view with its sign turned. So the dual view should win under a large penalty.
 
 # %%
 turn = {}
@@ -397,7 +401,7 @@ assert turn["weight view", 1e-5].low > turn["dual view", 1e-5].high
 assert turn["dual view", 1e1].low > turn["weight view", 1e1].high
 
 # %% [markdown]
-# *Exact* says that the parts sum to the whole. There are infinitely many ways to cut a number into parts. Whether a part is an *effect* is a different question, and the only one that taking something away can answer.
+# It does. *Exact* says that the parts sum to the whole, and there are infinitely many ways to cut a number into parts. Whether a part is an *effect* is a different question, and only taking something away can answer it.
 #
 # ## One answer, three ways
 #
@@ -460,7 +464,7 @@ for label, which, index in (
 tabs.show()
 
 # %% [markdown]
-# The last row and the first share four or five pictures; they are not the same six. Do the pictures that help most belong to the species named? Those with the largest shares must, in the weight view. And the wrong answer: how do its two species differ?
+# The last row and the first share four or five pictures; they are not the same six. In the weight view the largest shares must belong to the species named. Must the most helpful? And the wrong answer: how do its two species differ?
 
 # %%
 for kind, chosen in (
@@ -486,8 +490,7 @@ print(f"{pair[0]} and {pair[1]} differ in: {', '.join(differ)}")
 assert differ == ("beak",)
 
 # %% [markdown]
-# A bird may be helped by pictures of other species: they teach the head what it is not. And the wrong answer is about twins, alike but for the beak, so one would expect pictures of the two to decide. In the tab *Wrong against true* the helpful row lists what speaks for the error. Take the eight
-# most helpful ones out together and see.
+# A bird may be helped by pictures of other species. And the wrong answer is about twins, alike but for the beak, so one would expect pictures of the two to decide. Take the eight most helpful to the error out together and see.
 
 # %%
 against = asked["against"]
@@ -535,7 +538,7 @@ print(
 assert abs(single - (margins[-1] - margins[0])) > 0.01
 
 # %% [markdown]
-# Eight pictures of a hundred and forty, removed exactly, and exactly as a refit says. The sum of the single effects is something else, because pictures stand in for one another. For a group, ask for the group: `leave_out`.
+# Without eight pictures of a hundred and forty the truth is ahead of the error, as a refit says too. The sum of the single effects is something else. For a group, ask for the group: `leave_out`.
 #
 # Now by **patches**. With the degree readout each logit is also a sum over patches, and each patch can be taken out of the graph, with degrees and heat computed anew. Both are exact once more.
 
@@ -591,10 +594,9 @@ print(f"right: the weights of the patches sum to {float(counts.sum()):.3f}")
 assert abs(float(counts.sum()) - 1) < 0.03
 
 # %% [markdown]
-# Here share and effect agree, up to a level that all patches have in common: the weights of the patches sum to nearly one, with or without a patch, so those that stay take over what the lost one counted, and only the difference is felt. A map of shares can be red all over and
-# say nothing by it.
+# Here share and effect agree, up to a level that all patches have in common: the weights of the patches sum to nearly one, so those that stay take over what the lost one counted, and only the difference is felt.
 #
-# What can be taken out of a graph is not only a patch. A single **tie** can be cut, and a **group** of patches can go at once. Each is again the logit of the graph that is left, with nothing fitted. Which ties carry this answer, and is a group worth the sum of its patches?
+# A single **tie** can be cut as well, and a **group** of patches can go at once, with nothing fitted. Which ties carry this answer, and is a group worth the sum of its patches?
 
 # %%
 graph = carrot.graph.build(why.regions)
@@ -658,13 +660,14 @@ show_figure(
 )
 
 # %% [markdown]
-# Single ties hardly matter: the largest effect of one is a twentieth of that of a patch, which is tied to all 143 others. And a group of patches, like a group of training pictures, is not the sum of its members. All these numbers are exact. Whether they say anything about the bird is tested further down.
+# Single ties hardly matter: the largest effect of one is a twentieth of that of a patch. And a group of patches, like a group of training pictures, is not the sum of its members. Whether these exact numbers say anything about the bird is
+# tested further down.
 #
 # ## Does the graph help?
 #
-# The plain alternative has no graph: average the tokens, solve the same head. Two more alternatives without a graph keep their variance or their maximum. From one graph per picture come the degree readout and the *residual* readout, the mean of the tokens beside the
-# mean of how far each one moved. One network proves little, so take all three bundled ones, cut at the same place, and five or ten training pictures of a species. Every penalty is chosen
-# by leave-one-out. Last, the nearest neighbour by cosine, which has no head at all.
+# The plain alternative has no graph: average the tokens, solve the same head. Two more without a graph take their variance as well, or their maximum. From one graph per picture come the degree readout and the *residual* readout, the mean
+# of the tokens beside the mean of how far each one moved. All three bundled networks are cut at the same place, with five or ten training pictures of a species, and every penalty is chosen by leave-one-out. Last, the nearest
+# neighbour by cosine.
 
 # %%
 entrants = {
@@ -775,13 +778,13 @@ assert (
 )
 
 # %% [markdown]
-# Diffusing and reading out by degree is *worse* than averaging the tokens. The residual readout, which sees how far each patch is from its surroundings, is better than averaging.
-# But the maximum over patches, which never saw a graph, is better still with five pictures of a species, and with ten the two cannot be told apart. What helps is a readout that is not a mean. On these birds the graph adds nothing to that.
+# Diffusing and reading out by degree is *worse* than averaging the tokens. The residual readout, which sees how far each patch is from its surroundings, is better than averaging. But the maximum over patches, which never saw a graph, is
+# better still with five pictures of a species, and with ten the two cannot be told apart. What helps is a readout that is not a mean; on these birds the graph adds nothing to that.
 #
 # ## Do the explanations hold?
 #
 # **Training pictures.** Fit again on random subsets, sixty times each with half, a quarter and a tenth of the pictures gone. Does the sum of the scores of the pictures kept predict the logit that comes out? The rank correlation over
-# subsets is called the linear datamodeling score (LDS) {cite:ps}`trak2023`, after the datamodels of {cite:t}`ilyas2022`.
+# subsets is called the linear datamodeling score (LDS) {cite:p}`trak2023`, after the datamodels of {cite:t}`ilyas2022`.
 
 # %%
 lds = {
@@ -831,7 +834,7 @@ assert (
 # %% [markdown]
 # Leave-one-out predicts refits best, and the better the fewer pictures go. The two decompositions come nearer than chance and stay far behind.
 #
-# Another test: take away the five pictures that a method calls most helpful to a bird. What does the logit lose, and does the answer fall?
+# Another test: take away the five pictures that a method calls most helpful to a bird. What does the logit lose, and does the answer change?
 
 
 # %%
@@ -867,8 +870,8 @@ assert (
 )
 
 # %% [markdown]
-# All informed choices beat chance. And **leave-one-out loses**: without the five pictures that the weight view names the logit falls a little more, by a difference whose interval excludes zero. Leave-one-out is exact about one picture, and five chosen by it are a group. A possible reason: pictures of one species that lie
-# near in $S$ stand in for one another, so each of them alone seems to matter little. For random groups, as in the figure above, the sum of single effects predicts refits best; for the group that hurts most it is not the best guide. For a group use `leave_out`.
+# All informed choices beat chance. And **leave-one-out loses**: without the five pictures that the weight view names the logit falls a little more, by a difference whose interval excludes zero. Leave-one-out is exact about one picture, and five
+# chosen by it are a group. For random groups the sum of single effects predicts refits best; for the group that hurts most it is not the best guide.
 #
 # **Patches.** Take them out in the order of each score, or put them in, and watch the logit. The rivals are chance and *centre first*, since every bird stands in the middle.
 
@@ -988,8 +991,8 @@ for rival in ("centre first", "chance"):
 # %% [markdown]
 # It had to win: the order was made from the very function that is now plotted. The test says that the maps are what they claim to be, and no more.
 #
-# **Between pictures.** Do birds of one species rest on like evidence? Average the tokens of each picture, weighted by what speaks for its species, and ask how often another bird of its species is nearer than a bird of another one. The control deals
-# species at random: if a score picks tokens that suit *any* species it is asked about, it will look consistent there too.
+# **Between pictures.** Do birds of one species rest on like evidence? Average the tokens of each picture, weighted by what speaks for its species, and ask how often another bird of its species is nearer than a bird of another one. The control
+# deals species at random: a score that picks tokens which suit *any* species will look consistent there too.
 
 
 # %%
@@ -1043,8 +1046,7 @@ assert 0 < ahead.low and ahead.value < 0.05
 
 # %% [markdown]
 # They do, and for species dealt at random they do not. But the plain mean of all patches is nearly as consistent: choosing the evidence adds two points in a hundred.
-
-# %% [markdown]
+#
 # ## The bird without its tail
 #
 # Now the question that the patches were asked for. The renderer can draw the same bird without a part. What does the logit lose then, and does removing the part's patches *from the graph* know it? Both rank the five parts of a bird.
@@ -1104,9 +1106,10 @@ print(f"number of patches minus regions removed: {count_ahead}")
 assert count_ahead.low > 0
 
 # %% [markdown]
-# No. The truth repeats itself under new noise, and the exact removal of a part's patches does not find it. Merely *counting* the patches of a part, which asks no model at all, ranks the parts better. Is something broken? The renderer can answer that too. The logit is a sum over patches, *with* the part and *without* it, so the true drop is a sum over
-# patches of what each of them loses, exactly. Where does it happen? Two things can carry it elsewhere: the weights of the patches, which depend on the whole graph, and the tokens, which have seen their surroundings. Without a graph only the second
-# is left, and it can be watched growing: tokens before the first block, where there were only convolutions, after one block, and after all four.
+# No. The truth repeats itself under new noise, and the exact removal of a part's patches does not find it. Merely *counting* the patches of a part, which asks no model at all, ranks the parts better. Why?
+#
+# The true drop is a sum over patches of what each of them loses. Where does it happen? Two things can carry it elsewhere: the weights of the patches, which depend on the whole graph, and the tokens, which have seen their surroundings. Without
+# a graph only the second is left. Watch it for tokens before the first block, where there were only convolutions, after one block, and after all four.
 
 
 # %%
@@ -1215,13 +1218,13 @@ show_figure(
 )
 
 # %% [markdown]
-# Behind the convolutions a little more than half of what a part does is done in its own patches, over all birds; the rest already lies elsewhere. One block of attention later it is about a quarter, and in the end less than their share of the area. Single birds differ, as the one in the figure does. An attribution to patches of a deep network is an attribution to what
-# those tokens have become. It can be exact to the last digit about the graph, and say next to nothing about the bird.
+# Behind the convolutions a little more than half of what a part does is done in its own patches, over all birds; one block of attention later about a quarter, and in the end less than their share of the area. Single birds differ, as the one in
+# the figure does. An attribution to patches of a deep network is an attribution to what those tokens have become: exact about the graph, and here next to no guide to the bird.
 #
 # ## Real faces
 #
-# The birds are drawn so that there is a truth to measure against. Does the same line say anything about photographs? scikit-image carries 200 small grey patches of Labeled Faces in the Wild {cite:p}`huang2007`: 100 faces and 100 places beside them. SqueezeNet, which learned a thousand classes of ImageNet and no class *face*, turns each into a map of 12 x 12 cells; the cells are the regions.
-# Then as before: graph, heat, degree readout, ridge head. Every other patch trains it, the rest are held out. Chance is one half.
+# Does the same line say anything about photographs? scikit-image carries 200 small grey patches of Labeled Faces in the Wild {cite:p}`huang2007`: 100 faces and 100 places beside them. SqueezeNet, which learned no class *face*, turns each into
+# a map of 12 x 12 cells; the cells are the regions. Then as before: graph, heat, degree readout, ridge head. Every other patch trains it, the rest are held out.
 
 # %%
 FACE_LINE = DiffusionOperator(2.0), GraphReadout("degree")
@@ -1270,7 +1273,8 @@ for name, G in {"cells": G_face, "pixels": small.flatten(1).double()}.items():
 assert face_right["cells"][1] > 0.9 and face_right["pixels"][0] < face_right["cells"][0]
 
 # %% [markdown]
-# Next to no error is left to find; a head on the bare pixels makes a few. Now a photograph from elsewhere: windows all over the astronaut, grey and shrunk to the same 25 pixels. The score is the logit of *face* minus that of *no face*. Where is it highest? And is it high elsewhere?
+# No error is left to find; a head on the bare pixels makes a few. Now a photograph from elsewhere: windows all over the astronaut, grey and shrunk to the same 25 pixels. The score is the logit of *face* minus that of *no face*. Where is it
+# highest? And is it high elsewhere?
 
 # %%
 astronaut, side, step = load_photo("astronaut"), 104, 52
@@ -1306,7 +1310,8 @@ assert 0 < x < side and 0 < y_ < side and score_[best] > 0
 assert away_called > 0.2 * int(away.sum())
 
 # %% [markdown]
-# Her face comes first of all windows. But the head that does so well on held-out patches calls a good part of the rest of the picture a face as well. **Held out is not the same as new.** The 100 places without a face are dull. One number, the mean difference of diagonal neighbours, nearly separates the two halves:
+# Her face comes first of all windows. But the head that makes no error on held-out patches calls a good part of the rest of the picture a face as well: **held out is not the same as new.** The 100 places without a face are dull. One number,
+# the mean difference of diagonal neighbours, nearly separates them from the faces:
 
 # %%
 rough = (small[:, 1:, 1:] - small[:, :-1, :-1]).abs().mean((1, 2))
@@ -1315,7 +1320,8 @@ print(f"a face has larger differences than a place without one with chance {alon
 assert alone > 0.95
 
 # %% [markdown]
-# **Why does it say face?** By training pictures: shares of the hundred that were taught, in the weight view, for the score. They must sum to it. By regions: an oval over her face, 56 of the 144 cells, is taken out of the graph; then, fifty times over, as many cells drawn from those outside. If the answer rests on her face, the first should cost more than each of the fifty.
+# **Why does it say face?** By training pictures: shares of the hundred that were taught, in the weight view. By regions: an oval over her face, 56 of the 144 cells, is taken out of the graph; then, fifty times over, as many cells drawn
+# from those outside. If the answer rests on her face, the first should cost more than each of the fifty.
 
 # %%
 shares_of, missed_by = {}, {}
@@ -1412,7 +1418,8 @@ show_figure(
 )
 
 # %% [markdown]
-# It does. Without her face the score falls; without as many cells around the oval it *rises*, every time. But look at the error: its middle speaks for a face too, and taking it out has the same sign. An exact removal tells where the answer comes from. It does not tell whether the answer is right.
+# It does. Without her face the score falls; without as many cells around the oval it *rises*, every time. But the middle of the error speaks for a face too, and taking it out has the same sign. An exact removal tells where the answer comes
+# from. It does not tell whether the answer is right.
 #
 # Now the training pictures, for both.
 
@@ -1426,7 +1433,7 @@ for which, (i, title) in titles_.items():
         panels += [faces[taught[k]] for k in chosen]
         titles += [f"{title}\n{score_[i]:+.2f}" if first else ""]
         titles += [f"{shares_of[which][k]:+.2f}" for k in chosen]
-        rows += [f"{kind}\n*face*".replace("*", "")]
+        rows += [f"{kind}\nface"]
 show_figure(
     viz.show_grid(panels, titles, columns=7, rows=rows),
     name="head-faces",
@@ -1449,7 +1456,8 @@ for which, effect_ in zip(shares_of, single):
     assert alike < 0.9
 
 # %% [markdown]
-# Real faces stand behind both answers, the right one and the wrong one. Among the patches against are faces as well: the solution subtracts them. And as with the birds a share is not an effect, as the correlations say. What would help, then? Ask leave-one-out which patch holds both scores down most.
+# Real faces stand behind both answers, the right one and the wrong one. Among the patches against are faces as well: the solution subtracts them. And as with the birds a share is not an effect, as the correlations say. What would help? Ask
+# leave-one-out which patch holds both scores down most.
 
 # %%
 held_down = [int(taught[k]) for k in single.argmin(1)]
@@ -1457,7 +1465,7 @@ print(f"without it the score rises most: patch {held_down[0]}, and {held_down[1]
 assert held_down == [130, 130]
 
 # %% [markdown]
-# For both it is number 130, the mouth and the cheek in the rows *against*. It is cut from the side of a face and counts as *no face*. A label that one may doubt is what this list is good for.
+# For both it is number 130, the mouth and the cheek in the rows *against*. It is cut from the side of a face and counts as *no face*: a label one may doubt, and leave-one-out finds it.
 #
 # ## What is refused
 #
