@@ -115,12 +115,12 @@ assert min(similar.values()) > 0.5 and similar[4000] > 0.9
 
 # %% tags=["hide-input"]
 free = [row for row in measured if row["task"] == "free"]  # exact, never holding W
-took = {int(row["n"]): float(row["peak_mb"]) * 1e6 / 2**30 for row in free}
+took = {int(row["n"]): float(row["peak_mb"]) / 2**10 for row in free}
 n = sorted({1_000, 100_000, 300_000, 1_000_000, *took})
 n = torch.tensor(n, dtype=torch.float64)
 c, columns, tile = 384, 130, 2**23
 held = 4 * n**2 / 2**30  # GiB
-counted = (4 * n * (c + 2 * columns) + 6 * tile) / 2**30
+counted = (4 * n * 2 * (c + columns) + 6 * tile) / 2**30
 peak = torch.tensor([took.get(int(each), torch.nan) for each in n])
 figure = viz.show_curves(
     n,
@@ -138,10 +138,12 @@ show_figure(
     figure,
     name="memory-of-a-cut",
     alt="Memory against points, both axes logarithmic. Holding all weights grows with "
-    "slope two, tiles with slope one; five measurements lie near the counted line.",
+    "slope two, tiles with slope one; five measurements lie on or somewhat above the "
+    "counted line.",
     caption="Memory of a cut in float32 with 384 channels and 10 eigenvectors. "
     "Counted: "
-    "all weights; or the features, two bases of 130 columns and six tiles of 8 MiB. "
+    "all weights; or a copy of the features and its gradient, two bases of 130 columns "
+    "and six tiles of 8 MiB. "
     "Measured: the peak of cut and gradient.",
 )
 
@@ -149,12 +151,12 @@ show_figure(
 for each in (100_000, 1_000_000):
     at = n.tolist().index(each)
     print(f"{each:9,d} points: {held[at]:5.0f} GiB against {counted[at]:.1f} GiB")
-    assert held[at] > 100 * counted[at]
+    assert held[at] > 80 * counted[at]
 print(f"   40,000 points: {4 * 40_000**2 / 2**30:5.1f} GiB for the table")
 assert held[-1] > 3500 and counted[-1] < 5
 ratio = (peak / counted)[~peak.isnan()]
 print(f"measured over counted: {ratio.min():.1f} to {ratio.max():.1f}")
-assert 0.5 < ratio.min() and ratio.max() < 3
+assert 1 < ratio.min() and ratio.max() < 2.5
 
 # %% [markdown]
 # The price is time: rows that were thrown away are made again for the next product. How many products a cut takes is counted below.

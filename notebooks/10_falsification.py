@@ -45,7 +45,8 @@ from ctrace.trust import localize
 from ctrace.trust.falsify import angle_between, falsify, shift_places
 from ctrace.trust.hide import filled
 from ctrace.trust.methods import CarrotClassifier, cnn_methods, token_methods
-from ctrace.trust.randomize import own_scale
+from ctrace.trust.randomize import own_scale, randomize, stages
+from ctrace.viz import touch
 from ctrace.viz.gallery import show_figure
 from ctrace.world.models import load_model
 from ctrace.world.tokens import TimmViTPatchBackbone
@@ -84,8 +85,8 @@ with torch.no_grad():
     assert torch.allclose(quick(images), model(images), atol=1e-4)
 
 # %% tags=["hide-input"]
-study = Aviary("train", 280)
-pictures, labels = zip(*(study[i] for i in range(280)))
+study = Aviary("train", 140)
+pictures, labels = zip(*(study[i] for i in range(140)))
 train = (
     model.info.preprocess(torch.stack(pictures).to(device)),
     torch.tensor(labels).to(device),
@@ -327,8 +328,99 @@ assert all(r.verdict == "falsified" for r in stopped) and len(stopped) > BIRDS /
 
 # %% [markdown]
 # Most of what the edges survived they do not survive inside: other regions of the bird do as much. Integrated gradients lose nothing.
+#
+# ## Guess again
+#
+# Five maps of one bird, drawn alike: the magnitude of the gradient of the trained model, the same of a model whose weights are all random, the edges of the picture, a blob in its middle, and chance. Which one has asked the trained model? After the guess you see how each fares before both nulls, and how much of it is left when the model loses its weights.
+
+# %%
+lost = randomize(model, len(stages(model)))  # every weight is random
+candidates = {
+    "the trained model's gradient": maps["|gradient|"],
+    "a random model's gradient": methods["|gradient|"](
+        lost, images, classes.to(device)
+    ).cpu(),
+    "edges of the picture": blind["edges"],
+    "a blob in the middle": blind["centre"],
+    "chance": blind["smooth random"],
+}
+asked, without_weights, *_ = candidates
+candidates = {n: gaussian_blur(m.float(), 9, 2.0) for n, m in candidates.items()}
+
+# %%
+ROUNDS = 4
+seen = {
+    name: falsify(
+        *(m[:ROUNDS], images[:ROUNDS], quick, classes[:ROUNDS]),
+        inside=birds[:ROUNDS],
+        copies=19,
+    )
+    for name, m in candidates.items()
+}
+left = spearman(
+    *(candidates[n][:ROUNDS].flatten(1).numpy() for n in (asked, without_weights))
+)
+counts = {
+    name: (sum(r.p <= 0.05 and r.margin > 0 for r in results), survivors(results))
+    for name, results in seen.items()
+}
+for name, (anywhere, inside) in counts.items():
+    print(f"{name:29s} anywhere {anywhere} of {ROUNDS}, inside too {inside}")
+print("left of the gradient without the weights:", np.round(left, 2))
+anywhere, inside = zip(*(counts[name] for name in (asked, "edges of the picture")))
+assert anywhere == (ROUNDS, ROUNDS) and inside[0] < inside[1] and left.max() < 0.7
+
+
+# %% tags=["hide-input"]
+def told(name, i):
+    """What three tests say of one map of bird i."""
+    result, word = seen[name][i], {True: "survives", False: "fails"}
+    return {
+        "against copies anywhere": word[result.p <= 0.05 and result.margin > 0],
+        "against copies inside the bird": word[result.verdict == "survived"],
+        "left of it with random weights": f"{left[i]:.2f}" if name == asked else "all",
+    }
+
+
+rounds = [
+    touch.guess_example(
+        f"Bird {i + 1}",
+        drawn[i].image,
+        {name: own_scale(m[i].numpy()) for name, m in candidates.items()},
+        asked,
+        {name: told(name, i) for name in candidates},
+        seed=i,
+    )
+    for i in range(ROUNDS)
+]
+
+# %% tags=["hide-input"]
+order = [entry["name"] for entry in rounds[0]["maps"]]
+touch.show_touchable(
+    over(
+        drawn[0].image,
+        {"ABCDE"[i]: candidates[name][0] for i, name in enumerate(order)},
+    ),
+    kind="guess",
+    payload={
+        "question": "One of the five maps asked the trained model about the species. Guess "
+        "first, then read the verdicts.",
+        "rounds": rounds,
+    },
+    label="Guess which map asked the trained model",
+    name="trust-guess",
+    alt="Five heat maps over one bird, called A to E.",
+    caption="Five maps of one bird. One of them asked the trained model.",
+)
+
+# %%
+print("in the still picture:")
+for i, name in enumerate(order):
+    print(f"    {'ABCDE'[i]}: {name}")
 
 # %% [markdown]
+# Neither null names the map that asked. Against copies anywhere the edges survive as often as the trained model's gradient; inside the bird that gradient, blurred and without its sign, survives on none of the four, and the edges on more. A map that survives need not have asked the model. The last test asks for exactly that, and the [next page](10b_random_weights.ipynb) is about it: without the weights about half of the gradient's order is left or less, and of the edges all.
+#
 # ## Area alone can decide
 #
 # A rule in use scales a map to [0, 1], hides everything above 0.7, then everything below 0.3, and calls the map false if the second moves the embedding as far as the first (repository *falsifiable_attribution_data* of astoreyai,
@@ -723,7 +815,7 @@ photo = F.interpolate(photo, (112, 112), mode="bilinear", antialias=True)
 with torch.no_grad():
     label = int(yours(photo).argmax())
 own_map = integrated(yours, photo, label).sum(1)
-[verdict] = falsify(own_map, photo, yours, label, fill="mean", area=0.1)
+[verdict] = falsify(own_map, photo, yours, label, copies=39, fill="mean", area=0.1)
 print(wrapped(str(verdict), 88))
 
 # %% [markdown]

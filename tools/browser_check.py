@@ -5,11 +5,11 @@
         reported?
 
 On every page: the console stays empty, nothing is fetched from another host, every picture loads,
-the page follows the light or dark setting of the system, and at 390 px nothing makes it scroll
-sideways. In every gallery: each tab shows exactly one picture, loaded, and not the one of another
-tab; the arrow keys move through the tabs. Figures that can be touched are played through
-(`tools/touch_check.py`): with mouse and keys on a wide light page, with a finger on a narrow dark
-one, and without any script.
+the page follows the light or dark setting of the system, no block is cut by its column at 1,440 px
+and no output or equation at 390, and there nothing makes the page scroll sideways. In every
+gallery: each tab shows exactly one picture, loaded, and not the one of another tab; the arrow keys
+move through the tabs. Figures that can be touched are played through (`tools/touch_check.py`): with
+mouse and keys on a wide light page, with a finger on a narrow dark one, and without any script.
 """
 
 import argparse
@@ -39,7 +39,7 @@ QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
+WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 390, "height": 800}
 
 # The book's tab sets come from sphinx-design, those in Jupyter and Colab from ctrace.viz.gallery;
 # both are radio buttons.
@@ -55,6 +55,20 @@ WIDEST = """() => { const seen = [];
             seen.push(el.tagName.toLowerCase() + '.' + el.className);
     }
     return seen.slice(0, 3).join(', '); }"""
+# Blocks whose content is wider than they are, so that it scrolls or is cut. A narrow screen may
+# scroll code, which nobody reads there line by line, and what says of itself that it scrolls.
+CUT = """narrow => {
+    document.querySelectorAll('details').forEach(folded => { folded.open = true; });
+    const blocks = narrow ? '.cell_output, .cell_output *, mjx-container' : '*';
+    const cut = [...document.querySelectorAll(`article ${blocks.replaceAll(', ', ', article ')}`)]
+        .filter(el => !el.closest('.ct-figure, svg, .math, mjx-assistive-mml') || el.matches('mjx-container'))
+        .filter(el => !(narrow && el.closest('[data-scrolls]')))
+        .filter(el => el.clientWidth > 1 && el.scrollWidth > el.clientWidth + 1
+            && getComputedStyle(el).display !== 'inline'
+            && getComputedStyle(el).overflowX !== 'visible');
+    return cut.map(el => `${el.tagName.toLowerCase()} of ${el.scrollWidth} px in `
+        + `${el.clientWidth}: ${el.textContent.trim().replace(/\\s+/g, ' ').slice(0, 60)}`);
+}"""
 BROKEN_PICTURES = """() => [...document.images]
     .filter(img => img.loading !== 'lazy' || img.complete)
     .filter(img => !(img.complete && img.naturalWidth > 0)).map(img => img.getAttribute('src'))"""
@@ -156,11 +170,11 @@ def check_page(running, base: str, name: str, scheme: str, patience: int) -> tup
         narrow = scheme == "dark"
         if not narrow:
             touched, found = play(page, narrow)
-            problems += found
+            problems += found + cut_problems(page, narrow)
         problems += width_problems(page)
         if narrow:
             touched, found = play(page, narrow)
-            problems += found + width_problems(page)
+            problems += found + cut_problems(page, narrow) + width_problems(page)
     if touched and not narrow:
         with watched_page(running, base, scheme, problems, java_script_enabled=False) as page:
             page.goto(f"{base}/{name}", wait_until="load")
@@ -188,6 +202,12 @@ def maths_problems(page, patience: int) -> list[str]:
         "[...document.querySelectorAll('mjx-merror, [data-mjx-error]')].map(e => e.textContent)"
     )
     return [f"formula with an error: {text}" for text in broken]
+
+
+def cut_problems(page, narrow: bool) -> list[str]:
+    """Blocks that are cut by their column, or can be read only by scrolling in them."""
+    width = (NARROW if narrow else WIDE)["width"]
+    return [f"at {width} px cut by its column: {block}" for block in page.evaluate(CUT, narrow)]
 
 
 def width_problems(page) -> list[str]:
@@ -407,6 +427,39 @@ def _bird(wrong: str = "") -> str:
     return page.replace("sum += factorial", "sum += 2 * factorial") if wrong else page
 
 
+def _bandwidth(wrong: str = "") -> str:
+    """Bandwidth and k, with a payload that is `wrong` about the eigenvalues."""
+    import torch
+    from PIL import Image
+
+    from ctrace.viz import touch
+    from ctrace.world.features import GridFeatures
+
+    rows = torch.randn(144, 3, generator=torch.Generator().manual_seed(0)) / 3
+    rows[:, 0] += torch.arange(144) // 48
+    grid = touch.rounded(GridFeatures(rows, ("first", "second", "third"), (12, 12)))
+    photo = Image.radial_gradient("L").convert("RGB")
+    example = touch.bandwidth_example("Stripes", photo, grid, 3, (0.5, 1.0), most=4)
+    if wrong:
+        example["eigval"] = {key: [0.9 * v for v in own] for key, own in example["eigval"].items()}
+    return _touchable("bandwidth", photo, {"k": 3, "examples": [example]})
+
+
+def _guess(wrong: str = "") -> str:
+    """Two rounds of guessing, with a script that is `wrong` about what is right."""
+    import numpy as np
+    from PIL import Image
+
+    from ctrace.viz import touch
+
+    photo, random = Image.radial_gradient("L").convert("RGB"), np.random.default_rng(0)
+    maps = {name: random.uniform(-1, 1, (16, 16)) for name in ("one", "two", "three")}
+    verdicts = {name: {"a test": "passed"} for name in maps}
+    rounds = [touch.guess_example(f"Bird {i}", photo, maps, "two", verdicts, i) for i in (1, 2)]
+    page = _touchable("guess", photo, {"question": "Which?", "rounds": rounds})
+    return page.replace("i === rounds[n].asked", "i !== rounds[n].asked") if wrong else page
+
+
 def planted() -> dict[str, tuple[str, str]]:
     """Page body -> a piece of the sentence that must be reported ('' where nothing may be)."""
     red, blue = _dot("red"), _dot("blue")
@@ -417,6 +470,18 @@ def planted() -> dict[str, tuple[str, str]]:
         "host": ('<img alt="a dot" src="http://other.invalid/a.png">', "asks another host"),
         "file": ('<img alt="a dot" src="none.png">', "picture does not load"),
         "wide": ('<div style="width:900px">wide</div>', "at 390 px"),
+        "cut": (
+            "<article><pre style='width:300px;overflow:auto'>"
+            + "a long line " * 9
+            + "</pre></article>",
+            "at 1440 px cut by its column: pre",
+        ),
+        "output": (
+            "<article><div class='cell_output'><pre style='width:300px;overflow:auto'>"
+            + "a long line " * 9
+            + "</pre></div></article>",
+            "at 390 px cut by its column: pre",
+        ),
         "theme": (
             "<script>document.documentElement.dataset.theme='light'</script>",
             "the system is dark",
@@ -439,6 +504,10 @@ def planted() -> dict[str, tuple[str, str]]:
         "touch-sign": (_explorer("sign"), "does not turn the list around"),
         "touch-bird": (_bird(), ""),
         "touch-shares": (_bird("wrong"), "from those of ctrace"),
+        "touch-bandwidth": (_bandwidth(), ""),
+        "touch-eigenvalues": (_bandwidth("wrong"), "eigenvalues against ctrace"),
+        "touch-guess": (_guess(), ""),
+        "touch-count": (_guess("wrong"), "it counts"),
         "touch-script": (_explorer("script"), "does not come to life"),
         "touch-hidden": (_explorer("hidden"), "no static picture without a script"),
         "single": (
@@ -474,9 +543,9 @@ def main() -> None:
     parser.add_argument("--self-test", action="store_true")
     arguments = parser.parse_args()
     if arguments.self_test:
+        faults = sum(bool(said) for _, said in planted().values())
         sys.exit(
-            "\n".join(self_test())
-            or print(f"browser check: reports all {len(planted()) - 3} planted faults")
+            "\n".join(self_test()) or print(f"browser check: reports all {faults} planted faults")
         )
     if arguments.folder is None:
         parser.error("which folder? After make book: _build/html")

@@ -18,6 +18,9 @@ _FOLDER = Path(__file__).parents[1] / "data" / "figures"
 _SIGNS = {"best": "\u25b2", "better": "\u25b3", "worse": "\u25bc", "": ""}
 
 
+PLAIN_COLUMNS = 5
+
+
 class Cell(NamedTuple):
     """A number, where it may lie, how it is tinted ("best", "better", "worse" or "") and what else
     is said of it on hover.
@@ -67,8 +70,8 @@ def show_matrix(
     style, script = ((_FOLDER / f"matrix.{kind}").read_text("utf-8") for kind in ("css", "js"))
     table = f"<caption>{escape(caption)}</caption><thead><tr>{_th('', 'method')}{head}</tr></thead>"
     page = (
-        f'<style>{style}</style><div class="ctrace-matrix"><div class="frame" tabindex="0" '
-        f'role="region" aria-label="Scores"><table>{table}{"".join(body)}</table></div>'
+        f'<style>{style}</style><div class="ctrace-matrix"><div class="frame" data-scrolls '
+        f'tabindex="0" role="region" aria-label="Scores"><table>{table}{"".join(body)}</table></div>'
         f"{_plain(families, columns, cells)}</div><script>{script}</script>"
     )
     lines = ["\t".join(["", *(column.name for column in columns.values())])]
@@ -120,15 +123,22 @@ def _thumbnail(alt: str, image) -> str:
 
 
 def _plain(families, columns, cells) -> str:
-    heads = "".join(f'<th scope="col">{escape(c.name)}</th>' for c in columns.values())
-    lines = []
-    for row in (row for rows in families.values() for row in rows):
-        found = (cells.get((row, key)) for key in columns)
-        drawn = "".join(f"<td>{'' if cell is None else cell}</td>" for cell in found)
-        lines.append(f'<tr><th scope="row">{escape(row)}</th>{drawn}</tr>')
-    return (
-        "<details><summary>Every mean with its interval, as a plain table</summary>"
-        f'<div class="frame" tabindex="0" role="region" aria-label="Scores and intervals"><table>'
-        f'<thead><tr><th scope="col">method</th>{heads}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div></details>"
-    )
+    """Values with their intervals, a table for each `PLAIN_COLUMNS` columns: they fit a page."""
+    rows = [row for rows in families.values() for row in rows]
+    keys = list(columns)
+    tables = []
+    for part in (keys[i : i + PLAIN_COLUMNS] for i in range(0, len(keys), PLAIN_COLUMNS)):
+        heads = "".join(f'<th scope="col">{escape(columns[key].name)}</th>' for key in part)
+        lines = []
+        for row in rows:
+            found = (cells.get((row, key)) for key in part)
+            drawn = "".join(f"<td>{'' if cell is None else cell}</td>" for cell in found)
+            lines.append(f'<tr><th scope="row">{escape(row)}</th>{drawn}</tr>')
+        tables.append(
+            '<div class="frame" data-scrolls tabindex="0" role="region" '
+            'aria-label="Scores and intervals"><table>'
+            f'<thead><tr><th scope="col">method</th>{heads}</tr></thead>'
+            f"<tbody>{''.join(lines)}</tbody></table></div>"
+        )
+    title = "Every mean with its interval, as plain tables"
+    return f"<details><summary>{title}</summary>{''.join(tables)}</details>"
