@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Random weights, hidden pixels
 #
-# **Two tests that need no known truth: does the map change when the model loses its weights, and does the answer change when the map's top is hidden? On birds we see what they are worth; on photographs they are all there is.**
+# **Two tests that need no known truth: does a map change when the model loses its weights, and does the answer change when the map's top is hidden? On birds, whose truth is known, we see what the tests are worth; on photographs they are all we have.**
 
 # %% [markdown] tags=["remove-cell"]
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/ctrace-book/ctrace/blob/main/notebooks/10b_random_weights.ipynb)
@@ -56,10 +56,10 @@ model = model.to(memory_format=torch.channels_last)  # the same numbers, faster 
 print(f"torch {torch.__version__} on {device}")
 
 # %% [markdown]
-# ## Which of the two has noticed?
+# ## Which of two maps notices?
 #
-# Eight birds that the model has never seen, and two methods. The model's weights are replaced by random ones, from the head down to the first layer {cite:p}`adebayo2018`. A model that has lost its head knows no species. Which of the two
-# methods notices?
+# Give a trained model random weights, first in its head, then in layer after layer down to the input {cite:p}`adebayo2018`. Without its head it knows no species, so a map of its reasons has to become another map. Here are two methods and one bird that the
+# model has never seen. Which of the two notices?
 
 # %%
 BIRDS = 8
@@ -114,12 +114,13 @@ show_figure(
     "although the model loses its weights, the lower one turns into scattered "
     "dots.",
     caption="One bird, the model losing its weights from left to right. Above, the "
-    "drawing of a bird stays until the first layers go. Below, signs change at"
-    " once, and places follow.",
+    "drawing of a bird stays until the first layers go. Below, signs change first, "
+    "and places later.",
 )
 
 # %% [markdown]
-# The upper row goes on drawing a bird for a model that cannot tell one from another. In numbers, for four methods and for a filter that asks no model, on five birds: predict which of the five lines stays up.
+# The upper row goes on drawing a bird for a model that cannot tell one species from another. Now in numbers: how like is a map to the one of the trained model? Three answers: the rank correlation over all pixels, the same of the magnitudes, and the
+# structural similarity (SSIM) of the maps as they are drawn. Four methods, and a filter that asks no model, on five birds: which of the five lines stays up?
 
 # %%
 with warnings.catch_warnings():
@@ -156,8 +157,9 @@ for ax in figure.axes:
 show_figure(
     figure,
     name="trust-cascade",
-    alt="Likeness of five kinds of maps to those of the trained model, falling with "
-    "the depth of randomisation for all but edges and guided backpropagation.",
+    alt="Likeness of five kinds of maps to those of the trained model, by how far "
+    "down it is random. Edges stay at one, guided backpropagation stays near one "
+    "until layer3, the others fall with the head.",
     caption="The model loses its weights from left to right. Edges never change; "
     "guided backpropagation hardly does until the first layers go. Means over "
     "five birds, bands of two standard errors.",
@@ -167,9 +169,9 @@ show_figure(
 two = fading.stages.index("layer4")  # the head and the last block are random
 after = dict(zip(fading.methods, fading.spearman[:, two].mean(1)))
 sizes = dict(zip(fading.methods, fading.spearman_abs[:, two].mean(1)))
-print("likeness with a random head and last block, and of the magnitudes alone:")
+print(f"{'random head and last block':28s}signed  magnitudes")
 for name, value in after.items():
-    print(f"{name:24s}{value:+.2f} {sizes[name]:+.2f}")
+    print(f"{name:28s}{value:+6.2f} {sizes[name]:+8.2f}")
 assert (
     after["guided backpropagation"] > 0.5
     and after["edges"] > 0.99
@@ -178,13 +180,14 @@ assert (
 assert 0.3 < sizes["integrated gradients"] < 0.7
 
 # %% [markdown]
-# Guided backpropagation {cite:p}`springenberg2015`, which survived on most birds of the page before, fails: its drawing of the bird needs hardly anything that the model has learned. Integrated gradients pass. Look at the middle panel too: about half of the likeness of their magnitudes is left,
-# so the same map passes with its signs and hardly without them. Say which of the two you report.
+# Guided backpropagation {cite:p}`springenberg2015`, which survived on most birds of the page before, fails: its drawing needs hardly anything that the model has learned. Integrated gradients pass with their signs and hardly without them, since about half of
+# the likeness of their magnitudes is left. Say which of the two you report.
 #
 # ## Hiding more and more, by hand
 #
 # *Deletion* hides the picture from the top of the map to its bottom; the probability of the class should fall soon. *Insertion* shows it in that order; it should rise soon {cite:p}`petsiuk2018`. Take a picture of four pixels, all 1, and
-# a model that adds them up with the weights 3, 2, 1 and 0 and puts the sum $s$ through $1/(1 + e^{-s})$. A right map orders the pixels by their weights, a wrong one the other way round. Which areas will the two curves have?
+# a model that adds them up with the weights 3, 2, 1 and 0 and puts the sum $s$ through $1/(1 + e^{-s})$. A right map orders the pixels by their weights, so that deletion leaves $s = 6, 3, 1, 0$ and $0$; a wrong map orders them the other way round. Which areas
+# will the two curves have?
 
 # %%
 weights = np.array([3.0, 2.0, 1.0, 0.0])
@@ -225,8 +228,12 @@ for name, order in orders.items():
     assert abs(float(found.auc[0]) - area) < 1e-6
 
 # %% tags=["hide-input"]
+figure = viz.show_curves(
+    np.arange(5), curves, "hidden pixels", "probability of the class"
+)
+figure.axes[0].set_xticks(range(5))
 show_figure(
-    viz.show_curves(np.arange(5), curves, "hidden pixels", "probability of the class"),
+    figure,
     name="trust-four-pixels",
     alt="Two falling curves. The right map's falls from the first pixel on, the wrong "
     "map's stays near one until the third.",
@@ -236,17 +243,17 @@ show_figure(
 # %% [markdown]
 # ## The same on birds
 #
-# ROAD replaces hidden pixels by what their neighbours say, and compares both orders {cite:p}`rong2022`. The truth is known here: parts weighed by what removing them does to this model, and, as a lie, the same with the sign turned round.
+# Now the eight birds, on which the truth is known: parts weighed by what removing them does to this model, and, as a lie, the same with the sign turned round. Beside deletion and insertion stands ROAD {cite:p}`rong2022`, which fills hidden pixels from their
+# neighbours and takes half the difference between hiding the least and the most relevant first. It is 0 for a map that knows nothing.
 
 # %%
 importance = importance_table(model, scenes, classes.tolist())  # by removal (b, p)
 truth = localize.planted_truth(parts, importance)
 lie = localize.planted_lie(parts, importance)
 blind = localize.controls(images.cpu(), parts)
-maps = {
-    name: methods[name](model, images, classes.to(device)).cpu()
-    for name in ("|gradient|", "integrated gradients", "Grad-CAM")
-}
+asked = model, images, classes.to(device)
+maps = {name: methods[name](*asked).cpu() for name in ("|gradient|", "Grad-CAM")}
+maps["integrated gradients"] = integrated(*asked, steps=32).sum(1).cpu()
 
 # %%
 shown = {
@@ -261,7 +268,7 @@ gone, come, roads = (
     for test, how in (
         (deletion, {"steps": 10}),
         (insertion, {"steps": 10}),
-        (road, {"shares": (0.1, 0.5, 0.9)}),
+        (road, {"shares": (0.1, 0.5)}),
     )
 )
 
@@ -294,7 +301,7 @@ for name, m in shown.items():
     )
 
 # %% [markdown]
-# The last three columns need the true parts: does the largest value lie on one, how much of the mass does, and does the map order the parts as the model does. Now the promise of the controls, bird by bird:
+# The last three columns need the true parts: does the largest value lie on one, how much of the mass does, and does the map order the parts as the model does. The controls have to keep their promise bird by bird: the truth beats chance, and chance the lie.
 
 # %%
 for better, worse in (("planted truth", "random"), ("random", "planted lie")):
@@ -313,8 +320,8 @@ assert (
 )
 
 # %% [markdown]
-# The truth beats chance, and chance the lie, in every test and on every bird. It is not the winner of deletion: with the first tenth hidden, integrated gradients leave less of the answer. The truth spreads what a part is worth evenly over it, deletion asks for
-# the few pixels that break the answer, and those are two questions.
+# Yet the truth does not win deletion: with the first tenth hidden, integrated gradients leave less of the answer. A likely reason is that the truth spreads the worth of a part evenly over it, while deletion rewards the few pixels that break the answer. Insertion
+# says the opposite of the same map: there integrated gradients are no better than noise.
 
 # %%
 tenth = gone["random"].shares.index(0.1)
@@ -323,9 +330,14 @@ print("left with a tenth hidden:")
 for name, share in soonest.items():
     print(f"    {name}: {share:.2f}")
 assert soonest["integrated gradients"] < soonest["planted truth"]
+noise_gets, fine_gets = (
+    float(come[n].auc.mean()) for n in ("random", "integrated gradients")
+)
+print(f"insertion: random {noise_gets:.2f}, integrated gradients {fine_gets:.2f}")
+assert abs(noise_gets - fine_gets) < 0.1
 
 # %% [markdown]
-# And how far is chance from the truth? That depends on the fill:
+# How far is chance from the truth? That depends on the fill:
 
 # %%
 given = quick, images
@@ -335,18 +347,21 @@ auc = {
         for name in ("planted truth", "random")
     ]
     for fill in FILLS
+    if fill != "blur"
 }
+auc["blur"] = [float(gone[name].auc.mean()) for name in ("planted truth", "random")]
 for fill, (t, r) in auc.items():
     print(f"deletion into {fill}: truth {t:.2f}, random {r:.2f}")
 assert max(r for _, r in auc.values()) - min(r for _, r in auc.values()) > 0.05
+assert max(auc, key=lambda fill: auc[fill][1]) == "blur"
 
 # %% [markdown]
-# The same random map, the same birds: scattered dots of zero, of the mean colour or of noise break a picture sooner than scattered blur, wherever they are. Name the fill beside the score, and put the random map beside yours.
+# Scattered dots of zero, of the mean colour or of noise break a picture sooner than scattered blur, wherever they lie. So name the fill beside a score, and give the score of the random map.
 #
 # ## Where nobody knows the truth
 #
-# A photograph has no planted truth. Three tests are left that need none: random weights, moved regions, deletion. SqueezeNet {cite:p}`iandola2016`, a thousand classes, five photographs on which it is right, squeezed to 144 x 144 pixels.
-# Six methods that cost little, integrated gradients with 8 steps; ParchGrad, SHAP and CARROT have their own pages. Predict which of the six passes all three.
+# A photograph has no planted truth, and three tests are left: random weights, moved regions, deletion. SqueezeNet {cite:p}`iandola2016` with its thousand classes, five photographs on which it is right, squeezed to 144 x 144 pixels, and six methods that cost
+# little. Predict which of the six passes all three.
 
 # %%
 seen = {
@@ -383,7 +398,7 @@ for name, p, k in zip(seen.values(), sure, things.tolist()):
     assert p.argmax() == k
 
 # %% [markdown]
-# Grad-CAM is drawn at the last block, HiResCAM and the segment one block earlier, where the grid is twice as fine.
+# Integrated gradients take 8 steps. Grad-CAM is drawn at the last block, HiResCAM and the segment one block earlier, where the grid is twice as fine.
 
 # %%
 every = cnn_methods(deep="12", middle="10")
@@ -395,10 +410,20 @@ on_photos = {
     "HiResCAM, finer": every["HiResCAM, 10"],
     "segment": every["channel tracing, segment"],
 }
+
+
+def asked_once(name):
+    """The method, with the maps that it has drawn for the trained network kept."""
+    ask = on_photos[name]
+    return lambda net, x, y: drawn_by[name] if net is chain else ask(net, x, y)
+
+
+# %%
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "image .*integrated gradients")  # 8 steps are few
-    drawn_by = {n: f(chain, inputs, things).cpu() for n, f in on_photos.items()}
-    unlearned = cascade(chain, on_photos, inputs, things, depths=(1, 3))
+    drawn_by = {n: ask(chain, inputs, things).cpu() for n, ask in on_photos.items()}
+    kept = {name: asked_once(name) for name in on_photos}
+    unlearned = cascade(chain, kept, inputs, things, depths=(1, 3))
 know_nothing = localize.controls(inputs.cpu(), inputs[:, 0].cpu())
 know_nothing = {n: know_nothing[n] for n in ("edges", "centre", "random")}
 
@@ -430,7 +455,7 @@ show_figure(
 )
 
 # %% [markdown]
-# Now the tests. The moved regions: 5% of the picture, 19 copies, blur. Deletion: the first 2, 5, 10 and 20% into blur; the area under the curve is given as a share of what it would be if nothing were lost.
+# The moved regions: 5% of the picture, 19 copies, blur. Deletion: the first 2, 5, 10 and 20% into blur, and the area under the curve as a share of what it would be if nothing were lost.
 
 
 # %%
@@ -474,8 +499,8 @@ show_figure(
     caption="One point per photograph. Left: rank correlation with the map of a "
     "network whose last layer is random; controls ask no network and are left "
     "out. Middle: 0.05, as far left as 19 copies allow, is where a map "
-    "survives. Right: the class's probability while the first fifth is hidden."
-    " Shaded: controls.",
+    "survives. Right: the class's probability while the first fifth is hidden, as a "
+    "share of the one before; above 1, hiding raised it. Shaded: controls.",
 )
 
 # %%
@@ -499,12 +524,15 @@ assert (stays["segment"][0] > 0.999).all() and stays["segment"][1].mean() < 0.8
 assert max(on for on, _ in verdict_of.values()) < 5
 assert verdict_of["|gradient|"][0] == 0 < verdict_of["random"][0]
 assert min(left, key=lambda n: left[n].mean()) == "guided backpropagation"
+assert verdict_of["guided backpropagation"][0] == max(
+    on for on, _ in verdict_of.values()
+)
 assert all(left[n].mean() < min(left[c].mean() for c in know_nothing) for n in forgets)
 
 # %% [markdown]
-# No method passes all three on all five. Guided backpropagation is the best of them under deletion, and its maps stay where they were when the network has lost its vote and its last two blocks: without the test of random weights it would have been first under deletion and shared the first place under moved regions. The segment
-# is asked about no class, so the last layer cannot change it. Integrated gradients, Grad-CAM and HiResCAM lose their maps with the last layer, as they should, and under deletion they are better than every control on average. But each of them is falsified on some
-# photographs, and plain noise survives on one. The magnitude of the gradient survives nowhere.
+# No method passes all three tests on all five photographs. Guided backpropagation is best under deletion and shares the first place under moved regions; only random weights tell that its maps hardly need the last three stages of the network. The segment is asked
+# about no class, so a random last layer cannot change it. Integrated gradients, Grad-CAM and HiResCAM lose their maps with the last layer and are better than every control under deletion, on average. But each of them is falsified on some photographs, plain noise
+# survives on one, and the magnitude of the gradient on none.
 #
 # What can five photographs not show?
 
@@ -517,13 +545,13 @@ print(f"smallest p for two methods on five photographs: {binomtest(5, 5).pvalue}
 assert sure_of.high - sure_of.low > 0.5 and binomtest(5, 5).pvalue > 0.05
 
 # %% [markdown]
-# They cannot tell two methods apart: even if one survived on all five and the other on none, the exact test would say $p = 0.0625$. They cannot give a rate. And a survivor is not right: without a truth nobody knows whether the map names
-# *all* that counts, or orders it well; there is one network, one fill, one draw of random weights. The tests can only throw maps out. For the rest a picture is needed whose truth is known: the birds.
+# They cannot tell two methods apart: even if one survived on all five and the other on none, the exact test would say $p = 0.0625$. They give no rate worth the name. And a survivor may still be wrong: nobody knows whether its map names *all* that counts, or orders it
+# well, and there is one network, one fill, one draw of random weights.
 
 # %% [markdown]
 # ## When it refuses
 #
-# Two requests that look harmless. With every pixel replaced there is nothing left to impute from, and a model without ReLU, such as the four pixels, has nothing that guided backpropagation could cut:
+# With every pixel replaced there is nothing left to impute from, and a model without ReLU, such as the four pixels, has nothing that guided backpropagation could cut:
 
 
 # %%
@@ -582,7 +610,7 @@ check_anew(my_likeness, my_passes)
 # :class: dropdown
 # ```
 #
-# The two maps are independent, so the likeness is about 0, and the test is passed: it can throw out maps that do not need the model, not those that need nothing at all. Moved regions and deletion throw out this one.
+# The two maps are independent, so the likeness is about 0, and the test is passed: it throws out maps that do not need the model, and not those that need nothing at all. Other tests do; ROAD gave noise about 0.
 
 # %%
 assert check_anew(0.0, True)
@@ -683,7 +711,7 @@ check_deletion(my_masks)
 assert check_deletion(lambda parts: parts.sum(1))
 
 # %% [markdown]
-# It knows the bird and nothing of the model. What a control reaches says nothing for a method that reaches as much.
+# This map knows the bird and nothing of the model. A method that scores no better has not shown that it knows more.
 #
 # ```{solution-end}
 # ```
@@ -695,7 +723,7 @@ assert check_deletion(lambda parts: parts.sum(1))
 # - **hidden** pixels along a map: by hand, with three scores, under four fills,
 # - **judged** six methods on photographs, and said what five of them cannot show.
 #
-# What this does not show: anything for another network, another fill or another draw of random weights. Next: [Shapley values](10c_shapley.ipynb), where the question is not whether a map is right but which of several right answers it gives.
+# What this does not show: anything for another network or another draw of random weights. Next: [Shapley values](10c_shapley.ipynb), where the question is not whether a map is right but which of several right answers it gives.
 
 # %%
 took, threads = time.time() - started, torch.get_num_threads()
