@@ -119,8 +119,8 @@ show_figure(
 )
 
 # %% [markdown]
-# The upper row goes on drawing a bird for a model that cannot tell one species from another. Now in numbers: how like is a map to the one of the trained model? Three answers: the rank correlation over all pixels, the same of the magnitudes, and the
-# structural similarity (SSIM) of the maps as they are drawn. Four methods, and a filter that asks no model, on five birds: which of the five lines stays up?
+# The upper row goes on drawing a bird for a model that cannot tell one species from another. How like is a map to that of the trained model? By the rank correlation over all pixels, the same of the magnitudes, and the structural similarity (SSIM) of
+# the maps as drawn. Four methods and a filter that asks no model, on five birds: which line stays up?
 
 # %%
 with warnings.catch_warnings():
@@ -185,9 +185,8 @@ assert 0.3 < sizes["integrated gradients"] < 0.7
 #
 # ## Hiding more and more, by hand
 #
-# *Deletion* hides the picture from the top of the map to its bottom; the probability of the class should fall soon. *Insertion* shows it in that order; it should rise soon {cite:p}`petsiuk2018`. Take a picture of four pixels, all 1, and
-# a model that adds them up with the weights 3, 2, 1 and 0 and puts the sum $s$ through $1/(1 + e^{-s})$. A right map orders the pixels by their weights, so that deletion leaves $s = 6, 3, 1, 0$ and $0$; a wrong map orders them the other way round. Which areas
-# will the two curves have?
+# *Deletion* hides the picture from the top of the map to its bottom, and the probability of the class should fall soon; *insertion* shows it in that order, and it should rise soon {cite:p}`petsiuk2018`. A picture has four pixels, all 1; a model
+# adds them up with the weights 3, 2, 1 and 0 and puts the sum $s$ through $1/(1 + e^{-s})$. A right map orders the pixels by their weights, so that deletion leaves $s = 6, 3, 1, 0$ and $0$; a wrong map the other way round. Which areas have the two curves?
 
 # %%
 weights = np.array([3.0, 2.0, 1.0, 0.0])
@@ -243,8 +242,8 @@ show_figure(
 # %% [markdown]
 # ## The same on birds
 #
-# Now the eight birds, on which the truth is known: parts weighed by what removing them does to this model, and, as a lie, the same with the sign turned round. Beside deletion and insertion stands ROAD {cite:p}`rong2022`, which fills hidden pixels from their
-# neighbours and takes half the difference between hiding the least and the most relevant first. It is 0 for a map that knows nothing.
+# Eight birds, on which the truth is known: parts weighed by what removing them does to this model, and, as a lie, the same with the sign turned round. A third score, ROAD {cite:p}`rong2022`, fills hidden pixels from their
+# neighbours and takes half the difference between hiding the least and the most relevant first; it is 0 for a map that knows nothing.
 
 # %%
 importance = importance_table(model, scenes, classes.tolist())  # by removal (b, p)
@@ -301,7 +300,7 @@ for name, m in shown.items():
     )
 
 # %% [markdown]
-# The last three columns need the true parts: does the largest value lie on one, how much of the mass does, and does the map order the parts as the model does. The controls have to keep their promise bird by bird: the truth beats chance, and chance the lie.
+# The last three columns need the true parts: does the largest value lie on one, how much of the mass does, and does the map order the parts as the model does. Bird by bird, the truth has to beat chance, and chance the lie.
 
 # %%
 for better, worse in (("planted truth", "random"), ("random", "planted lie")):
@@ -320,8 +319,8 @@ assert (
 )
 
 # %% [markdown]
-# Yet the truth does not win deletion: with the first tenth hidden, integrated gradients leave less of the answer. A likely reason is that the truth spreads the worth of a part evenly over it, while deletion rewards the few pixels that break the answer. Insertion
-# says the opposite of the same map: there integrated gradients are no better than noise.
+# Yet the truth does not win deletion: with the first tenth hidden, integrated gradients leave less of the answer. A likely reason is that the truth spreads the worth of a part evenly over it, while deletion rewards the few pixels that break the answer. In
+# insertion the same map is no better than noise.
 
 # %%
 tenth = gone["random"].shares.index(0.1)
@@ -531,8 +530,8 @@ assert all(left[n].mean() < min(left[c].mean() for c in know_nothing) for n in f
 
 # %% [markdown]
 # No method passes all three tests on all five photographs. Guided backpropagation is best under deletion and shares the first place under moved regions; only random weights tell that its maps hardly need the last three stages of the network. The segment is asked
-# about no class, so a random last layer cannot change it. Integrated gradients, Grad-CAM and HiResCAM lose their maps with the last layer and are better than every control under deletion, on average. But each of them is falsified on some photographs, plain noise
-# survives on one, and the magnitude of the gradient on none.
+# about no class, so a random last layer cannot change it. Integrated gradients, Grad-CAM and HiResCAM lose their maps with the last layer and beat every control under deletion on average, but each is falsified on some photographs. Plain noise
+# survives on one, the magnitude of the gradient on none.
 #
 # What can five photographs not show?
 
@@ -545,8 +544,8 @@ print(f"smallest p for two methods on five photographs: {binomtest(5, 5).pvalue}
 assert sure_of.high - sure_of.low > 0.5 and binomtest(5, 5).pvalue > 0.05
 
 # %% [markdown]
-# They cannot tell two methods apart: even if one survived on all five and the other on none, the exact test would say $p = 0.0625$. They give no rate worth the name. And a survivor may still be wrong: nobody knows whether its map names *all* that counts, or orders it
-# well, and there is one network, one fill, one draw of random weights.
+# They cannot tell two methods apart: even if one survived on all five and the other on none, the exact test would say $p = 0.0625$. And a survivor may still be wrong: nobody knows whether its map names *all* that counts, or orders it
+# well, for another fill or another draw of random weights.
 
 # %% [markdown]
 # ## When it refuses
@@ -723,7 +722,7 @@ assert check_deletion(lambda parts: parts.sum(1))
 # - **hidden** pixels along a map: by hand, with three scores, under four fills,
 # - **judged** six methods on photographs, and said what five of them cannot show.
 #
-# What this does not show: anything for another network or another draw of random weights. Next: [Shapley values](10c_shapley.ipynb), where the question is not whether a map is right but which of several right answers it gives.
+# What this does not show: anything for another network. Next: [Shapley values](10c_shapley.ipynb), where the question is not whether a map is right but which of several right answers it gives.
 
 # %%
 took, threads = time.time() - started, torch.get_num_threads()

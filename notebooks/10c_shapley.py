@@ -96,7 +96,7 @@ show_figure(
 )
 
 # %% [markdown]
-# Alone the crest adds more than four times what it adds beside the other parts. Where one part can stand in for another, the difference can be as large as the answer: taking either away changes nothing, and taking both away changes all.
+# Alone the crest adds more than four times what it adds beside the other parts. Where one part can stand in for another it is worse: taking either away changes nothing, and taking both away changes all.
 #
 # ## By hand
 #
@@ -199,8 +199,7 @@ show_figure(
 # ## Superpixels, and samples
 #
 # A photograph has no parts to draw away. SHAP {cite:p}`lundberg2017` plays the same game with superpixels {cite:p}`achanta2012`; absent ones show blur here. It asks a sample of the coalitions, above all nearly empty and nearly full ones, and fits a line to the
-# answers by least squares, under the constraint that it sums to $f(\text{all}) - f(\text{none})$. With more and more samples the coefficients tend to the Shapley values. How many does it take? With eleven superpixels all 2,048 coalitions can be asked, so the
-# error can be seen.
+# answers by least squares, whose coefficients sum to $f(\text{all}) - f(\text{none})$ and tend to the Shapley values. How many coalitions does it take? With eleven superpixels all 2,048 can be asked, so the error can be seen.
 
 # %%
 coarse = superpixels(x, 18)
@@ -254,8 +253,8 @@ show_figure(
 )
 
 # %% [markdown]
-# The sum is right to the last digits at any number of coalitions, because it is built in, so it says nothing about the values: with 22 coalitions the worst of them is off by most of a logit, on average. With more regions nobody can
-# afford all coalitions; then two samples tell how far apart they lie.
+# The sum is right to the last digits at any number of coalitions, because it is built in, and says nothing about the values: with 22 coalitions the worst of them is off by most of a logit, on average. Where nobody can
+# afford all coalitions, two samples tell how far apart they lie.
 
 # %%
 explained = shap(quick, x, target, superpixels(x), samples=256)
@@ -370,7 +369,7 @@ for one, other in (("removal", "swap"), ("removal", "shapley"), ("swap", "shaple
 assert 0.5 < spearman(kinds["removal"], kinds["swap"]).mean() < 0.98
 
 # %% [markdown]
-# All five agree on the wing. On the crest they do not: without it the model loses more than two logits, SHAP puts less than half of that on it, and integrated gradients put less than nothing there. The three definitions of truth
+# All five agree on the wing. On the crest they do not: without it the model loses more than two logits, SHAP puts less than half of that on it, and integrated gradients put less than nothing there. The three truths
 # order the parts much alike, and not always alike, so a score has to name the one it uses.
 #
 # ## When it refuses
