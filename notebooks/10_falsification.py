@@ -342,7 +342,7 @@ candidates = {
     ).cpu(),
     "edges of the picture": blind["edges"],
     "a blob in the middle": blind["centre"],
-    "chance": blind["smooth random"],
+    "chance": blind["smooth random"] - blind["smooth random"].amin(),
 }
 asked, without_weights, *_ = candidates
 candidates = {n: gaussian_blur(m.float(), 9, 2.0) for n, m in candidates.items()}

@@ -1726,7 +1726,7 @@ if (typeof document !== "undefined" && !window.ctraceFigures) (function () {
       choose.append(drawn(pictures[number][i + 1], name), el("span", {}, `${letter(i)}${picked === i ? ", your guess" : ""}`));
       if (!known) return el("div", {}, choose);
       const told = map.verdicts.map(([test, verdict]) => el("li", {}, `${test}: `, el("strong", {}, verdict)));
-      return el("div", {}, choose, el("p", { class: i === asked ? "ct-chosen" : "ct-small" }, map.name), el("ul", { class: "ct-told" }, ...told));
+      return el("div", {}, choose, el("p", { class: i === asked ? "ct-small ct-chosen" : "ct-small" }, map.name), el("ul", { class: "ct-told" }, ...told));
     }
 
     function pick(i) {
