@@ -31,7 +31,7 @@ help:
 	@echo "make test     environment, form of the code, unit tests, doctests, pair check, every notebook that has changed"
 	@echo "make book     the book, in _build/html/index.html; MODEL=resnet50 adds that network to its pages"
 	@echo "make browser  every page and every gallery tab in Chromium, after make book"
-	@echo "make bench    every benchmark again, beside its peers (an hour on an idle machine)"
+	@echo "make bench    every benchmark again, beside its peers (an hour and a half on an idle machine)"
 	@echo "make scores   every score of the scoreboard that is not there yet, then its table (hours; can be stopped)"
 	@echo "make gpu      the tests that need a GPU, every notebook and the book on it; fails where there is none"
 	@echo "make stand-in every notebook on a device that only pretends to be one: no tensor may stay behind"
@@ -73,6 +73,7 @@ browser: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m pip install -q -e '.[bench]' -c $(CONSTRAINTS)
 	$(BIN)/python benchmarks/cut.py
+	$(BIN)/python benchmarks/sweep.py
 	mkdir -p book/measured
 	set -e; for name in gradcam parchgrad carrot_graph carrot_head your_data; do $(BIN)/python benchmarks/$$name.py > book/measured/$$name.md; done
 

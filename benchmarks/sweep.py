@@ -1,6 +1,6 @@
 """No shape that stalls: the solver beside LAPACK over points, eigenvectors, precisions and spectra.
 
-    python benchmarks/sweep.py                  # some twenty minutes on one core;
+    python benchmarks/sweep.py                  # some twenty-five minutes on one core;
         writes ctrace/data/benchmarks/sweep.csv
     python benchmarks/sweep.py --sizes 2 50 600 --turns 1
 
