@@ -170,7 +170,7 @@ assert stays["cat", "partition"] > 0.99
 # %%
 names = [s.name for s in SPECIES]
 HAZEL, MYRTLE = names.index("hazel"), names.index("myrtle")
-test = Aviary("test", 14 * 10)
+test = Aviary("test", 14 * 8)
 scenes = [test.scene(i) for i in range(len(test))]
 pictures, labels = [render(s) for s in scenes], torch.arange(len(test)) % 14
 images = model.info.preprocess(torch.stack([p.image for p in pictures]).to(device))
@@ -371,7 +371,7 @@ def fires(scenes_):
         )[1].cpu()
 
 
-own_scenes = [Aviary("test", 14 * 24).scene(i) for i in range(HAZEL, 14 * 24, 14)]
+own_scenes = [Aviary("test", 14 * 12).scene(i) for i in range(HAZEL, 14 * 12, 14)]
 whole = fires(own_scenes)
 loss = torch.stack(
     [
@@ -692,7 +692,7 @@ assert all(float(r.std() / r.mean().abs()) > 0.05 for r in in_resnet)
 # (parchgrad-numbers)=
 # ## The numbers, against controls
 #
-# Does it work? Three networks that differ in their random seed alone, 140 birds that neither they nor their statistics have seen, one channel in ten, nothing tuned. Two bases: the magnitude of the gradient, and the
+# Does it work? Three networks that differ in their random seed alone, 112 birds that neither they nor their statistics have seen, one channel in ten, nothing tuned. Two bases: the magnitude of the gradient, and the
 # positive part of signed input times gradient {cite:p}`shrikumar2017`. Two opponents: the same map without a partition, and through a *random* partition of the same size, averaged over two draws. Four questions:
 #
 # - *five parts*: how much of the mass lies on beak, crest, wing, tail and legs, which define the species?
@@ -806,7 +806,7 @@ show_figure(
     alt="Differences with intervals for three networks. On the parts the partition is "
     "ahead of the plain map and of a random partition; in the order of the parts it "
     "is not ahead of the plain map.",
-    caption="Attribution through the partition, minus each opponent, mean over 140 "
+    caption="Attribution through the partition, minus each opponent, mean over 112 "
     "held-out birds with 95% bootstrap intervals. Right of zero: the partition has "
     "more.",
 )
