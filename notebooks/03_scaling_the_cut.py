@@ -122,6 +122,8 @@ c, columns, tile = 384, 130, 2**23
 held = 4 * n**2 / 2**30  # GiB
 counted = (4 * n * 2 * (c + columns) + 6 * tile) / 2**30
 peak = torch.tensor([took.get(int(each), torch.nan) for each in n])
+
+# %% tags=["hide-input"]
 figure = viz.show_curves(
     n,
     {

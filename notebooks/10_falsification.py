@@ -150,8 +150,8 @@ show_figure(
 # p = \frac{1 + \#\{j : d_j \ge d_\text{top}\}}{K + 1} .
 # $$ (falsification-p)
 #
-# A region placed at random has $p \le 0.05$ in about one case of twenty, whatever its values look like. *About*: places very near its own are not asked. And *placed at random*: edges, or a blob in the middle, know
-# nothing of the model and are not placed at random, so they may pass far more often. A map *survives* if $p \le 0.05$ and the top moves the answer further than an equally large bottom does. If not,
+# A region placed at random has $p \le 0.05$ in about one case of twenty, whatever its values look like. About, because places very near its own are not asked. Edges, or a blob in the middle, know nothing of
+# the model but are not placed at random, and may pass far more often. A map *survives* if $p \le 0.05$ and the top moves the answer further than an equally large bottom does. If not,
 # it is *falsified*. If the map is constant, or no region moves the answer, the test is *inconclusive*; such images stay in the count.
 
 # %%
@@ -327,7 +327,7 @@ assert (
 assert all(r.verdict == "falsified" for r in stopped) and len(stopped) > BIRDS / 2
 
 # %% [markdown]
-# Most of what the edges survived they do not survive inside: other regions of the bird do as much. Integrated gradients lose nothing.
+# Inside the bird the edges fail on most: other regions of it do as much. Integrated gradients lose no bird.
 #
 # ## Guess again
 #
@@ -553,7 +553,7 @@ assert by_luck.low <= 0.05 and by_luck.value <= 0.12
 # %% [markdown]
 # ## Every method of the book on one page
 #
-# All methods, among them SmoothGrad {cite:p}`smilkov2017`, integrated gradients {cite:p}`sundararajan2017` and guided backpropagation {cite:p}`springenberg2015`; both nulls; and the controls: maps that must fail, and the two whose quality is known. With 19 copies $p = 0.05$ if no copy does as much, and no map survives otherwise: fewer copies leave the level as it is. CARROT explains a model of its own, a linear head on a graph of ViT tokens, and is tested on that one.
+# All methods, among them SmoothGrad {cite:p}`smilkov2017`, integrated gradients {cite:p}`sundararajan2017` and guided backpropagation {cite:p}`springenberg2015`; both nulls; and the controls: maps that must fail, and the two whose quality is known. With 19 copies $p = 0.05$ if no copy does as much, and no map survives otherwise; the level is the same as with 99. CARROT explains a model of its own, a linear head on a graph of ViT tokens, and is tested on that one.
 
 # %%
 loader = [
@@ -625,7 +625,7 @@ show_figure(
     " birds.",
 )
 
-# %%
+# %% tags=["hide-output"]
 survive = {name: survivors(results) for name, results in page.items()}
 inconclusive = {
     name: sum(result.verdict == "inconclusive" for result in results)
@@ -658,7 +658,7 @@ assert beyond["Grad-CAM, layer3"] > BIRDS / 2 and survive["Grad-CAM, layer3"] <=
 # %% [markdown]
 # Read the figure from its shaded rows. Edges and a blob in the middle ask no model and survive on several birds against copies anywhere; a method that does no better there has shown nothing. *Area* marks all true parts alike and asks no
 # model either, and it survives inside more than half of the birds: even the second null is beaten by a map that knows where parts are and not which of them count. Grad-CAM at layer3 finds the bird and does not survive inside. Input x gradient survives at least as often as the truth: the test asks for pixels that move the answer, not for parts. Guided backpropagation does well here, and
-# [random weights](10b_random_weights.ipynb) will say why that is no praise. With so few birds most intervals overlap. Two methods on the *same* birds can be compared more sharply than two intervals: only birds on which they
+# [random weights](10b_random_weights.ipynb) show that this says little about the network. With so few birds most intervals overlap. Two methods on the *same* birds can be compared more sharply than two intervals: only birds on which they
 # differ say anything {cite:p}`mcnemar1947`.
 
 # %%
@@ -677,7 +677,7 @@ assert p < 0.05 < p * pairs
 
 # %% [markdown]
 # For two methods that were named before the test this would be a difference. For the pair that differs most among all of them it is none: multiplied by the number of pairs (Bonferroni) the $p$ is above 0.05. Eight birds
-# cannot rank fifteen methods, which is why the [scoreboard](11_scoreboard.ipynb) asks more of them, and three trained models.
+# cannot rank fifteen methods, which is why the [scoreboard](11_scoreboard.ipynb) asks more of them, and several trained models.
 
 # %% [markdown]
 # ## An average of averages
@@ -789,7 +789,7 @@ show_figure(
 )
 
 # %% [markdown]
-# Four numbers have only 24 orders. With borders left open some choice makes the order perfect, and it looks like a law. Use all sixty verdicts: one correlation, and one interval. Its unit is not the pair either. Four pairs
+# Four numbers have only 24 orders, and where the borders are free some choice of them makes the order perfect. Use all sixty verdicts: one correlation, and one interval. Its unit is not the pair either. Four pairs
 # are views of one bird, and each view is in two of them, so the fifteen birds are drawn again with all that is theirs; the interval includes zero. Giving every
 # pair the rate of its stratum, as the code of that study does next (`experiments/run_experiment_6_2.py`, line 395), does not help. It repeats the four numbers sixty times.
 
