@@ -1165,7 +1165,8 @@ for scene, half in zip(pictures, halves):
         F.adaptive_avg_pool2d(render(scene).bird[None].float(), (12, 12))[0].flatten()
         > 0.3
     )  # patches that are a third bird or more
-    overlaps.append(float((half.mask(1) & bird).sum() / (half.mask(1) | bird).sum()))
+    found = half.mask(1).cpu()
+    overlaps.append(float((found & bird).sum() / (found | bird).sum()))
 overlaps = torch.tensor(overlaps)
 median, worst = overlaps.median(), overlaps.min()
 print(f"intersection over union: median {median:.2f}, worst {worst:.2f}")
