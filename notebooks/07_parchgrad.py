@@ -1261,7 +1261,9 @@ ten = collect(
     model, torch.utils.data.Subset(train, range(15)), layers=parch.layers
 )  # the first species twice, the others once
 said(
-    lambda: ParchGrad(model, ten).attribute("grad", images[bird], HAZEL, quantile=0.1),
+    lambda: ParchGrad(model, ten).attribute(
+        "grad", images[bird], HAZEL, quantile=0.1, classes=HAZEL
+    ),
     "1 of 15",
     "two images",
 )
