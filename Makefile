@@ -55,7 +55,8 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python tools/house.py --check
-	$(BIN)/python -m pytest
+	@# a process for each core, so one thread for each process
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 	$(RUN_NOTEBOOKS)
 
 book: $(STAMP)
