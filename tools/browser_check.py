@@ -61,7 +61,8 @@ CUT = """narrow => {
     document.querySelectorAll('details').forEach(folded => { folded.open = true; });
     const blocks = narrow ? '.cell_output, .cell_output *, mjx-container' : '*';
     const cut = [...document.querySelectorAll(`article ${blocks.replaceAll(', ', ', article ')}`)]
-        .filter(el => !el.closest('.ct-figure, svg, .math, mjx-assistive-mml') || el.matches('mjx-container'))
+        .filter(el => el.matches('mjx-container')
+            || !el.closest('.ct-figure, svg, .math, mjx-assistive-mml'))
         .filter(el => !(narrow && el.closest('[data-scrolls]')))
         .filter(el => el.clientWidth > 1 && el.scrollWidth > el.clientWidth + 1
             && getComputedStyle(el).display !== 'inline'
@@ -435,11 +436,10 @@ def _bandwidth(wrong: str = "") -> str:
     from ctrace.viz import touch
     from ctrace.world.features import GridFeatures
 
-    rows = torch.randn(144, 3, generator=torch.Generator().manual_seed(0)) / 3
-    rows[:, 0] += torch.arange(144) // 48
+    rows = 3 * torch.rand(144, 3, generator=torch.Generator().manual_seed(0))  # noise moves some
     grid = touch.rounded(GridFeatures(rows, ("first", "second", "third"), (12, 12)))
     photo = Image.radial_gradient("L").convert("RGB")
-    example = touch.bandwidth_example("Stripes", photo, grid, 3, (0.5, 1.0), most=4)
+    example = touch.bandwidth_example("Noise", photo, grid, 3, (0.5, 1.0), most=4)
     if wrong:
         example["eigval"] = {key: [0.9 * v for v in own] for key, own in example["eigval"].items()}
     return _touchable("bandwidth", photo, {"k": 3, "examples": [example]})
