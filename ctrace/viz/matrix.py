@@ -71,7 +71,8 @@ def show_matrix(
     table = f"<caption>{escape(caption)}</caption><thead><tr>{_th('', 'method')}{head}</tr></thead>"
     page = (
         f'<style>{style}</style><div class="ctrace-matrix"><div class="frame" data-scrolls '
-        f'tabindex="0" role="region" aria-label="Scores"><table>{table}{"".join(body)}</table></div>'
+        f'tabindex="0" role="region" aria-label="Scores"><table>{table}{"".join(body)}</table>'
+        "</div>"
         f"{_plain(families, columns, cells)}</div><script>{script}</script>"
     )
     lines = ["\t".join(["", *(column.name for column in columns.values())])]
