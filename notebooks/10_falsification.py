@@ -364,11 +364,6 @@ counts = {
     name: (sum(r.p <= 0.05 and r.margin > 0 for r in results), survivors(results))
     for name, results in seen.items()
 }
-for name, (anywhere, inside) in counts.items():
-    print(f"{name:29s} anywhere {anywhere} of {ROUNDS}, inside too {inside}")
-print("left of the gradient without the weights:", np.round(left, 2))
-anywhere, inside = zip(*(counts[name] for name in (asked, "edges of the picture")))
-assert anywhere == (ROUNDS, ROUNDS) and inside[0] < inside[1] and left.max() < 0.7
 
 
 # %% tags=["hide-input"]
@@ -414,9 +409,12 @@ touch.show_touchable(
 )
 
 # %%
-print("in the still picture:")
-for i, name in enumerate(order):
-    print(f"    {'ABCDE'[i]}: {name}")
+print(f"{'in the still picture':31s}survives anywhere   inside too   of {ROUNDS}")
+for letter, name in zip("ABCDE", order):
+    print(f"{letter}: {name:28s}{counts[name][0]:17d}{counts[name][1]:13d}")
+print("left of the gradient without the weights:", np.round(left, 2))
+anywhere, inside = zip(*(counts[name] for name in (asked, "edges of the picture")))
+assert anywhere == (ROUNDS, ROUNDS) and inside[0] < inside[1] and left.max() < 0.7
 
 # %% [markdown]
 # Neither null names the map that asked. Against copies anywhere the edges survive as often as the trained model's gradient; inside the bird that gradient, blurred and without its sign, survives on none of the four, and the edges on more. A map that survives need not have asked the model. The last test asks for exactly that, and the [next page](10b_random_weights.ipynb) is about it: without the weights about half of the gradient's order is left or less, and of the edges all.
