@@ -1393,8 +1393,8 @@ panels = {
 show_figure(
     viz.show_intervals(panels, ["mean over birds"], "share"),
     name="gradcam-pointing",
-    alt="Intervals of pointing game and mass. Chance is near zero. In the pointing game "
-    "Grad-CAM on the ResNet is level with the Gaussian; both best siblings and "
+    alt="Intervals of pointing game and mass. Chance is near zero. In the pointing "
+    "game Grad-CAM on the ResNet is level with the Gaussian; both best siblings and "
     "Grad-CAM on the ViT are far above it.",
     caption="208 held-out twins, the part that decides. Points are means over birds, "
     "lines their 95% bootstrap intervals.",

@@ -398,8 +398,8 @@ touch.show_touchable(
     ),
     kind="guess",
     payload={
-        "question": "One of the five maps asked the trained model about the species. Guess "
-        "first, then read the verdicts.",
+        "question": "One of the five maps asked the trained model about the species. "
+        "Guess first, then read the verdicts.",
         "rounds": rounds,
     },
     label="Guess which map asked the trained model",

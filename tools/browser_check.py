@@ -519,20 +519,20 @@ def planted() -> dict[str, tuple[str, str]]:
     }
 
 
-def self_test() -> list[str]:
-    """Planted faults that went unreported, and reports on a sound page."""
-    missed = []
+def self_test() -> tuple[int, list[str]]:
+    """How many faults are planted; those that went unreported, and reports on a sound page."""
+    bodies, missed = planted(), []
     with tempfile.TemporaryDirectory() as folder:
-        for name, (body, _) in planted().items():
+        for name, (body, _) in bodies.items():
             (Path(folder) / f"{name}.html").write_text(as_page(body), encoding="utf-8")
         _, _, problems = check_site(Path(folder), report=lambda line: None, patience=1)
-    for name, (_, expected) in planted().items():
+    for name, (_, expected) in bodies.items():
         own = [problem for problem in problems if problem.startswith(f"{name}.html")]
         if not expected and own:
             missed.append(f"reported on a sound page: {own}")
         if expected and not any(expected in problem for problem in own):
             missed.append(f"planted fault '{name}' was not reported ('{expected}'), only {own}")
-    return missed
+    return sum(bool(expected) for _, expected in bodies.values()), missed
 
 
 def main() -> None:
@@ -543,10 +543,8 @@ def main() -> None:
     parser.add_argument("--self-test", action="store_true")
     arguments = parser.parse_args()
     if arguments.self_test:
-        faults = sum(bool(said) for _, said in planted().values())
-        sys.exit(
-            "\n".join(self_test()) or print(f"browser check: reports all {faults} planted faults")
-        )
+        faults, missed = self_test()
+        sys.exit("\n".join(missed) or print(f"browser check: reports all {faults} planted faults"))
     if arguments.folder is None:
         parser.error("which folder? After make book: _build/html")
     pages, galleries, problems = check_site(arguments.folder)

@@ -24,7 +24,7 @@ ROOT = "ctrace"
 ORDER = ("check", "arguments", "stats", "aviary", "world", "cut", "look", "carrot", "trust")
 ORDER += ("published", "viz")
 # What holds today, rounded up: lower it when the house has shrunk, and raise it for a feature only.
-MOST_CODE, MOST_FILES, MOST_LINES = 7287, 68, 300
+MOST_CODE, MOST_FILES, MOST_LINES = 7286, 68, 300
 NOT_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 NOT_CODE |= {tokenize.ENCODING, tokenize.ENDMARKER}
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

@@ -64,6 +64,7 @@ def show_matrix(
     from IPython.display import display  # every notebook has it; drawing alone does not need it
 
     pictures = pictures or {}
+    rows = [row for family in families.values() for row in family]
     head = "".join(_th("pic", name) for name in pictures)
     head += "".join(_column(column) for column in columns.values())
     body = [_body(*family, columns, cells, pictures) for family in families.items()]
@@ -73,10 +74,10 @@ def show_matrix(
         f'<style>{style}</style><div class="ctrace-matrix"><div class="frame" data-scrolls '
         f'tabindex="0" role="region" aria-label="Scores"><table>{table}{"".join(body)}</table>'
         "</div>"
-        f"{_plain(families, columns, cells)}</div><script>{script}</script>"
+        f"{_plain(rows, columns, cells)}</div><script>{script}</script>"
     )
     lines = ["\t".join(["", *(column.name for column in columns.values())])]
-    for row in (row for rows in families.values() for row in rows):
+    for row in rows:
         found = (cells.get((row, key)) for key in columns)
         lines.append("\t".join([row, *("" if c is None else f"{c.value:.2f}" for c in found)]))
     display({"text/html": page, "text/plain": "\n".join(lines)}, raw=True)
@@ -123,11 +124,9 @@ def _thumbnail(alt: str, image) -> str:
     return f'<img src="{source}" alt="map of {escape(alt)}" width="38" height="38">'
 
 
-def _plain(families, columns, cells) -> str:
+def _plain(rows, columns, cells) -> str:
     """Values with their intervals, a table for each `PLAIN_COLUMNS` columns: they fit a page."""
-    rows = [row for rows in families.values() for row in rows]
-    keys = list(columns)
-    tables = []
+    keys, tables = list(columns), []
     for part in (keys[i : i + PLAIN_COLUMNS] for i in range(0, len(keys), PLAIN_COLUMNS)):
         heads = "".join(f'<th scope="col">{escape(columns[key].name)}</th>' for key in part)
         lines = []
